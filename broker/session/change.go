@@ -1,0 +1,148 @@
+// Package session is the protocol state of one client, as pure functions: a state and a packet
+// make a Step, which says what must be durable, what is then answered, and who is to be woken.
+// It also names the durable facts (Change) that the broker and its store share.
+package session
+
+import (
+	"time"
+
+	"gateway/broker/packet"
+)
+
+// A Change is one durable fact about sessions, messages and retained messages. The set is
+// sealed: a store commits these and nothing else, a restart replays them, a dump prints them.
+//
+// Changes are applied in the order of submission. Unless it says otherwise, a change for a
+// session that does not exist has no effect.
+type Change interface{ change() }
+
+// Opened begins a durable session or changes its settings. A session that exists keeps its
+// subscriptions, queue and received identifiers.
+type Opened struct {
+	Client string
+	Expiry uint32 // seconds after the connection ends; 0xFFFFFFFF never
+	// Will is the message that is due when the connection ends, nil if none (5.0, 4.1: it is
+	// part of the session state).
+	Will *packet.Will
+	// Version is the protocol that the client spoke last.
+	Version packet.Version
+}
+
+// Closed tells when the network connection of a session ended, and removes its will: from now on
+// the session's expiry counts.
+type Closed struct {
+	Client string
+	At     time.Time
+}
+
+// Removed ends a session and discards all that it held.
+type Removed struct{ Client string }
+
+// Subscribed adds or replaces one subscription.
+type Subscribed struct {
+	Client       string
+	Subscription packet.Subscription
+	ID           uint32 // subscription identifier, 0 if none
+}
+
+// Unsubscribed removes one subscription.
+type Unsubscribed struct{ Client, Filter string }
+
+// Enqueued puts one message into the queues of one or more durable sessions.
+//
+// The store gives every target its position: the next number of that session's queue, counted
+// from 1. Positions are assigned in the order of submission, before Submit returns.
+type Enqueued struct {
+	Message *Message
+	To      []*Target
+}
+
+// A Target is one session that a message is enqueued for, with what is particular to it.
+type Target struct {
+	Client          string
+	Position        uint64     // assigned by the store; 0: the session does not exist
+	QoS             packet.QoS // 1 or 2: the lower of the message's and the subscription's
+	Retain          bool
+	SubscriptionIDs []uint32
+}
+
+// Received remembers the packet identifier of an incoming QoS 2 PUBLISH, so that its repetition
+// is not taken for a new message [MQTT-4.3.3-10].
+type Received struct {
+	Client string
+	ID     uint16
+}
+
+// Released forgets an identifier that was Received: its PUBREL has come.
+type Released struct {
+	Client string
+	ID     uint16
+}
+
+// A Stage is how far the delivery of an outgoing message has come.
+type Stage byte
+
+// The stages of an outgoing message.
+const (
+	Pending  Stage = iota // not acknowledged: PUBLISH is sent, and sent again after a reconnect
+	Accepted              // QoS 2, PUBREC has come: only PUBREL is sent from now on
+	Done                  // PUBACK or PUBCOMP has come, or the message was given up
+)
+
+// Advanced moves the outgoing message at one position of a session's queue to a later stage.
+type Advanced struct {
+	Client   string
+	Position uint64
+	Stage    Stage // Accepted or Done
+}
+
+// Retained replaces the retained message of a topic; with an empty payload it removes it
+// [MQTT-3.3.1-5], [MQTT-3.3.1-6].
+type Retained struct{ Message *Message }
+
+// Summary is what a restart learns about the queue of a session; it is replayed, never
+// submitted. Every message before Head is Done; Next is the position that the next message
+// will get; Stages holds the messages from Head on that are not Pending.
+type Summary struct {
+	Client   string
+	Head     uint64
+	Next     uint64
+	Bytes    int64 // stored bytes of the messages from Head on
+	Stages   map[uint64]Stage
+	Received []uint16
+}
+
+func (*Opened) change()       {}
+func (*Closed) change()       {}
+func (*Removed) change()      {}
+func (*Subscribed) change()   {}
+func (*Unsubscribed) change() {}
+func (*Enqueued) change()     {}
+func (*Received) change()     {}
+func (*Released) change()     {}
+func (*Advanced) change()     {}
+func (*Retained) change()     {}
+func (*Summary) change()      {}
+
+// A Message is an application message that the gateway has taken responsibility for. It is
+// immutable once it is shared: queues, retained messages and connections hold the same one.
+type Message struct {
+	// Publish is the message as its publisher sent it, with ID, Dup, topic alias and
+	// subscription identifiers removed, and a Payload of its own.
+	Publish packet.Publish
+	// At is when the gateway took the message. Its monotonic reading is used while the process
+	// lives; a store keeps what is needed to go on after a restart.
+	At time.Time
+	// Waited is how long the message had waited before At, in a run of the gateway before this
+	// one. Message expiry counts Waited plus the time since At.
+	Waited time.Duration
+}
+
+// A Queued is one message of a session's queue, as a store reads it back.
+type Queued struct {
+	Position        uint64
+	QoS             packet.QoS
+	Retain          bool
+	SubscriptionIDs []uint32
+	Message         *Message
+}

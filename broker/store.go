@@ -1,0 +1,28 @@
+package broker
+
+import "gateway/broker/session"
+
+// A Store keeps what must survive a power cut. The broker decides what is durable and when an
+// acknowledgement may leave; the store only makes it true.
+type Store interface {
+	// Submit hands over changes that become durable together or not at all, in the order of
+	// submission. Before it returns it has set the Position of every target of an Enqueued.
+	//
+	// done is called exactly once, not on the caller's goroutine, in the order of submission:
+	// with nil once the changes are on disk, or with the reason why they never will be, and then
+	// they have no effect. A nil done says that nobody waits: such changes may stay in memory for
+	// a while (they are no acknowledged messages), but never change places with later ones.
+	//
+	// Submit does not wait for the disk. It waits only while more bytes are pending than the
+	// store has room for.
+	Submit(changes []session.Change, done func(error))
+
+	// Restore replays the durable state at start-up: for each session Opened, its Subscribed, its
+	// Closed if it has ended, and one Summary; then every Retained. Queued messages are not
+	// read, so that the time it takes does not grow with them.
+	Restore(apply func(session.Change)) error
+
+	// Read returns up to max messages of a session's queue that are not Done, from a position on,
+	// in order. Only what is durable is seen.
+	Read(client string, from uint64, max int) ([]session.Queued, error)
+}
