@@ -1,0 +1,48 @@
+// Command gateway is an edge gateway: a local MQTT broker, the sensors and actuators of one
+// board, a durable store, and bridges to brokers upstream, in one binary.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// Exit codes.
+const (
+	exitFailure = 1 // the command did not do what it was asked for
+	exitUsage   = 2 // the command line or the configuration is wrong: nothing was done
+)
+
+// A usageError is a mistake in the command line or the configuration.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func main() {
+	if err := newRoot().Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "gateway:", err)
+		if errors.As(err, new(usageError)) {
+			os.Exit(exitUsage)
+		}
+		os.Exit(exitFailure)
+	}
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "gateway",
+		Short:         "Edge gateway: MQTT broker, sensors, durable store and cloud bridge in one",
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand()
+	return root
+}
