@@ -1,0 +1,46 @@
+package config
+
+import "time"
+
+// A Bridge is an entry of section "bridges": the connection to one broker upstream.
+type Bridge struct {
+	Name           string        `yaml:"name,required"`
+	URL            string        `yaml:"url,required"` // mqtt://host:port (default 1883) or mqtts://host:port (8883)
+	ClientID       string        `yaml:"client_id"`    // default: <gateway.id>-<name>
+	Username       string        `yaml:"username"`
+	Password       Secret        `yaml:"password"`
+	TLS            BridgeTLS     `yaml:"tls"`
+	KeepAlive      time.Duration `yaml:"keep_alive" default:"30s" range:"5s..18h12m15s"` // the wire carries 16-bit seconds
+	Window         int           `yaml:"window" default:"100" range:"1..65535"`          // unacknowledged messages
+	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`   // name, TCP, TLS and CONNACK together
+	AckTimeout     time.Duration `yaml:"ack_timeout" default:"30s" range:"1s..1h"`       // without an acknowledgement the link is taken for dead
+	Backoff        Backoff       `yaml:"backoff"`
+	StateTopic     string        `yaml:"state_topic"` // upstream, retained; default: gateway/<client_id>/state
+	Rules          []Rule        `yaml:"rules"`
+}
+
+// BridgeTLS is the client's side of a connection. Everything may stay empty with mqtts: the
+// system's CAs and the host of the URL are used then, and no certificate is shown.
+type BridgeTLS struct {
+	CA         string `yaml:"ca,path"`     // PEM, the CAs to trust, instead of the system's
+	Cert       string `yaml:"cert,path"`   // PEM, the certificate to show
+	Key        string `yaml:"key,path"`    // PEM
+	ServerName string `yaml:"server_name"` // the name that the server's certificate must carry; default: the URL's host
+}
+
+// Backoff is the wait before the next attempt to connect: between Min and Max, doubled and
+// jittered each time.
+type Backoff struct {
+	Min time.Duration `yaml:"min" default:"1s" range:"100ms..1h"`
+	Max time.Duration `yaml:"max" default:"60s" range:"100ms..24h"`
+}
+
+// A Rule says which messages cross a bridge. The topic T that Filter matches is
+// LocalPrefix + T on this broker and RemotePrefix + T upstream.
+type Rule struct {
+	Direction    string `yaml:"direction,required" words:"out in"` // out: to the cloud; in: from it
+	Filter       string `yaml:"filter,required"`
+	QoS          int    `yaml:"qos" default:"1" range:"0..2"` // the highest; a message's own may be lower
+	LocalPrefix  string `yaml:"local_prefix"`
+	RemotePrefix string `yaml:"remote_prefix"`
+}

@@ -1,0 +1,94 @@
+// Package config reads the gateway's one YAML file into typed structs.
+//
+// Reading is strict and complete: every unknown key, wrong type, bad unit and impossible
+// combination is reported in one go, each with file, line, key and remedy. The tags of the
+// fields are the schema:
+//
+//	yaml:"key"      the key; ",required" must be given; ",path" a file, relative to the
+//	                configuration's folder; ",inline" the fields belong to the enclosing struct
+//	default:"…"     the value when the key is not given, written as in the file
+//	range:"a..b"    the smallest and the largest number, duration or size
+//	words:"a b c"   the only words allowed
+//
+// Durations are written 20ms, 1s, 2m, 1h30m or 7d; sizes 64KiB, 512MB or a count of bytes.
+package config
+
+import (
+	"path/filepath"
+	"time"
+)
+
+// A Config is one configuration file, complete with defaults.
+type Config struct {
+	Gateway   Gateway    `yaml:"gateway"`
+	Board     string     `yaml:"board" default:"linux" words:"linux sim"`
+	Sim       Sim        `yaml:"sim"` // only with board: sim
+	Store     Store      `yaml:"store"`
+	Limits    Limits     `yaml:"limits"`
+	Listeners []Listener `yaml:"listeners"`
+	Bridges   []Bridge   `yaml:"bridges"`
+	Inputs    []Input    `yaml:"inputs"`
+	Outputs   []Output   `yaml:"outputs"`
+	Serial    []Serial   `yaml:"serial"`
+
+	// Warnings are what the file may say, but should not be said by accident.
+	Warnings Problems `yaml:"-"`
+
+	at places
+}
+
+// StorePath is the file of the durable store.
+func (c *Config) StorePath() string {
+	if c.Store.Path != "" {
+		return c.Store.Path
+	}
+	return filepath.Join(c.Gateway.Data, "store.db")
+}
+
+// Gateway is section "gateway": this machine.
+type Gateway struct {
+	ID   string `yaml:"id"`                                               // default: the host name; names the gateway in the cloud
+	Data string `yaml:"data,path" default:"/var/lib/gateway"`             // the folder for all that is kept
+	Log  string `yaml:"log" default:"info" words:"debug info warn error"` // the least level that is logged
+}
+
+// Sim is section "sim": the simulated greenhouse of board: sim.
+type Sim struct {
+	Speed float64 `yaml:"speed" default:"60" range:"1..3600"` // simulated seconds per second
+}
+
+// Store is section "store": what must survive a loss of power.
+type Store struct {
+	Path            string        `yaml:"path,path"` // default: store.db in gateway.data
+	MaxSize         int64         `yaml:"max_size,size" default:"256MB" range:"1MB..1GB"`
+	TelemetryCommit time.Duration `yaml:"telemetry_commit" default:"1s" range:"0s..1m"` // how long a reading may wait for the disk
+}
+
+// Limits is section "limits": what any client may ask of the broker. The defaults fit a board
+// with 512 MB of memory.
+type Limits struct {
+	Connections    int           `yaml:"connections" default:"500" range:"1..100000"`
+	PacketSize     int64         `yaml:"packet_size,size" default:"256KiB" range:"1KiB..64MiB"`
+	Inflight       int           `yaml:"inflight" default:"100" range:"1..65535"`        // unacknowledged QoS 1 and 2 messages per client and direction
+	Queue          int           `yaml:"queue" default:"100000" range:"1..10000000"`     // messages that wait for one session
+	Subscriptions  int           `yaml:"subscriptions" default:"1000" range:"1..100000"` // per session
+	SessionExpiry  time.Duration `yaml:"session_expiry" default:"7d" range:"0s..365d"`   // longest life of a session without a connection
+	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`   // from accept to CONNECT, TLS handshake included
+}
+
+// A Listener is an entry of section "listeners": an address on which devices connect.
+// Devices log in with a client certificate, or the listener is anonymous.
+type Listener struct {
+	Name      string `yaml:"name,required"`
+	Address   string `yaml:"address,required"` // host:port; without a host on all addresses
+	Anonymous bool   `yaml:"anonymous"`        // whoever connects may do everything
+	TLS       *TLS   `yaml:"tls"`              // nil: plain TCP
+}
+
+// TLS is the server's side of a connection.
+type TLS struct {
+	Cert               string `yaml:"cert,path,required"`  // PEM, the server's certificate and what follows up to the CA
+	Key                string `yaml:"key,path,required"`   // PEM
+	ClientCA           string `yaml:"client_ca,path"`      // PEM, the CAs that sign clients' certificates
+	RequireCertificate bool   `yaml:"require_certificate"` // no connection without one; its common name becomes the user name
+}
