@@ -10,12 +10,15 @@ type Store interface {
 	//
 	// done is called exactly once, not on the caller's goroutine, in the order of submission:
 	// with nil once the changes are on disk, or with the reason why they never will be, and then
-	// they have no effect. A nil done says that nobody waits: such changes may stay in memory for
-	// a while (they are no acknowledged messages), but never change places with later ones.
+	// they have no effect. It may be nil.
+	//
+	// Lazy changes may stay in memory for a while, because no acknowledgement waits for them; but
+	// they never change places with others. Submitting nothing is a barrier: done follows all
+	// that came before.
 	//
 	// Submit does not wait for the disk. It waits only while more bytes are pending than the
 	// store has room for.
-	Submit(changes []session.Change, done func(error))
+	Submit(changes []session.Change, lazy bool, done func(error))
 
 	// Restore replays the durable state at start-up: for each session Opened, its Subscribed, its
 	// Closed if it has ended, and one Summary; then every Retained. Queued messages are not

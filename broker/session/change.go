@@ -26,6 +26,9 @@ type Opened struct {
 	Will *packet.Will
 	// Version is the protocol that the client spoke last.
 	Version packet.Version
+	// Incarnation tells this session from earlier ones of the same client. The store assigns it
+	// before Submit returns, and replays it.
+	Incarnation uint64
 }
 
 // Closed tells when the network connection of a session ended, and removes its will: from now on
@@ -57,9 +60,11 @@ type Enqueued struct {
 	To      []*Target
 }
 
-// A Target is one session that a message is enqueued for, with what is particular to it.
+// A Target is one session that a message is enqueued for, with what is particular to it. It has
+// no effect when that incarnation of the session is gone.
 type Target struct {
 	Client          string
+	Incarnation     uint64
 	Position        uint64     // assigned by the store; 0: the session does not exist
 	QoS             packet.QoS // 1 or 2: the lower of the message's and the subscription's
 	Retain          bool

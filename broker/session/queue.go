@@ -1,0 +1,169 @@
+package session
+
+import "sort"
+
+// Span is the number of packet identifiers: positions that far apart share one.
+const Span = 65535
+
+// MaxWindow is how far apart the oldest and the newest message in flight may be, whatever the
+// receiver allows. After a restart it bounds what may have been sent before.
+const MaxWindow = 1024
+
+// PacketID returns the packet identifier of the message at a position, counted from 1. It needs
+// no memory, and is the same after any restart, which is what QoS 2 asks for.
+func PacketID(position uint64) uint16 { return uint16((position-1)%Span) + 1 }
+
+// An Entry is one message of a session's outgoing queue.
+type Entry struct {
+	Queued
+	Stage Stage
+}
+
+// A Queue is the outgoing side of a session: its QoS 1 and QoS 2 messages in the order of their
+// positions, and how far each has come. It holds a run of entries in memory, from the oldest
+// that is not Done; what follows may still be in the store (Missing).
+//
+// A Queue is not safe for concurrent use. Its zero value is an empty queue.
+type Queue struct {
+	entries []Entry          // sorted by position, none of them Done at the front
+	unsent  int              // index of the first entry that has not been sent on this connection
+	sent    uint64           // positions below may have been sent on an earlier connection
+	loaded  uint64           // positions below are in entries, or Done
+	next    uint64           // positions from here on have not been given out
+	window  uint64           // how far what is in flight may reach: the receiver's Receive Maximum
+	stages  map[uint64]Stage // of restored positions that are not in memory yet
+}
+
+// RestoredQueue returns the queue that a summary tells of, all of it still in the store.
+func RestoredQueue(s *Summary) Queue {
+	return Queue{sent: min(s.Next, s.Head+MaxWindow), loaded: s.Head, next: s.Next, stages: s.Stages}
+}
+
+// Resume begins a new connection, whose receiver takes window messages at a time: everything
+// that is not Done will be sent, or sent again, from the oldest on [MQTT-4.4.0-1].
+func (q *Queue) Resume(window uint16) {
+	if q.unsent > 0 {
+		q.sent = max(q.sent, q.entries[q.unsent-1].Position+1)
+	}
+	q.window, q.unsent = min(uint64(window), MaxWindow), 0
+}
+
+// Push appends a message that has no position yet, for a session that lives in memory only.
+func (q *Queue) Push(m Queued) {
+	if q.next == 0 {
+		q.next, q.loaded = 1, 1
+	}
+	m.Position = q.next
+	q.next++
+	q.loaded = q.next
+	q.entries = append(q.entries, Entry{Queued: m})
+}
+
+// Committed tells of a message that the store has put into the queue. It is kept in memory if
+// the ones before it are, and fewer than max wait there; else it is Missing until Fill.
+func (q *Queue) Committed(m Queued, max int) {
+	if q.next == 0 {
+		q.loaded = 1
+	}
+	contiguous := q.loaded >= q.next
+	q.next = m.Position + 1
+	if contiguous && len(q.entries)-q.unsent < max {
+		q.loaded = q.next
+		q.entries = append(q.entries, Entry{Queued: m})
+	}
+}
+
+// Missing returns the position from which messages have to be read from the store before Next
+// can go on; ok is false when none have to.
+func (q *Queue) Missing() (from uint64, ok bool) {
+	return q.loaded, q.unsent == len(q.entries) && q.loaded < q.next
+}
+
+// Limit returns the position after the last one that has been given out.
+func (q *Queue) Limit() uint64 { return q.next }
+
+// Fill adds what the store has from position from on: the messages found, which are complete up
+// to the position limit. A fill that does not continue the queue is ignored.
+func (q *Queue) Fill(from uint64, found []Queued, limit uint64) {
+	if from != q.loaded {
+		return
+	}
+	for _, m := range found {
+		e := Entry{Queued: m, Stage: q.stages[m.Position]}
+		delete(q.stages, m.Position)
+		if e.Stage != Done {
+			q.entries = append(q.entries, e)
+		}
+	}
+	q.loaded = limit
+}
+
+// Next returns the next entry to send on this connection, and marks it as sent. An Accepted one
+// goes out as PUBREL, a Pending one as PUBLISH. ok is false when nothing waits in memory or the
+// window is full [MQTT-3.3.4-9]. The entry is valid until the queue is used again.
+func (q *Queue) Next() (e *Entry, ok bool) {
+	for q.unsent < len(q.entries) {
+		e := &q.entries[q.unsent]
+		if e.Stage == Done {
+			q.unsent++
+			continue
+		}
+		if e.Stage == Pending && e.Position-q.entries[0].Position >= q.window {
+			return nil, false
+		}
+		q.unsent++
+		return e, true
+	}
+	return nil, false
+}
+
+// Find returns the entry in flight that a packet identifier stands for, nil if there is none.
+func (q *Queue) Find(id uint16) *Entry {
+	if q.unsent == 0 || id == 0 {
+		return nil
+	}
+	first := q.entries[0].Position
+	position := first + uint64((int(id)-int(PacketID(first))+Span)%Span)
+	i := sort.Search(q.unsent, func(i int) bool { return q.entries[i].Position >= position })
+	if i == q.unsent || q.entries[i].Position != position || q.entries[i].Stage == Done {
+		return nil
+	}
+	return &q.entries[i]
+}
+
+// Finish marks an entry as Done and forgets it.
+func (q *Queue) Finish(e *Entry) {
+	e.Stage, e.Message, e.SubscriptionIDs = Done, nil, nil
+	n := 0
+	for n < len(q.entries) && q.entries[n].Stage == Done {
+		n++
+	}
+	if n == 0 {
+		return
+	}
+	q.entries = q.entries[n:]
+	q.unsent = max(q.unsent-n, 0)
+	if len(q.entries) == 0 {
+		q.entries = nil
+	}
+}
+
+// Waiting returns how many messages in memory have not been sent on this connection.
+func (q *Queue) Waiting() int { return len(q.entries) - q.unsent }
+
+// Drop removes the oldest message in memory that has not been sent, for a session that is over
+// its quota, and returns it; ok is false when there is none.
+func (q *Queue) Drop() (m Queued, ok bool) {
+	for i := q.unsent; i < len(q.entries); i++ {
+		if e := &q.entries[i]; e.Stage != Done {
+			m = e.Queued
+			q.Finish(e)
+			return m, true
+		}
+	}
+	return Queued{}, false
+}
+
+// Again reports whether the entry may have been sent on an earlier connection, so that its PUBLISH
+// carries DUP [MQTT-3.3.1-1].
+func (q *Queue) Again(e *Entry) bool { return e.Position < q.sent }
