@@ -1,0 +1,51 @@
+# What can be done here. `make` alone lists it.
+SHELL := /bin/bash
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+TOOL    := go tool -modfile=tools/go.mod
+
+.PHONY: help run demo-cloud test check vm bench arm fuzz docker clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
+
+run: ## the simulated greenhouse, live in this terminal; needs nothing but Go
+	@CGO_ENABLED=0 go build -o build/gateway ./cmd/gateway
+	@exec build/gateway run --live docs/examples/sim.yaml
+
+demo-cloud: ## a cloud over mutual TLS loses its line and gets it back; counts what arrived
+	@scripts/demo-cloud
+
+test: ## set up what is missing and run every test, the race detector on
+	@scripts/setup test
+	@scripts/test
+
+check: ## before a merge: format, vet, staticcheck, 32-bit tests, ARM binaries started
+	@scripts/setup test check
+	@test -z "$$(gofmt -l $$(git ls-files '*.go') | tee /dev/stderr)" || { echo 'gofmt: run gofmt -w on these files'; exit 1; }
+	go vet ./...
+	GOARCH=386 go vet ./...
+	$(TOOL) staticcheck ./...
+	@scripts/test
+	@GOARCH=386 scripts/test
+	@$(MAKE) --no-print-directory arm
+	@scripts/start-arm
+
+vm: ## the drivers against a real kernel's simulated pins
+	@scripts/vm
+
+bench: ## the figures of the README, beside mosquitto
+	@scripts/setup test
+	@scripts/bench
+
+arm: ## static binaries for arm/6, arm/7, arm64 and amd64 in dist/
+	@VERSION=$(VERSION) scripts/build
+
+fuzz: ## each fuzzer for FUZZTIME (30s)
+	@scripts/fuzz
+
+docker: ## build Dockerfile.arm and start what came out of it
+	@scripts/setup docker
+	@scripts/docker-check
+
+clean: ## remove what was built
+	rm -rf build dist
