@@ -1,5 +1,10 @@
 package packet
 
+import (
+	"bytes"
+	"strings"
+)
+
 // A Publish is a PUBLISH packet (clause 3.3).
 type Publish struct {
 	Dup    bool
@@ -24,4 +29,183 @@ type PublishProperties struct {
 	SubscriptionIDs  []uint32 // server to client only
 	ContentType      string
 	User             []UserProperty
+}
+
+var publishAllowed = setOf(payloadFormat, messageExpiry, topicAlias, responseTopic,
+	correlationData, userProperty, subscriptionID, contentType)
+
+// Publish reads the body of a PUBLISH; flags are those of its fixed header. The payload aliases
+// body. A repeated topic and no properties: nothing is allocated.
+//
+// Whether the payload is of the format that it says, whether a topic alias is known, and who
+// may send a Subscription Identifier, are matters of the caller.
+func (d *Decoder) Publish(flags byte, body []byte) (Publish, error) {
+	p := Publish{Dup: flags&0b1000 != 0, QoS: QoS(flags >> 1 & 3), Retain: flags&1 != 0}
+	if p.QoS == 3 {
+		return Publish{}, malformed("MQTT-3.3.1-4", "QoS is 3")
+	}
+	if p.QoS == 0 && p.Dup {
+		return Publish{}, malformed("MQTT-3.3.1-2", "DUP is set at QoS 0")
+	}
+	r := reader{b: body}
+	p.Topic = d.topicName(&r)
+	if p.QoS > 0 {
+		p.ID = r.id()
+	}
+	if d.v5() {
+		for ps := r.properties(publishAllowed); ps.next(); {
+			if p.Properties == nil {
+				p.Properties = new(PublishProperties)
+			}
+			p.Properties.read(&ps)
+		}
+	}
+	if r.err == nil && p.Topic == "" {
+		if !d.v5() {
+			r.fail(&Error{"MQTT-4.7.3-1", TopicNameInvalid, "topic name is empty"})
+		} else if p.Properties == nil || p.Properties.TopicAlias == 0 {
+			r.fail(protocolError("3.3.2.3.4", "topic name is empty and there is no Topic Alias"))
+		}
+	}
+	if r.err != nil {
+		return Publish{}, r.err
+	}
+	p.Payload = r.b
+	return p, nil
+}
+
+// topicName reads a topic name, from the cache if it is there.
+func (d *Decoder) topicName(r *reader) string {
+	b := r.raw("topic name")
+	name, slot, ok := d.topics.find(b)
+	if ok {
+		return name
+	}
+	if r.checkTopic(b, "topic name"); r.err != nil {
+		return ""
+	}
+	name = string(b)
+	d.topics.add(name, slot)
+	return name
+}
+
+// checkTopic refuses what cannot be a topic name, but for the empty one.
+func (r *reader) checkTopic(b []byte, what string) {
+	r.checkText(b, what)
+	if bytes.IndexByte(b, '+') >= 0 || bytes.IndexByte(b, '#') >= 0 {
+		r.fail(&Error{"MQTT-3.3.2-2", TopicNameInvalid, what + " contains a wildcard"})
+	}
+}
+
+// read reads the property that p is at, of a PUBLISH or a will.
+func (pp *PublishProperties) read(p *properties) {
+	switch p.id {
+	case payloadFormat:
+		pp.PayloadFormat = p.bit("3.3.2.3.2")
+	case messageExpiry:
+		pp.MessageExpiry, pp.HasMessageExpiry = p.uint32(), true
+	case topicAlias:
+		pp.TopicAlias = p.positive16("MQTT-3.3.2-8", TopicAliasInvalid)
+	case responseTopic:
+		pp.ResponseTopic = p.text()
+		if strings.ContainsAny(pp.ResponseTopic, "+#") {
+			p.r.fail(protocolError("MQTT-3.3.2-14", "Response Topic contains a wildcard"))
+		}
+	case correlationData:
+		pp.CorrelationData = p.binary()
+	case subscriptionID:
+		pp.SubscriptionIDs = append(pp.SubscriptionIDs, p.subscriptionID())
+	case contentType:
+		pp.ContentType = p.text()
+	case userProperty:
+		pp.User = append(pp.User, p.user())
+	}
+}
+
+// Append appends the packet to dst. The caller keeps the packet below MaxLength, see Size.
+func (p *Publish) Append(dst []byte, v Version) []byte {
+	first := byte(PUBLISH)<<4 | byte(p.QoS)<<1
+	if p.Dup {
+		first |= 0b1000
+	}
+	if p.Retain {
+		first |= 1
+	}
+	n, properties := p.sizes(v)
+	dst = appendVarint(append(dst, first), uint32(n))
+	dst = appendText(dst, p.Topic)
+	if p.QoS > 0 {
+		dst = appendUint16(dst, p.ID)
+	}
+	if v >= V5 {
+		dst = appendVarint(dst, uint32(properties))
+		if p.Properties != nil {
+			dst = p.Properties.append(dst)
+		}
+	}
+	return append(dst, p.Payload...)
+}
+
+// Size returns the number of bytes that Append appends, which a Maximum Packet Size limits
+// [MQTT-3.1.2-24].
+func (p *Publish) Size(v Version) int {
+	n, _ := p.sizes(v)
+	return 1 + varintSize(n) + n
+}
+
+// sizes returns the Remaining Length and, from 5.0 on, the Property Length.
+func (p *Publish) sizes(v Version) (n, properties int) {
+	n = 2 + len(fit(p.Topic)) + len(p.Payload)
+	if p.QoS > 0 {
+		n += 2
+	}
+	if v >= V5 {
+		if p.Properties != nil {
+			properties = p.Properties.size()
+		}
+		n += varintSize(properties) + properties
+	}
+	return n, properties
+}
+
+// append and size are to be kept alike.
+func (pp *PublishProperties) append(dst []byte) []byte {
+	dst = appendFlag(dst, payloadFormat, pp.PayloadFormat, pp.PayloadFormat != 0)
+	dst = append32(dst, messageExpiry, pp.MessageExpiry, pp.HasMessageExpiry)
+	dst = append16(dst, topicAlias, pp.TopicAlias)
+	dst = appendTextProperty(dst, responseTopic, pp.ResponseTopic)
+	dst = appendBinaryProperty(dst, correlationData, pp.CorrelationData)
+	for _, id := range pp.SubscriptionIDs {
+		dst = appendVarint(append(dst, byte(subscriptionID)), id)
+	}
+	dst = appendTextProperty(dst, contentType, pp.ContentType)
+	return appendUser(dst, pp.User)
+}
+
+func (pp *PublishProperties) size() (n int) {
+	if pp.PayloadFormat != 0 {
+		n += 2
+	}
+	if pp.HasMessageExpiry {
+		n += 5
+	}
+	if pp.TopicAlias != 0 {
+		n += 3
+	}
+	if pp.ResponseTopic != "" {
+		n += 3 + len(fit(pp.ResponseTopic))
+	}
+	if pp.CorrelationData != nil {
+		n += 3 + min(len(pp.CorrelationData), maxString)
+	}
+	for _, id := range pp.SubscriptionIDs {
+		n += 1 + varintSize(int(id))
+	}
+	if pp.ContentType != "" {
+		n += 3 + len(fit(pp.ContentType))
+	}
+	for i := range pp.User {
+		n += 5 + len(fit(pp.User[i].Name)) + len(fit(pp.User[i].Value))
+	}
+	return n
 }

@@ -1,5 +1,7 @@
 package packet
 
+import "fmt"
+
 // A ReasonCode tells the result of an operation (5.0, 2.4). Codes from 0x80 are failures.
 type ReasonCode byte
 
@@ -52,3 +54,132 @@ const (
 
 // Failed reports whether the code tells of a failure.
 func (r ReasonCode) Failed() bool { return r >= 0x80 }
+
+var reasonNames = [...]string{
+	Success:                     "Success",
+	GrantedQoS1:                 "Granted QoS 1",
+	GrantedQoS2:                 "Granted QoS 2",
+	DisconnectWithWill:          "Disconnect with Will Message",
+	NoMatchingSubscribers:       "No matching subscribers",
+	NoSubscriptionExisted:       "No subscription existed",
+	ContinueAuthentication:      "Continue authentication",
+	Reauthenticate:              "Re-authenticate",
+	UnspecifiedError:            "Unspecified error",
+	MalformedPacket:             "Malformed Packet",
+	ProtocolError:               "Protocol Error",
+	ImplementationSpecificError: "Implementation specific error",
+	UnsupportedProtocolVersion:  "Unsupported Protocol Version",
+	ClientIDNotValid:            "Client Identifier not valid",
+	BadUserNameOrPassword:       "Bad User Name or Password",
+	NotAuthorized:               "Not authorized",
+	ServerUnavailable:           "Server unavailable",
+	ServerBusy:                  "Server busy",
+	Banned:                      "Banned",
+	ServerShuttingDown:          "Server shutting down",
+	BadAuthenticationMethod:     "Bad authentication method",
+	KeepAliveTimeout:            "Keep Alive timeout",
+	SessionTakenOver:            "Session taken over",
+	TopicFilterInvalid:          "Topic Filter invalid",
+	TopicNameInvalid:            "Topic Name invalid",
+	PacketIDInUse:               "Packet Identifier in use",
+	PacketIDNotFound:            "Packet Identifier not found",
+	ReceiveMaximumExceeded:      "Receive Maximum exceeded",
+	TopicAliasInvalid:           "Topic Alias invalid",
+	PacketTooLarge:              "Packet too large",
+	MessageRateTooHigh:          "Message rate too high",
+	QuotaExceeded:               "Quota exceeded",
+	AdministrativeAction:        "Administrative action",
+	PayloadFormatInvalid:        "Payload format invalid",
+	RetainNotSupported:          "Retain not supported",
+	QoSNotSupported:             "QoS not supported",
+	UseAnotherServer:            "Use another server",
+	ServerMoved:                 "Server moved",
+	SharedNotSupported:          "Shared Subscriptions not supported",
+	ConnectionRateExceeded:      "Connection rate exceeded",
+	MaximumConnectTime:          "Maximum connect time",
+	SubscriptionIDNotSupported:  "Subscription Identifiers not supported",
+	WildcardNotSupported:        "Wildcard Subscriptions not supported",
+}
+
+// String returns the name that the standard gives the code.
+func (r ReasonCode) String() string {
+	if int(r) < len(reasonNames) && reasonNames[r] != "" {
+		return reasonNames[r]
+	}
+	return fmt.Sprintf("reason code 0x%02X", byte(r))
+}
+
+// returnCodes are the reason codes that the return codes of a 3.x CONNACK stand for.
+var returnCodes = [...]ReasonCode{
+	Success, UnsupportedProtocolVersion, ClientIDNotValid, ServerUnavailable,
+	BadUserNameOrPassword, NotAuthorized,
+}
+
+// ReturnCode returns the return code of a 3.x CONNACK that comes closest (3.1.1, 3.2.2.3): 3,
+// server unavailable, for a failure that 3.1.1 has no word for.
+func (r ReasonCode) ReturnCode() byte {
+	switch r {
+	case UnsupportedProtocolVersion:
+		return 1
+	case ClientIDNotValid:
+		return 2
+	case BadUserNameOrPassword, BadAuthenticationMethod:
+		return 4
+	case NotAuthorized, Banned:
+		return 5
+	}
+	if r.Failed() {
+		return 3
+	}
+	return 0
+}
+
+// reason reads a reason code that a packet type can have.
+func (r *reader) reason(t Type, clause string) ReasonCode {
+	code := ReasonCode(r.byte("reason code"))
+	if !code.of(t) {
+		r.fail(protocolError(clause, t.String()+" with "+code.String()))
+	}
+	return code
+}
+
+// of reports whether a packet type can carry the code (5.0, 2.4).
+func (r ReasonCode) of(t Type) bool {
+	switch r {
+	case Success:
+		return true
+	case GrantedQoS1, GrantedQoS2:
+		return t == SUBACK
+	case DisconnectWithWill:
+		return t == DISCONNECT
+	case NoMatchingSubscribers:
+		return t == PUBACK || t == PUBREC
+	case NoSubscriptionExisted:
+		return t == UNSUBACK
+	case ContinueAuthentication, Reauthenticate:
+		return t == AUTH
+	case UnspecifiedError, ImplementationSpecificError, NotAuthorized:
+		return t != PUBREL && t != PUBCOMP && t != AUTH
+	case MalformedPacket, ProtocolError, ServerBusy, BadAuthenticationMethod, PacketTooLarge,
+		RetainNotSupported, QoSNotSupported, UseAnotherServer, ServerMoved, ConnectionRateExceeded:
+		return t == CONNACK || t == DISCONNECT
+	case UnsupportedProtocolVersion, ClientIDNotValid, BadUserNameOrPassword, ServerUnavailable, Banned:
+		return t == CONNACK
+	case ServerShuttingDown, KeepAliveTimeout, SessionTakenOver, ReceiveMaximumExceeded,
+		TopicAliasInvalid, MessageRateTooHigh, AdministrativeAction, MaximumConnectTime:
+		return t == DISCONNECT
+	case TopicFilterInvalid:
+		return t == SUBACK || t == UNSUBACK || t == DISCONNECT
+	case TopicNameInvalid, PayloadFormatInvalid:
+		return t == CONNACK || t == PUBACK || t == PUBREC || t == DISCONNECT
+	case PacketIDInUse:
+		return t == PUBACK || t == PUBREC || t == SUBACK || t == UNSUBACK
+	case PacketIDNotFound:
+		return t == PUBREL || t == PUBCOMP
+	case QuotaExceeded:
+		return t == CONNACK || t == PUBACK || t == PUBREC || t == SUBACK || t == DISCONNECT
+	case SharedNotSupported, SubscriptionIDNotSupported, WildcardNotSupported:
+		return t == SUBACK || t == DISCONNECT
+	}
+	return false
+}

@@ -1,0 +1,22 @@
+package packet
+
+// An Error tells why a packet is refused: which rule it breaks, and the reason code that the
+// standard names for it.
+type Error struct {
+	// Clause is a conformance statement ("MQTT-3.3.1-4") or a section ("2.2.2.2") of MQTT 5.0.
+	// A rule of MQTT 3.1.1 alone begins with "3.1.1 ".
+	Clause string
+	Reason ReasonCode // goes into CONNACK or DISCONNECT where the version has one
+	Text   string
+}
+
+func (e *Error) Error() string {
+	return e.Reason.String() + ": " + e.Text + " [" + e.Clause + "]"
+}
+
+// ErrProtocolName is the error of a CONNECT that does not speak MQTT at all. The server closes
+// the connection, and need not answer [MQTT-3.1.2-1].
+var ErrProtocolName error = &Error{"MQTT-3.1.2-1", UnsupportedProtocolVersion, `protocol name is neither "MQTT" nor "MQIsdp"`}
+
+func malformed(clause, text string) *Error     { return &Error{clause, MalformedPacket, text} }
+func protocolError(clause, text string) *Error { return &Error{clause, ProtocolError, text} }
