@@ -43,6 +43,7 @@ var House = Plan{
 		{"github.com/warthog618/go-gpiocdev", "board/linux"},
 		{"github.com/goccy/go-yaml", "config"},
 		{"github.com/spf13/cobra", "cmd/gateway"},
+		{"github.com/spf13/pflag", "cmd/gateway"},
 		{"github.com/coreos/go-systemd", "cmd/gateway"},
 		// The Go project's own additions to the standard library may be used like it.
 		{"golang.org/x/sync", "*"},
