@@ -29,6 +29,7 @@ check: ## before a merge: format, vet, staticcheck, 32-bit tests, ARM binaries s
 	@GOARCH=386 scripts/test
 	@$(MAKE) --no-print-directory arm
 	@scripts/start-arm
+	@scripts/unit-check
 
 vm: ## the drivers against a real kernel's simulated pins
 	@scripts/vm
