@@ -1,0 +1,164 @@
+package config
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// points checks inputs, outputs and serial ports together: they share topics and lines.
+func (k *checker) points(c *Config) {
+	k.topics = make(map[string]string)
+	lines := make(map[string]string)
+	for i, in := range c.Inputs {
+		at := fmt.Sprintf("inputs[%d]", i)
+		k.point(in.Point, at+".point")
+		k.gpio(c.Board, in.Line, at+".line", lines)
+		k.switchWords(in.On, in.Off, at)
+		k.report(in.Report, at)
+	}
+	bridges := make(map[string]bool)
+	for _, b := range c.Bridges {
+		bridges[b.Name] = true
+	}
+	for i, o := range c.Outputs {
+		at := fmt.Sprintf("outputs[%d]", i)
+		k.point(o.Point, at+".point", "/set", "/state", "/result")
+		k.gpio(c.Board, o.Line, at+".line", lines)
+		k.output(o, at)
+		k.want(o.LinkLoss == nil || o.LinkLoss.Bridge == "" || bridges[o.LinkLoss.Bridge], at+".link_loss.bridge",
+			"no bridge has this name; name one of section bridges")
+	}
+	ports := make(map[string]string)
+	for i, s := range c.Serial {
+		at := fmt.Sprintf("serial[%d]", i)
+		k.once(ports, s.Port, at+".port")
+		k.serial(c.Board, s, at)
+	}
+}
+
+// point checks a point's topic and takes it, with the topics that end in suffixes.
+func (k *checker) point(point, key string, suffixes ...string) {
+	if point == "" {
+		return
+	}
+	if p := topicProblem(point); p != "" {
+		k.want(false, key, "%s", p)
+		return
+	}
+	k.once(k.topics, point, key)
+	for _, s := range suffixes {
+		k.once(k.topics, point+s, key)
+	}
+}
+
+// gpio checks the name of a line and that it is used once.
+func (k *checker) gpio(board, line, key string, seen map[string]string) {
+	k.once(seen, line, key)
+	chip, offset, ok := strings.Cut(line, ":")
+	if board != "linux" || !ok {
+		return
+	}
+	_, err := strconv.ParseUint(offset, 10, 16)
+	k.want(err == nil && chip != "", key, "a line's name, as GPIO17, or chip:number, as gpiochip0:17, not %s", quoteShort(line))
+}
+
+// switchWords checks the two words of a switch. What every command understands must not be
+// turned round.
+func (k *checker) switchWords(on, off, at string) {
+	k.want(on != "", at+".on", "must not be empty")
+	k.want(off != "", at+".off", "must not be empty")
+	k.want(on != off, at+".on", "on and off must be different words")
+	k.want(!slices.Contains([]string{"off", "false", "0"}, on), at+".on", "%s always means off; turn the level round with active_low", quoteShort(on))
+	k.want(!slices.Contains([]string{"on", "true", "1"}, off), at+".off", "%s always means on; turn the level round with active_low", quoteShort(off))
+}
+
+func (k *checker) report(r Report, at string) {
+	k.want(r.Heartbeat == 0 || r.MinInterval <= r.Heartbeat, at+".min_interval", "longer than heartbeat, %v; shorten it", r.Heartbeat)
+}
+
+func (k *checker) output(o Output, at string) {
+	k.switchWords(o.On, o.Off, at)
+	k.want(o.Safe == "" || o.Safe == o.On || o.Safe == o.Off, at+".safe",
+		"%s or %s, the words of on and off, not %s", quoteShort(o.On), quoteShort(o.Off), quoteShort(o.Safe))
+	dwell, name := o.MinOn, "min_on"
+	if o.SafeOn() {
+		dwell, name = o.MinOff, "min_off"
+	}
+	k.want(o.Lease == 0 || dwell <= o.Lease, at+".lease", "shorter than %s, which would never be kept; make it longer", name)
+}
+
+// bauds are the speeds that Linux has constants for (termbits.h).
+var bauds = []int{
+	50, 75, 110, 134, 150, 200, 300, 600, 1200, 1800, 2400, 4800, 9600, 19200, 38400, 57600, 115200,
+	230400, 460800, 500000, 576000, 921600, 1000000, 1152000, 1500000, 2000000, 2500000, 3000000, 3500000, 4000000,
+}
+
+func (k *checker) serial(board string, s Serial, at string) {
+	sim := strings.HasPrefix(s.Port, "sim:")
+	k.want(s.Port == "" || board != "linux" || strings.HasPrefix(s.Port, "/"), at+".port",
+		"a path, best below /dev/serial/by-id, not %s", quoteShort(s.Port))
+	k.want(s.Port == "" || board != "sim" || sim, at+".port", "board: sim has ports whose names begin with sim:, not %s", quoteShort(s.Port))
+	k.want(slices.Contains(bauds, s.Baud), at+".baud", "%d is no speed of Linux; as 9600, 19200, 38400, 57600, 115200", s.Baud)
+	k.want(s.Delimiter != "", at+".delimiter", "must not be empty; \"\\n\" and \"\\r\\n\" are usual")
+	k.want(len(s.Frames)+len(s.Writes) > 0, at, "nothing to read or write; add frames or writes")
+	for i, f := range s.Frames {
+		k.frame(f, fmt.Sprintf("%s.frames[%d]", at, i))
+	}
+	for i, w := range s.Writes {
+		key := fmt.Sprintf("%s.writes[%d]", at, i)
+		k.point(w.Point, key+".point", "/set", "/state", "/result")
+		k.want(w.Template == "" || strings.Contains(w.Template, "{value}"), key+".template",
+			"without {value}, where the command's value goes")
+	}
+}
+
+func (k *checker) frame(f Frame, at string) {
+	k.want(f.Format == "split" || !k.given(at+".separator"), at+".separator", "only with format: split")
+	k.want(f.Format == "regexp" || !k.given(at+".pattern"), at+".pattern", "only with format: regexp")
+	k.want(f.Format != "regexp" || f.Pattern != "", at+".pattern", "missing; format: regexp needs it")
+	k.want(len(f.Fields) > 0, at+".fields", "no fields; add one")
+	if _, err := regexp.Compile(f.Match); err != nil {
+		k.want(false, at+".match", "%v", err)
+	}
+	pattern, err := regexp.Compile(f.Pattern)
+	if err != nil {
+		k.want(false, at+".pattern", "%v", err)
+	}
+	for i, field := range f.Fields {
+		key := fmt.Sprintf("%s.fields[%d]", at, i)
+		k.point(field.Point, key+".point")
+		k.report(field.Report, key)
+		k.field(field, key)
+		switch {
+		case field.Field == "":
+		case f.Format == "split":
+			_, err := strconv.ParseUint(field.Field, 10, 16)
+			k.want(err == nil, key+".field", "the number of the column, from 0, not %s", quoteShort(field.Field))
+		case f.Format == "regexp" && pattern != nil && f.Pattern != "":
+			k.want(hasGroup(pattern, field.Field), key+".field",
+				"the pattern has no group %s; (?P<name>…) makes one with a name", quoteShort(field.Field))
+		}
+	}
+}
+
+// hasGroup tells whether a pattern has a group of this name or number.
+func hasGroup(pattern *regexp.Regexp, group string) bool {
+	if n, err := strconv.Atoi(group); err == nil {
+		return n >= 0 && n <= pattern.NumSubexp()
+	}
+	return pattern.SubexpIndex(group) >= 0
+}
+
+func (k *checker) field(f Field, at string) {
+	if f.Type != "number" {
+		for _, key := range []string{"unit", "scale", "offset", "min", "max", "deadband"} {
+			k.want(!k.given(at+"."+key), at+"."+key, "only with type: number")
+		}
+		return
+	}
+	k.want(f.Scale != 0, at+".scale", "0 would make every value the same")
+	k.want(f.Min == nil || f.Max == nil || *f.Min <= *f.Max, at+".min", "larger than max")
+}

@@ -1,0 +1,133 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+)
+
+// maxRules bounds all rules of a file, as each is compared with each.
+const maxRules = 1000
+
+func (k *checker) rules(b Bridge, at string) {
+	k.want(len(b.Rules) > 0, at+".rules", "nothing would cross this bridge; add a rule")
+	seen := make(map[string]string)
+	for i, r := range b.Rules {
+		key := fmt.Sprintf("%s.rules[%d]", at, i)
+		if p := filterProblem(r.Filter); p != "" && r.Filter != "" {
+			k.want(false, key+".filter", "%s", p)
+		}
+		k.prefix(r.LocalPrefix, key+".local_prefix")
+		k.prefix(r.RemotePrefix, key+".remote_prefix")
+		same := strings.Join([]string{r.Direction, r.Filter, r.LocalPrefix, r.RemotePrefix}, "\n")
+		first, double := seen[same]
+		k.want(!double, key, "says the same as %s on line %d; remove one", first, k.line(first))
+		seen[same] = key
+	}
+}
+
+// prefix checks the front part of a topic.
+func (k *checker) prefix(s, key string) {
+	if s == "" {
+		return
+	}
+	k.want(strings.HasSuffix(s, "/"), key, "ends with /, as %s: it is put before the topic as it is", quoteShort(s+"/"))
+	if p := topicProblem(strings.TrimSuffix(s, "/")); p != "" {
+		k.want(false, key, "%s", p)
+	}
+}
+
+// loops finds rules that would carry one message round and round: what comes in by one rule
+// goes out by the other, and returns.
+func (k *checker) loops(c *Config) {
+	type place struct {
+		Rule
+		url, key string
+	}
+	var in, out []place
+	for i, b := range c.Bridges {
+		for j, r := range b.Rules {
+			p := place{r, b.URL, fmt.Sprintf("bridges[%d].rules[%d]", i, j)}
+			if r.Direction == "in" {
+				in = append(in, p)
+			} else {
+				out = append(out, p)
+			}
+		}
+	}
+	if len(in)+len(out) > maxRules {
+		k.want(false, "bridges", "more than %d rules; use filters with wildcards", maxRules)
+		return
+	}
+	for _, i := range in {
+		for _, o := range out {
+			loop := i.url == o.url &&
+				overlap(i.LocalPrefix+i.Filter, o.LocalPrefix+o.Filter) &&
+				overlap(i.RemotePrefix+i.Filter, o.RemotePrefix+o.Filter)
+			k.want(!loop, i.key, "loops with %s on line %d: what comes in goes out again and returns; give the two directions different prefixes or filters that share no topic",
+				o.key, k.line(o.key))
+		}
+	}
+}
+
+// overlap tells whether some topic matches both filters. Wildcards do not match a first level
+// that begins with $ [MQTT-4.7.2-1].
+func overlap(a, b string) bool {
+	if strings.HasPrefix(a, "$") != strings.HasPrefix(b, "$") {
+		return false
+	}
+	as, bs := strings.Split(a, "/"), strings.Split(b, "/")
+	for len(as) > 0 && len(bs) > 0 {
+		if as[0] == "#" || bs[0] == "#" {
+			return true
+		}
+		if as[0] != bs[0] && as[0] != "+" && bs[0] != "+" {
+			return false
+		}
+		as, bs = as[1:], bs[1:]
+	}
+	rest := append(as, bs...)
+	return len(rest) == 0 || rest[0] == "#" // a/# matches a, too
+}
+
+// maxTopic leaves room for prefixes and suffixes below the 65,535 bytes of the wire.
+const maxTopic = 1024
+
+// topicProblem tells why s cannot be a topic of the gateway's own.
+func topicProblem(s string) string {
+	switch {
+	case s == "":
+		return "a topic must not be empty"
+	case len(s) > maxTopic:
+		return fmt.Sprintf("a topic of at most %d bytes", maxTopic)
+	case strings.ContainsAny(s, "+#"):
+		return fmt.Sprintf("a topic without wildcards + and #, not %s", quoteShort(s))
+	case strings.HasPrefix(s, "$"):
+		return fmt.Sprintf("topics that begin with $ are the broker's own; choose another than %s", quoteShort(s))
+	case strings.HasPrefix(s, "/"), strings.HasSuffix(s, "/"), strings.Contains(s, "//"):
+		return fmt.Sprintf("a topic without empty levels, as greenhouse/air, not %s", quoteShort(s))
+	case strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }):
+		return fmt.Sprintf("a topic of printable characters, not %s", quoteShort(s))
+	}
+	return ""
+}
+
+// filterProblem tells why s cannot be the filter of a rule [MQTT-4.7.1-1 to 4.7.1-3].
+func filterProblem(s string) string {
+	if len(s) > maxTopic || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Sprintf("a filter of at most %d printable bytes, not %s", maxTopic, quoteShort(s))
+	}
+	if strings.HasPrefix(s, "$share/") {
+		return "a shared subscription is not a filter of a rule; drop $share and the group"
+	}
+	levels := strings.Split(s, "/")
+	for i, l := range levels {
+		if strings.ContainsAny(l, "+#") && len(l) > 1 {
+			return fmt.Sprintf("+ and # stand for whole levels, as in greenhouse/+/set or greenhouse/#, not %s", quoteShort(s))
+		}
+		if l == "#" && i < len(levels)-1 {
+			return fmt.Sprintf("# comes last, not %s", quoteShort(s))
+		}
+	}
+	return ""
+}
