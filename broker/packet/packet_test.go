@@ -1,0 +1,391 @@
+package packet
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+// An appender is any packet.
+type appender interface {
+	Append(dst []byte, v Version) []byte
+}
+
+// decode reads any packet but a ping.
+func decode(d *Decoder, h Header, body []byte) (appender, error) {
+	switch h.Type {
+	case CONNECT:
+		p, err := d.Connect(body)
+		return &p, err
+	case CONNACK:
+		p, err := d.Connack(body)
+		return &p, err
+	case PUBLISH:
+		p, err := d.Publish(h.Flags, body)
+		return &p, err
+	case PUBACK, PUBREC, PUBREL, PUBCOMP:
+		p, err := d.Ack(h.Type, body)
+		return &p, err
+	case SUBSCRIBE:
+		p, err := d.Subscribe(body)
+		return &p, err
+	case SUBACK, UNSUBACK:
+		p, err := d.Suback(h.Type, body)
+		return &p, err
+	case UNSUBSCRIBE:
+		p, err := d.Unsubscribe(body)
+		return &p, err
+	case DISCONNECT:
+		p, err := d.Disconnect(body)
+		return &p, err
+	case AUTH:
+		p, err := d.Auth(body)
+		return &p, err
+	}
+	return &Ping{Type: h.Type}, nil
+}
+
+// str is a string with its length before it, props are properties with theirs.
+func str(s string) string { return string(appendText(nil, s)) }
+
+func props(ps ...string) string {
+	s := strings.Join(ps, "")
+	return string(appendVarint(nil, uint32(len(s)))) + s
+}
+
+func connectBody(v Version, flags byte, rest ...string) string {
+	name := "MQTT"
+	if v&^bridgeBit == V31 {
+		name = "MQIsdp"
+	}
+	return str(name) + string([]byte{byte(v), flags, 0, 60}) + strings.Join(rest, "")
+}
+
+// A rule is one row of a clause table: a packet, and the reason for its refusal, Success if it
+// is to be accepted.
+type rule struct {
+	clause string
+	v      Version
+	first  byte
+	body   string
+	reason ReasonCode
+}
+
+func (tt rule) check(t *testing.T) {
+	t.Helper()
+	h := Header{Type: Type(tt.first >> 4), Flags: tt.first & 0x0F, Length: len(tt.body)}
+	_, err := decode(&Decoder{Version: tt.v}, h, []byte(tt.body))
+	var refusal *Error
+	switch {
+	case tt.reason == Success:
+		if err != nil {
+			t.Errorf("[%s] %v %q: refused: %v", tt.clause, h.Type, tt.body, err)
+		}
+	case !errors.As(err, &refusal):
+		t.Errorf("[%s] %v %q: err = %v, want %v", tt.clause, h.Type, tt.body, err, tt.reason)
+	case refusal.Reason != tt.reason || refusal.Clause != tt.clause:
+		t.Errorf("[%s] %v %q: err = %v, want %v", tt.clause, h.Type, tt.body, err, tt.reason)
+	}
+}
+
+func TestText(t *testing.T) {
+	for _, tt := range []rule{
+		{"MQTT-1.5.4-1", V5, 0x30, str("a\xff") + "\x00", MalformedPacket},
+		{"MQTT-1.5.4-1", V5, 0x30, str("a\xed\xa0\x80") + "\x00", MalformedPacket}, // U+D800
+		{"MQTT-1.5.4-1", V311, 0x30, str("\xc0\x80"), MalformedPacket},             // overlong
+		{"MQTT-1.5.4-1", V5, 0x30, str("\U0010FFFF") + "\x00", Success},
+		{"MQTT-1.5.4-2", V5, 0x30, str("a\x00b") + "\x00", MalformedPacket},
+		{"MQTT-1.5.4-1", V311, 0x82, "\x00\x01" + str("\xff") + "\x00", MalformedPacket},
+		{"MQTT-1.5.4-2", V311, 0xA2, "\x00\x01" + str("\x00"), MalformedPacket},
+		{"MQTT-1.5.4-1", V5, 0x10, connectBody(V5, 0x02, "\x00", str("\xff")), MalformedPacket},
+		{"MQTT-1.5.4-1", V5, 0x10, connectBody(V5, 0x06, "\x00", str("c"), "\x00", str("\xff"), str("")), MalformedPacket},
+		{"MQTT-1.5.4-1", V5, 0x10, connectBody(V5, 0x82, "\x00", str("c"), str("\xff")), MalformedPacket},
+		{"MQTT-1.5.4-1", V5, 0x30, str("t") + props("\x26", str("a"), str("\xff")), MalformedPacket},
+		{"MQTT-1.5.4-1", V5, 0x30, str("t") + props("\x26", str("\xff"), str("a")), MalformedPacket},
+		{"MQTT-1.5.4-1", V5, 0x30, str("t") + props("\x03", str("\xff")), MalformedPacket},
+		{"MQTT-1.5.4-1", V5, 0x30, str("t") + props("\x08", str("\xff")), MalformedPacket},
+	} {
+		tt.check(t)
+	}
+
+	d := Decoder{Version: V311}
+	p, err := d.Publish(0, []byte(str("\uFEFFa")))
+	if err != nil || p.Topic != "\uFEFFa" {
+		t.Errorf("[MQTT-1.5.4-3] topic = %q, %v, want the byte order mark kept", p.Topic, err)
+	}
+}
+
+func TestFrame(t *testing.T) {
+	for _, tt := range []rule{
+		{"4.13.1", V311, 0x40, "", MalformedPacket},
+		{"4.13.1", V311, 0x40, "\x00\x01\x00", MalformedPacket}, // a reason before 5.0
+		{"4.13.1", V311, 0xE0, "\x00", MalformedPacket},
+		{"4.13.1", V311, 0x30, "\x00\x05a", MalformedPacket},
+		{"4.13.1", V311, 0x32, str("a") + "\x01", MalformedPacket},
+		{"4.13.1", V311, 0x82, "\x00\x01" + str("a"), MalformedPacket},
+		{"4.13.1", V311, 0x20, "\x00\x00\x00", MalformedPacket},
+		{"4.13.1", V311, 0x10, connectBody(V311, 0x02, str("c"), "x"), MalformedPacket},
+		{"4.13.1", V311, 0xB0, "\x00\x01\x00", MalformedPacket}, // a reason before 5.0
+		{"4.13.1", V5, 0x40, "\x00\x01\x00\x00\x00", MalformedPacket},
+		{"4.13.1", V5, 0xE0, "\x00\x00\x00", MalformedPacket},
+		{"1.5.5", V5, 0x30, str("a") + "\x80\x80\x80\x80\x00", MalformedPacket},
+		{"MQTT-1.5.5-1", V5, 0x30, str("a") + "\x80\x00", Success}, // not minimal: tolerated
+	} {
+		tt.check(t)
+	}
+}
+
+func TestPacketIdentifier(t *testing.T) {
+	for _, tt := range []rule{
+		{"MQTT-2.2.1-3", V311, 0x32, str("a") + "\x00\x00", ProtocolError},
+		{"MQTT-2.2.1-3", V311, 0x82, "\x00\x00" + str("a") + "\x00", ProtocolError},
+		{"MQTT-2.2.1-3", V5, 0xA2, "\x00\x00\x00" + str("a"), ProtocolError},
+		{"MQTT-2.2.1-3", V5, 0x40, "\x00\x00", ProtocolError},
+		{"MQTT-2.2.1-3", V5, 0x62, "\x00\x00", ProtocolError},
+		{"MQTT-2.2.1-3", V311, 0x90, "\x00\x00\x00", ProtocolError},
+		{"MQTT-2.2.1-3", V311, 0x62, "\xff\xff", Success},
+	} {
+		tt.check(t)
+	}
+}
+
+func TestProperties(t *testing.T) {
+	publish := func(ps ...string) string { return str("t") + props(ps...) + "payload" }
+	connect := func(ps ...string) string { return connectBody(V5, 0x02, props(ps...), str("c")) }
+	for _, tt := range []rule{
+		{"2.2.2.1", V5, 0x30, str("t") + "\x09\x26", MalformedPacket},
+		{"2.2.2.1", V5, 0x30, str("t") + "\x03\x03" + str("text") + "payload", MalformedPacket}, // reaches into the payload
+		{"2.2.2.2", V5, 0x30, publish("\x11\x00\x00\x00\x01"), MalformedPacket},                 // Session Expiry Interval
+		{"2.2.2.2", V5, 0x30, publish("\x7f"), MalformedPacket},
+		{"2.2.2.2", V5, 0x30, publish("\xff\x7f"), MalformedPacket},
+		{"2.2.2.2", V5, 0x10, connect("\x23\x00\x01"), MalformedPacket}, // Topic Alias
+		{"2.2.2.2", V5, 0x40, "\x00\x01\x00" + props("\x02\x00\x00\x00\x01"), MalformedPacket},
+		{"2.2.2.2", V5, 0x82, "\x00\x01" + props("\x1f", str("why")) + str("a") + "\x00", MalformedPacket},
+		{"2.2.2.2", V5, 0x30, publish("\x01\x00\x01\x00"), ProtocolError}, // twice
+		{"2.2.2.2", V5, 0x10, connect("\x21\x00\x01\x21\x00\x01"), ProtocolError},
+		{"2.2.2.2", V5, 0x82, "\x00\x01" + props("\x0b\x01\x0b\x02") + str("a") + "\x00", ProtocolError},
+		{"3.3.2.3.8", V5, 0x30, publish("\x0b\x01\x0b\x02"), Success}, // several Subscription Identifiers
+		{"3.3.2.3.7", V5, 0x30, publish("\x26", str("a"), str("b"), "\x26", str("a"), str("b")), Success},
+		{"4.13.2", V5, 0x30, publish(strings.Repeat("\x26"+str("")+str(""), MaxProperties+1)), QuotaExceeded},
+		{"4.13.2", V5, 0x30, publish(strings.Repeat("\x26"+str("")+str(""), MaxProperties)), Success},
+		{"4.13.2", V5, 0x30, publish(strings.Repeat("\x0b\x01", MaxProperties+1)), QuotaExceeded},
+
+		{"3.3.2.3.2", V5, 0x30, publish("\x01\x02"), ProtocolError},
+		{"MQTT-3.3.2-8", V5, 0x30, publish("\x23\x00\x00"), TopicAliasInvalid},
+		{"MQTT-3.3.2-14", V5, 0x30, publish("\x08", str("a/+")), ProtocolError},
+		{"MQTT-3.3.2-14", V5, 0x30, publish("\x08", str("#")), ProtocolError},
+		{"3.8.2.1.2", V5, 0x30, publish("\x0b\x00"), ProtocolError},
+		{"3.8.2.1.2", V5, 0x82, "\x00\x01" + props("\x0b\x00") + str("a") + "\x00", ProtocolError},
+		{"1.5.5", V5, 0x30, publish("\x0b\xff\xff\xff\xff\x01"), MalformedPacket},
+
+		{"3.1.2.11.3", V5, 0x10, connect("\x21\x00\x00"), ProtocolError},
+		{"3.1.2.11.4", V5, 0x10, connect("\x27\x00\x00\x00\x00"), ProtocolError},
+		{"3.1.2.11.6", V5, 0x10, connect("\x19\x02"), ProtocolError},
+		{"3.1.2.11.7", V5, 0x10, connect("\x17\x02"), ProtocolError},
+		{"3.1.2.11.10", V5, 0x10, connect("\x16", str("data")), ProtocolError},
+		{"3.1.2.11.10", V5, 0x10, connect("\x16", str("data"), "\x15", str("SCRAM-SHA-256")), Success},
+
+		{"3.2.2.3.3", V5, 0x20, "\x00\x00" + props("\x21\x00\x00"), ProtocolError},
+		{"3.2.2.3.4", V5, 0x20, "\x00\x00" + props("\x24\x02"), ProtocolError},
+		{"3.2.2.3.5", V5, 0x20, "\x00\x00" + props("\x25\x02"), ProtocolError},
+		{"3.2.2.3.6", V5, 0x20, "\x00\x00" + props("\x27\x00\x00\x00\x00"), ProtocolError},
+		{"3.2.2.3.11", V5, 0x20, "\x00\x00" + props("\x28\x02"), ProtocolError},
+		{"3.2.2.3.12", V5, 0x20, "\x00\x00" + props("\x29\x02"), ProtocolError},
+		{"3.2.2.3.13", V5, 0x20, "\x00\x00" + props("\x2a\x02"), ProtocolError},
+		{"3.2.2.3.18", V5, 0x20, "\x00\x00" + props("\x16", str("data")), ProtocolError},
+	} {
+		tt.check(t)
+	}
+}
+
+func TestConnect(t *testing.T) {
+	for _, tt := range []rule{
+		{"MQTT-3.1.2-1", 0, 0x10, str("HTTP") + "\x04\x02\x00\x3c" + str("c"), UnsupportedProtocolVersion},
+		{"MQTT-3.1.2-2", 0, 0x10, connectBody(6, 0x02, str("c")), UnsupportedProtocolVersion},
+		{"MQTT-3.1.2-2", 0, 0x10, str("MQTT") + "\x03\x02\x00\x3c" + str("c"), UnsupportedProtocolVersion},
+		{"MQTT-3.1.2-2", 0, 0x10, str("MQIsdp") + "\x04\x02\x00\x3c" + str("c"), UnsupportedProtocolVersion},
+		{"MQTT-3.1.2-2", 0, 0x10, connectBody(0x85, 0x02, "\x00", str("c")), UnsupportedProtocolVersion},
+		{"MQTT-3.1.2-2", 0, 0x10, connectBody(V31, 0x02, str("c")), Success},
+		{"MQTT-3.1.2-2", 0, 0x10, connectBody(V31|bridgeBit, 0x02, str("c")), Success},
+		{"MQTT-3.1.2-2", 0, 0x10, connectBody(V311|bridgeBit, 0x02, str("c")), Success},
+		{"MQTT-3.1.2-3", 0, 0x10, connectBody(V311, 0x03, str("c")), MalformedPacket},
+		{"MQTT-3.1.2-3", 0, 0x10, connectBody(V5, 0x03, "\x00", str("c")), MalformedPacket},
+		{"MQTT-3.1.2-11", 0, 0x10, connectBody(V311, 0x0a, str("c")), MalformedPacket},
+		{"MQTT-3.1.2-11", 0, 0x10, connectBody(V5, 0x1a, "\x00", str("c")), MalformedPacket},
+		{"MQTT-3.1.2-12", 0, 0x10, connectBody(V311, 0x1e, str("c"), str("w"), str("")), MalformedPacket},
+		{"MQTT-3.1.2-13", 0, 0x10, connectBody(V311, 0x22, str("c")), MalformedPacket},
+		{"3.1.1 MQTT-3.1.2-22", 0, 0x10, connectBody(V311, 0x42, str("c"), str("p")), MalformedPacket},
+		{"3.1.2.9", 0, 0x10, connectBody(V5, 0x42, "\x00", str("c"), str("p")), Success}, // allowed since 5.0
+		{"4.13.1", 0, 0x10, connectBody(V311, 0x82, str("c")), MalformedPacket},          // MQTT-3.1.2-17
+		{"4.13.1", 0, 0x10, connectBody(V311, 0xc2, str("c"), str("u")), MalformedPacket},
+		{"4.13.1", 0, 0x10, connectBody(V311, 0x06, str("c")), MalformedPacket},
+		{"MQTT-3.1.3-6", 0, 0x10, connectBody(V5, 0x02, "\x00", str("")), Success},
+		{"MQTT-3.1.3-8", 0, 0x10, connectBody(V311, 0x00, str("")), Success}, // for the broker to refuse
+		{"MQTT-4.7.3-1", 0, 0x10, connectBody(V311, 0x06, str("c"), str(""), str("")), TopicNameInvalid},
+		{"MQTT-3.3.2-2", 0, 0x10, connectBody(V311, 0x06, str("c"), str("a/+"), str("")), TopicNameInvalid},
+		{"2.2.2.2", 0, 0x10, connectBody(V5, 0x06, "\x00", str("c"), props("\x23\x00\x01"), str("w"), str("")), MalformedPacket},
+		{"4.13.1", 0, 0x10, "\x00", MalformedPacket},
+		{"4.13.1", 0, 0x10, str("MQTT"), MalformedPacket},
+		{"4.13.1", 0, 0x10, str("MQTT") + "\x04", MalformedPacket},
+	} {
+		tt.check(t)
+	}
+}
+
+func TestConnectVersion(t *testing.T) {
+	var d Decoder
+	if _, err := d.Connect([]byte(connectBody(V5, 0x03, "\x00", str("c")))); err == nil || d.Version != V5 {
+		t.Errorf("[MQTT-3.1.2-3] version = %d, %v, want 5 for the refusal", d.Version, err)
+	}
+	d = Decoder{}
+	if _, err := d.Connect([]byte(str("GETS") + "\x04")); !errors.Is(err, ErrProtocolName) || d.Version != 0 {
+		t.Errorf("[MQTT-3.1.2-1] err = %v, version %d, want ErrProtocolName", err, d.Version)
+	}
+	if _, err := d.Connect([]byte(connectBody(6, 0x02))); err == nil || errors.Is(err, ErrProtocolName) {
+		t.Errorf("[MQTT-3.1.2-2] err = %v, want another than ErrProtocolName", err)
+	}
+	c, err := d.Connect([]byte(connectBody(V31|bridgeBit, 0x02, str("c"))))
+	if err != nil || c.Version != V31 || !c.Bridge || d.Version != V31 {
+		t.Errorf("[MQTT-3.1.2-2] %+v, %v, want a bridge that speaks 3.1", c, err)
+	}
+}
+
+func TestConnack(t *testing.T) {
+	for _, tt := range []rule{
+		{"MQTT-3.2.2-1", V311, 0x20, "\x02\x00", MalformedPacket},
+		{"MQTT-3.2.2-6", V311, 0x20, "\x01\x05", ProtocolError},
+		{"MQTT-3.2.2-6", V5, 0x20, "\x01\x87\x00", ProtocolError},
+		{"MQTT-3.2.2-8", V5, 0x20, "\x00\x04\x00", ProtocolError},
+		{"3.1.1 3.2.2.3", V311, 0x20, "\x00\x06", ProtocolError},
+		{"3.1.1 3.2.2.3", V311, 0x20, "\x00\x05", Success},
+	} {
+		tt.check(t)
+	}
+}
+
+func TestPublish(t *testing.T) {
+	for _, tt := range []rule{
+		{"MQTT-3.3.1-2", V311, 0x38, str("a"), MalformedPacket}, // DUP, QoS 0
+		{"MQTT-3.3.1-4", V311, 0x36, str("a") + "\x00\x01", MalformedPacket},
+		{"MQTT-3.3.2-2", V311, 0x30, str("a/+"), TopicNameInvalid},
+		{"MQTT-3.3.2-2", V5, 0x30, str("#") + "\x00", TopicNameInvalid},
+		{"MQTT-4.7.3-1", V311, 0x30, str(""), TopicNameInvalid},
+		{"3.3.2.3.4", V5, 0x30, str("") + "\x00", ProtocolError},
+		{"3.3.2.3.4", V5, 0x30, str("") + props("\x23\x00\x07"), Success},
+		{"MQTT-3.3.4-6", V5, 0x30, str("a") + props("\x0b\x07"), Success}, // for the broker to refuse
+	} {
+		tt.check(t)
+	}
+}
+
+func TestSubscribe(t *testing.T) {
+	const id = "\x00\x01"
+	for _, tt := range []rule{
+		{"MQTT-3.8.3-2", V311, 0x82, id, ProtocolError},
+		{"MQTT-3.8.3-2", V5, 0x82, id + "\x00", ProtocolError},
+		{"MQTT-3.8.3-4", V5, 0x82, id + "\x00" + str("$share/g/a") + "\x05", ProtocolError},
+		{"MQTT-3.8.3-4", V5, 0x82, id + "\x00" + str("a") + "\x05", Success},
+		{"MQTT-3.8.3-5", V311, 0x82, id + str("a") + "\x04", MalformedPacket},
+		{"MQTT-3.8.3-5", V5, 0x82, id + "\x00" + str("a") + "\x40", MalformedPacket},
+		{"3.8.3.1", V311, 0x82, id + str("a") + "\x03", ProtocolError},
+		{"3.8.3.1", V5, 0x82, id + "\x00" + str("a") + "\x30", ProtocolError}, // Retain Handling 3
+		{"4.13.2", V311, 0x82, id + strings.Repeat(str("a")+"\x00", MaxFilters+1), QuotaExceeded},
+		{"4.13.2", V311, 0x82, id + strings.Repeat(str("a")+"\x00", MaxFilters), Success},
+		{"MQTT-3.10.3-2", V311, 0xA2, id, ProtocolError},
+		{"MQTT-3.10.3-2", V5, 0xA2, id + "\x00", ProtocolError},
+		{"4.13.2", V311, 0xA2, id + strings.Repeat(str("a"), MaxFilters+1), QuotaExceeded},
+	} {
+		tt.check(t)
+	}
+}
+
+func TestReasonCodes(t *testing.T) {
+	const id = "\x00\x01"
+	for _, tt := range []rule{
+		{"MQTT-3.4.2-1", V5, 0x40, id + "\x92", ProtocolError},
+		{"MQTT-3.4.2-1", V5, 0x40, id + "\x10", Success},
+		{"MQTT-3.5.2-1", V5, 0x50, id + "\x01", ProtocolError},
+		{"MQTT-3.5.2-1", V5, 0x50, id + "\x97", Success},
+		{"MQTT-3.6.2-1", V5, 0x62, id + "\x80", ProtocolError},
+		{"MQTT-3.7.2-1", V5, 0x70, id + "\x10", ProtocolError},
+		{"MQTT-3.7.2-1", V5, 0x70, id + "\x92", Success},
+		{"MQTT-3.9.3-2", V5, 0x90, id + "\x00\x03", ProtocolError},
+		{"MQTT-3.9.3-2", V5, 0x90, id + "\x00", ProtocolError},
+		{"3.1.1 MQTT-3.9.3-2", V311, 0x90, id + "\x87", ProtocolError},
+		{"3.1.1 MQTT-3.9.3-2", V311, 0x90, id + "\x80", Success},
+		{"4.13.2", V311, 0x90, id + strings.Repeat("\x00", MaxFilters+1), QuotaExceeded},
+		{"MQTT-3.11.3-2", V5, 0xB0, id + "\x00\x01", ProtocolError},
+		{"MQTT-3.11.3-2", V5, 0xB0, id + "\x00\x11", Success},
+		{"MQTT-3.14.2-1", V5, 0xE0, "\x01", ProtocolError},
+		{"MQTT-3.14.2-1", V5, 0xE0, "\x04", Success},
+		{"MQTT-3.15.2-1", V5, 0xF0, "\x80" + props("\x15", str("m")), ProtocolError},
+		{"3.15.2.2.2", V5, 0xF0, "\x18\x00", ProtocolError},
+		{"3.15.2.1", V5, 0xF0, "", Success},
+		{"2.1.2", V311, 0xF0, "", MalformedPacket},
+	} {
+		tt.check(t)
+	}
+}
+
+func TestParseHeader(t *testing.T) {
+	for _, tt := range []struct {
+		clause string
+		in     string
+		want   Header
+		n      int
+		ok     bool
+	}{
+		{"2.1.1", "", Header{}, 0, true},
+		{"2.1.1", "\x30", Header{}, 0, true},
+		{"2.1.4", "\x30\x7f", Header{PUBLISH, 0, 127}, 2, true},
+		{"2.1.4", "\x3d\x80\x01rest", Header{PUBLISH, 0x0d, 128}, 3, true},
+		{"2.1.4", "\x30\xff\xff\xff", Header{}, 0, true},
+		{"2.1.4", "\x30\xff\xff\xff\x7f", Header{PUBLISH, 0, MaxLength}, 5, true},
+		{"1.5.5", "\x30\xff\xff\xff\xff", Header{}, 0, false},
+		{"1.5.5", "\x30\x80\x80\x80\x80\x01", Header{}, 0, false},
+		{"2.1.2", "\x00", Header{}, 0, false},
+		{"2.1.2", "\x0f\x00", Header{}, 0, false},
+		{"MQTT-2.1.3-1", "\x10", Header{}, 0, true},
+		{"MQTT-2.1.3-1", "\x11", Header{}, 0, false},
+		{"MQTT-3.6.1-1", "\x62\x02", Header{PUBREL, 2, 2}, 2, true},
+		{"MQTT-3.6.1-1", "\x60", Header{}, 0, false},
+		{"MQTT-3.8.1-1", "\x82\x05", Header{SUBSCRIBE, 2, 5}, 2, true},
+		{"MQTT-3.8.1-1", "\x80", Header{}, 0, false},
+		{"MQTT-3.10.1-1", "\xa2\x05", Header{UNSUBSCRIBE, 2, 5}, 2, true},
+		{"MQTT-3.10.1-1", "\xa0", Header{}, 0, false},
+		{"MQTT-3.14.1-1", "\xe1", Header{}, 0, false},
+		{"MQTT-3.15.1-1", "\xf1", Header{}, 0, false},
+		{"3.12.1", "\xc0\x00", Header{PINGREQ, 0, 0}, 2, true},
+		{"3.12.1", "\xc0\x01", Header{}, 0, false},
+		{"3.12.1", "\xd0\x80\x01", Header{}, 0, false},
+		{"2.1.3", "GET / HTTP/1.1", Header{}, 0, false},
+		{"2.1.3", "\x16\x03\x01", Header{}, 0, false}, // a TLS client
+	} {
+		h, n, err := ParseHeader([]byte(tt.in))
+		if tt.ok != (err == nil) || h != tt.want || n != tt.n {
+			t.Errorf("[%s] %q: %+v, %d, %v, want %+v, %d, ok = %t", tt.clause, tt.in, h, n, err, tt.want, tt.n, tt.ok)
+		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	for code := range 256 {
+		r := ReasonCode(code)
+		known := false
+		for typ := CONNECT; typ <= AUTH; typ++ {
+			known = known || r.of(typ)
+		}
+		if unnamed := strings.HasPrefix(r.String(), "reason code 0x"); known == unnamed && r != PacketIDInUse {
+			t.Errorf("[2.4] %#x: carried by a packet: %t, name %q", code, known, r)
+		}
+	}
+	for typ, want := range map[Type]string{0: "reserved packet type", CONNECT: "CONNECT", AUTH: "AUTH", 16: "reserved packet type"} {
+		if typ.String() != want {
+			t.Errorf("[2.1.2] type %d is named %q, want %q", byte(typ), typ, want)
+		}
+	}
+	err := &Error{"MQTT-3.3.1-4", MalformedPacket, "QoS is 3"}
+	if want := "Malformed Packet: QoS is 3 [MQTT-3.3.1-4]"; err.Error() != want {
+		t.Errorf("error reads %q, want %q", err, want)
+	}
+}
