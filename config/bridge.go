@@ -15,6 +15,7 @@ type Bridge struct {
 	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`   // name, TCP, TLS and CONNACK together
 	AckTimeout     time.Duration `yaml:"ack_timeout" default:"30s" range:"1s..1h"`       // without an acknowledgement the link is taken for dead
 	Backoff        Backoff       `yaml:"backoff"`
+	Announce       bool          `yaml:"announce"`    // tell the cloud that this is a bridge, so that it sends nothing back; mosquitto understands it, clouds of large providers refuse it
 	StateTopic     string        `yaml:"state_topic"` // upstream, retained; default: gateway/<client_id>/state
 	Rules          []Rule        `yaml:"rules"`
 }
@@ -36,9 +37,10 @@ type Backoff struct {
 }
 
 // A Rule says which messages cross a bridge. The topic T that Filter matches is
-// LocalPrefix + T on this broker and RemotePrefix + T upstream.
+// LocalPrefix + T on this broker and RemotePrefix + T upstream. Of several rules of a bridge
+// that match a topic, the first one counts.
 type Rule struct {
-	Direction    string `yaml:"direction,required" words:"out in"` // out: to the cloud; in: from it
+	Direction    string `yaml:"direction,required" words:"out in both"` // out: to the cloud; in: from it; both: with announce only
 	Filter       string `yaml:"filter,required"`
 	QoS          int    `yaml:"qos" default:"1" range:"0..2"` // the highest; a message's own may be lower
 	LocalPrefix  string `yaml:"local_prefix"`

@@ -151,11 +151,13 @@ func TestProblems(t *testing.T) {
 		{"password in bad URL", strings.Replace(bridge, "mqtt://", "ftp://u:pw@", 1), `gateway.yaml:6: bridges[0].url: mqtt://host:port or mqtts://host:port, not "…@localhost"`},
 		{"backoff", bridge + "    backoff: {min: 2m, max: 1m}\n", "gateway.yaml:8: bridges[0].backoff: min is longer than max"},
 		{"same client", bridge + "  - name: b\n    url: mqtt://localhost\n    client_id: gh1-cloud\n    rules: [{direction: out, filter: a}]\n", "gateway.yaml:10: bridges[1].client_id: \"b\" connects to the same broker as bridges[0] on line 5"},
-		{"filter", strings.Replace(bridge, "filter: a", "filter: a/b+/c", 1), "gateway.yaml:7: bridges[0].rules[0].filter: + and # stand for whole levels"},
-		{"filter end", strings.Replace(bridge, "filter: a", "filter: \"a/#/c\"", 1), "gateway.yaml:7: bridges[0].rules[0].filter: # comes last"},
+		{"filter", strings.Replace(bridge, "filter: a", "filter: a/b+/c", 1), "gateway.yaml:7: bridges[0].rules[0].filter: + shares a level of the topic filter [MQTT-4.7.1-2]; "},
+		{"filter end", strings.Replace(bridge, "filter: a", "filter: \"a/#/c\"", 1), "gateway.yaml:7: bridges[0].rules[0].filter: # is not the last level of the topic filter [MQTT-4.7.1-1]; "},
 		{"prefix", strings.Replace(bridge, "filter: a", "filter: a, remote_prefix: x", 1), `gateway.yaml:7: bridges[0].rules[0].remote_prefix: ends with /, as "x/"`},
 		{"same rule", strings.Replace(bridge, "filter: a}", "filter: a}, {direction: out, filter: a}", 1), "gateway.yaml:7: bridges[0].rules[1]: says the same as bridges[0].rules[0] on line 7; remove one"},
-		{"loop", strings.Replace(bridge, "filter: a}", "filter: \"a/#\"}, {direction: in, filter: a/+/set}", 1), "gateway.yaml:7: bridges[0].rules[1]: loops with bridges[0].rules[0] on line 7"},
+		{"loop", strings.Replace(bridge, "filter: a}", "filter: \"a/#\"}, {direction: in, filter: a/+/set}", 1), "gateway.yaml:7: bridges[0].rules[1]: the cloud would send back what bridges[0].rules[0] on line 7 sends; give the two directions different remote topics, or set announce: true"},
+		{"both", strings.Replace(bridge, "direction: out", "direction: both", 1), "gateway.yaml:7: bridges[0].rules[0]: the cloud would send back"},
+		{"loop of two", bridge + "  - name: b\n    url: mqtt://localhost\n    rules: [{direction: in, filter: \"#\"}]\n", "gateway.yaml:10: bridges[1].rules[0]: loops with bridges[0].rules[0] on line 7"},
 		{"QoS", strings.Replace(bridge, "filter: a", "filter: a, qos: 3", 1), "gateway.yaml:7: bridges[0].rules[0].qos: from 0 to 2, not 3"},
 		// Points.
 		{"point twice", good + "inputs:\n  - {point: a, line: l1}\n  - {point: a, line: l2}\n", `gateway.yaml:6: inputs[1].point: "a" is already used by inputs[0].point on line 5; change one`},
@@ -260,7 +262,7 @@ serial:
 		{"min", *f.Fields[0].Min, -40.0},
 		{"max", f.Fields[0].Max, (*float64)(nil)},
 		{"scale", f.Fields[0].Scale, 0.1},
-		{"report", f.Fields[0].Report, Report{Heartbeat: 10 * time.Minute, Payload: "json", Retain: true}},
+		{"report", f.Fields[0].Report, Report{Heartbeat: time.Minute, Payload: "json", Retain: true}},
 	} {
 		if !reflect.DeepEqual(tt.got, tt.want) {
 			t.Errorf("%s: got %v, want %v", tt.what, tt.got, tt.want)

@@ -4,10 +4,10 @@ import "time"
 
 // Report says how a point's readings become messages.
 type Report struct {
-	Heartbeat   time.Duration `yaml:"heartbeat" default:"10m" range:"0s..24h"`   // longest silence: the last value again, though it did not change; 0 none
+	Heartbeat   time.Duration `yaml:"heartbeat" default:"1m" range:"0s..24h"`    // a reading within the deadband is reported all the same when the last was so long ago; 0s: every reading is reported
 	MinInterval time.Duration `yaml:"min_interval" default:"0s" range:"0s..24h"` // shortest time between two readings
 	Payload     string        `yaml:"payload" default:"json" words:"json plain"` // plain: the bare value
-	Retain      bool          `yaml:"retain"`
+	Retain      bool          `yaml:"retain" default:"true"`                     // the broker keeps the last one for later subscribers
 }
 
 // An Input is an entry of section "inputs": a digital line that is read.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+
+	"gateway/broker/topic"
 )
 
 // maxRules bounds all rules of a file, as each is compared with each.
@@ -37,20 +39,23 @@ func (k *checker) prefix(s, key string) {
 	}
 }
 
-// loops finds rules that would carry one message round and round: what comes in by one rule
-// goes out by the other, and returns.
+// loops finds rules that would carry one message round and round, or bring back what was sent.
+// An upstream broker returns what its bridge publishes when a rule subscribes to it, unless
+// the bridge is announced. Two bridges to one broker do not know each other's messages.
 func (k *checker) loops(c *Config) {
 	type place struct {
 		Rule
-		url, key string
+		bridge int
+		key    string
 	}
 	var in, out []place
 	for i, b := range c.Bridges {
 		for j, r := range b.Rules {
-			p := place{r, b.URL, fmt.Sprintf("bridges[%d].rules[%d]", i, j)}
-			if r.Direction == "in" {
+			p := place{r, i, fmt.Sprintf("bridges[%d].rules[%d]", i, j)}
+			if r.Direction != "out" {
 				in = append(in, p)
-			} else {
+			}
+			if r.Direction != "in" {
 				out = append(out, p)
 			}
 		}
@@ -61,11 +66,17 @@ func (k *checker) loops(c *Config) {
 	}
 	for _, i := range in {
 		for _, o := range out {
-			loop := i.url == o.url &&
-				overlap(i.LocalPrefix+i.Filter, o.LocalPrefix+o.Filter) &&
-				overlap(i.RemotePrefix+i.Filter, o.RemotePrefix+o.Filter)
-			k.want(!loop, i.key, "loops with %s on line %d: what comes in goes out again and returns; give the two directions different prefixes or filters that share no topic",
-				o.key, k.line(o.key))
+			from, to := c.Bridges[i.bridge], c.Bridges[o.bridge]
+			if from.URL != to.URL || !overlap(i.RemotePrefix+i.Filter, o.RemotePrefix+o.Filter) {
+				continue
+			}
+			if i.bridge == o.bridge {
+				k.want(from.Announce, i.key, "the cloud would send back what %s on line %d sends; "+
+					"give the two directions different remote topics, or set announce: true if the cloud is mosquitto", o.key, k.line(o.key))
+				continue
+			}
+			k.want(!overlap(i.LocalPrefix+i.Filter, o.LocalPrefix+o.Filter), i.key, "loops with %s on line %d: "+
+				"what comes in goes out again and returns; give the two directions different topics", o.key, k.line(o.key))
 		}
 	}
 }
@@ -112,22 +123,16 @@ func topicProblem(s string) string {
 	return ""
 }
 
-// filterProblem tells why s cannot be the filter of a rule [MQTT-4.7.1-1 to 4.7.1-3].
+// filterProblem tells why s cannot be the filter of a rule.
 func filterProblem(s string) string {
 	if len(s) > maxTopic || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return fmt.Sprintf("a filter of at most %d printable bytes, not %s", maxTopic, quoteShort(s))
 	}
+	if err := topic.ValidFilter(s); err != nil {
+		return fmt.Sprintf("%v; + and # stand for whole levels, as in greenhouse/+/set or greenhouse/#", err)
+	}
 	if strings.HasPrefix(s, "$share/") {
 		return "a shared subscription is not a filter of a rule; drop $share and the group"
-	}
-	levels := strings.Split(s, "/")
-	for i, l := range levels {
-		if strings.ContainsAny(l, "+#") && len(l) > 1 {
-			return fmt.Sprintf("+ and # stand for whole levels, as in greenhouse/+/set or greenhouse/#, not %s", quoteShort(s))
-		}
-		if l == "#" && i < len(levels)-1 {
-			return fmt.Sprintf("# comes last, not %s", quoteShort(s))
-		}
 	}
 	return ""
 }

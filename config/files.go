@@ -1,0 +1,152 @@
+package config
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// CheckFiles looks at the files that the configuration refers to: whether secrets, keys and
+// certificates can be read and by whom, fit together, and are in force now. A problem here
+// stops the listener or the bridge that needs the file, nothing else.
+func (c *Config) CheckFiles() Problems {
+	return c.checkFiles(time.Now())
+}
+
+func (c *Config) checkFiles(now time.Time) Problems {
+	f := fileChecker{places: c.at, now: now}
+	for i, l := range c.Listeners {
+		if l.TLS == nil {
+			continue
+		}
+		at := fmt.Sprintf("listeners[%d].tls", i)
+		f.pair(l.TLS.Cert, l.TLS.Key, at, x509.ExtKeyUsageServerAuth)
+		f.authorities(l.TLS.ClientCA, at+".client_ca")
+	}
+	for i, b := range c.Bridges {
+		at := fmt.Sprintf("bridges[%d]", i)
+		f.pair(b.TLS.Cert, b.TLS.Key, at+".tls", x509.ExtKeyUsageClientAuth)
+		f.authorities(b.TLS.CA, at+".tls.ca")
+		if _, err := b.Password.Reveal(); err != nil {
+			f.failed(at+".password", err)
+		}
+	}
+	f.problems.sort()
+	return f.problems
+}
+
+type fileChecker struct {
+	places
+	now      time.Time
+	problems Problems
+}
+
+func (f *fileChecker) report(key, format string, args ...any) {
+	f.problems = append(f.problems, f.problem(key, format, args...))
+}
+
+// failed reports a file that cannot be used, with the remedy for the usual reasons.
+func (f *fileChecker) failed(key string, err error) {
+	remedy := ""
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		remedy = "; put the file there, or correct the path"
+	case errors.Is(err, fs.ErrPermission):
+		remedy = "; let the gateway's user read it"
+	}
+	f.report(key, "%s%s", oneLine(err), remedy)
+}
+
+// pair checks a certificate with its key, for a server or a client.
+func (f *fileChecker) pair(cert, key, at string, usage x509.ExtKeyUsage) {
+	if cert == "" || key == "" {
+		return
+	}
+	certPEM, err := os.ReadFile(cert)
+	if err != nil {
+		f.failed(at+".cert", err)
+	}
+	keyPEM, err2 := os.ReadFile(key)
+	if err2 == nil {
+		err2 = private(key)
+	}
+	if err2 != nil {
+		f.failed(at+".key", err2)
+	}
+	if err != nil || keyPEM == nil {
+		return
+	}
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		f.report(at, "%s and %s: %s; give a PEM certificate and the unencrypted key that it was made for", cert, key, oneLine(err))
+		return
+	}
+	f.period(pair.Leaf, cert, at+".cert")
+	usages := pair.Leaf.ExtKeyUsage
+	if len(usages) > 0 && !slices.Contains(usages, usage) && !slices.Contains(usages, x509.ExtKeyUsageAny) {
+		f.report(at+".cert", "%s is not for a %s; make another with: gateway ca %s NAME", cert, roles[usage], roles[usage])
+	}
+	if usage == x509.ExtKeyUsageServerAuth && len(pair.Leaf.DNSNames)+len(pair.Leaf.IPAddresses) == 0 {
+		f.report(at+".cert", "%s has no subject alternative name, clients refuse it; make another with: gateway ca server NAME", cert)
+	}
+}
+
+var roles = map[x509.ExtKeyUsage]string{
+	x509.ExtKeyUsageServerAuth: "server",
+	x509.ExtKeyUsageClientAuth: "client",
+}
+
+// authorities checks a file of CA certificates.
+func (f *fileChecker) authorities(file, key string) {
+	if file == "" {
+		return
+	}
+	rest, err := os.ReadFile(file)
+	if err != nil {
+		f.failed(key, err)
+		return
+	}
+	count := 0
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			f.report(key, "%s: %s", file, oneLine(err))
+			continue
+		}
+		count++
+		if !cert.IsCA {
+			f.report(key, "%s: %s is not a CA; give the certificate that signed it", file, quoteShort(cert.Subject.CommonName))
+		}
+		f.period(cert, file, key)
+	}
+	if count == 0 {
+		f.report(key, "%s holds no PEM certificate", file)
+	}
+}
+
+// period checks that a certificate is in force.
+func (f *fileChecker) period(cert *x509.Certificate, file, key string) {
+	switch {
+	case f.now.After(cert.NotAfter):
+		f.report(key, "%s expired on %s; make a new one", file, cert.NotAfter.Format(time.DateOnly))
+	case f.now.Before(cert.NotBefore):
+		f.report(key, "%s is not in force before %s; set the clock of this machine, which says %s",
+			file, cert.NotBefore.Format(time.DateOnly), f.now.Format(time.DateOnly))
+	}
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", " ") }
