@@ -13,6 +13,7 @@ run: ## the simulated greenhouse, live in this terminal; needs nothing but Go
 	@exec build/gateway run --live docs/examples/sim.yaml
 
 demo-cloud: ## a cloud over mutual TLS loses its line and gets it back; counts what arrived
+	@scripts/setup demo
 	@scripts/demo-cloud
 
 test: ## set up what is missing and run every test, the race detector on
@@ -32,7 +33,9 @@ check: ## before a merge: format, vet, staticcheck, 32-bit tests, ARM binaries s
 	@scripts/unit-check
 
 vm: ## the drivers against a real kernel's simulated pins
-	@scripts/vm
+	@scripts/setup vm
+	@internal/vm/build.sh >/dev/null
+	go test -count 1 -exec "$(CURDIR)/internal/vm/run" ./board/... ./sensors/...
 
 bench: ## the figures of the README, beside mosquitto
 	@scripts/setup test
