@@ -4,6 +4,7 @@
 package session
 
 import (
+	"errors"
 	"time"
 
 	"gateway/broker/packet"
@@ -15,6 +16,10 @@ import (
 // Changes are applied in the order of submission. Unless it says otherwise, a change for a
 // session that does not exist has no effect.
 type Change interface{ change() }
+
+// ErrFull is why a store refuses what would need more room than it has. What frees room is never
+// refused.
+var ErrFull = errors.New("the store is full")
 
 // Opened begins a durable session or changes its settings. A session that exists keeps its
 // subscriptions, queue and received identifiers.

@@ -30,6 +30,7 @@ type Queue struct {
 	sent    uint64           // positions below may have been sent on an earlier connection
 	loaded  uint64           // positions below are in entries, or Done
 	next    uint64           // positions from here on have not been given out
+	bytes   int              // of the entries
 	window  uint64           // how far what is in flight may reach: the receiver's Receive Maximum
 	stages  map[uint64]Stage // of restored positions that are not in memory yet
 }
@@ -56,7 +57,7 @@ func (q *Queue) Push(m Queued) {
 	m.Position = q.next
 	q.next++
 	q.loaded = q.next
-	q.entries = append(q.entries, Entry{Queued: m})
+	q.append(Entry{Queued: m})
 }
 
 // Committed tells of a message that the store has put into the queue. It is kept in memory if
@@ -69,7 +70,7 @@ func (q *Queue) Committed(m Queued, max int) {
 	q.next = m.Position + 1
 	if contiguous && len(q.entries)-q.unsent < max {
 		q.loaded = q.next
-		q.entries = append(q.entries, Entry{Queued: m})
+		q.append(Entry{Queued: m})
 	}
 }
 
@@ -92,7 +93,7 @@ func (q *Queue) Fill(from uint64, found []Queued, limit uint64) {
 		e := Entry{Queued: m, Stage: q.stages[m.Position]}
 		delete(q.stages, m.Position)
 		if e.Stage != Done {
-			q.entries = append(q.entries, e)
+			q.append(e)
 		}
 	}
 	q.loaded = limit
@@ -133,6 +134,7 @@ func (q *Queue) Find(id uint16) *Entry {
 
 // Finish marks an entry as Done and forgets it.
 func (q *Queue) Finish(e *Entry) {
+	q.bytes -= size(e)
 	e.Stage, e.Message, e.SubscriptionIDs = Done, nil, nil
 	n := 0
 	for n < len(q.entries) && q.entries[n].Stage == Done {
@@ -151,18 +153,15 @@ func (q *Queue) Finish(e *Entry) {
 // Waiting returns how many messages in memory have not been sent on this connection.
 func (q *Queue) Waiting() int { return len(q.entries) - q.unsent }
 
-// Drop removes the oldest message in memory that has not been sent, for a session that is over
-// its quota, and returns it; ok is false when there is none.
-func (q *Queue) Drop() (m Queued, ok bool) {
-	for i := q.unsent; i < len(q.entries); i++ {
-		if e := &q.entries[i]; e.Stage != Done {
-			m = e.Queued
-			q.Finish(e)
-			return m, true
-		}
-	}
-	return Queued{}, false
+// Bytes returns the topic and payload bytes of the messages in memory.
+func (q *Queue) Bytes() int { return q.bytes }
+
+func (q *Queue) append(e Entry) {
+	q.entries = append(q.entries, e)
+	q.bytes += size(&e)
 }
+
+func size(e *Entry) int { return len(e.Message.Publish.Topic) + len(e.Message.Publish.Payload) }
 
 // Again reports whether the entry may have been sent on an earlier connection, so that its PUBLISH
 // carries DUP [MQTT-3.3.1-1].

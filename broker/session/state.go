@@ -58,6 +58,13 @@ func (s *State) Pubrec(a packet.Ack) (Step, error) {
 	return step, nil
 }
 
+// Unaccept takes back a PUBREC that could not be made durable: the message is Pending again.
+func (s *State) Unaccept(id uint16) {
+	if e := s.Queue.Find(id); e != nil && e.Stage == Accepted {
+		e.Stage = Pending
+	}
+}
+
 // Pubcomp handles a PUBCOMP: a QoS 2 delivery is complete.
 func (s *State) Pubcomp(a packet.Ack) (Step, error) {
 	e := s.Queue.Find(a.ID)
@@ -85,8 +92,8 @@ func (s *State) Pubrel(a packet.Ack) Step {
 	return step
 }
 
-// Expire gives up an entry that has not been sent.
-func (s *State) Expire(e *Entry) Step { return s.finish(e) }
+// GiveUp ends the delivery of an entry that will not be sent: it expired, or is too large.
+func (s *State) GiveUp(e *Entry) Step { return s.finish(e) }
 
 func (s *State) finish(e *Entry) Step {
 	step := Step{Wake: true}

@@ -1,0 +1,229 @@
+package broker
+
+import (
+	"time"
+
+	"gateway/broker/packet"
+	"gateway/broker/session"
+)
+
+// An arrival is what a client asks for when it connects, over the network or in the process.
+type arrival struct {
+	peer       peer
+	id, user   string
+	cleanStart bool
+	expiry     uint32
+	window     uint16
+	will       *packet.Will
+	version    packet.Version
+}
+
+// attach gives a client its session: the one that it had, or a new one. Whoever uses that client
+// identifier now is disconnected [MQTT-3.1.4-3]. It returns when the session is as durable as it
+// is to be. The peer tells that it has no room until the client knows that it is connected.
+func (s *Server) attach(a arrival) (n *Session, present bool, err error) {
+	s.attaching.Lock()
+	s.table.Lock()
+	old := s.sessions[a.id]
+	// A session without expiry ends with its connection, which ends now.
+	present = old != nil && !a.cleanStart && old.durable
+	n = old
+	if !present {
+		n = s.newSession(a.id, a.expiry > 0)
+		s.sessions[a.id] = n
+	}
+	var changes []session.Change
+	var will *packet.Will
+	if old != nil {
+		changes, will = old.displace(!present)
+	}
+	n.mu.Lock()
+	lazy := present && n.expiry == a.expiry && a.will == nil
+	n.peer, n.user, n.expiry, n.will = a.peer, a.user, a.expiry, a.will
+	n.state.Queue.Resume(a.window)
+	n.mu.Unlock()
+	s.table.Unlock()
+
+	opened := &session.Opened{Client: a.id, Expiry: a.expiry, Will: a.will, Version: a.version}
+	if n.durable {
+		changes = append(changes, opened)
+	}
+	committed := make(chan error, 1)
+	switch {
+	case len(changes) == 0:
+		committed <- nil
+	case lazy:
+		s.later(changes)
+		committed <- nil
+	default:
+		s.store.Submit(changes, false, func(err error) { committed <- err })
+	}
+	if n.durable && !present {
+		n.number = opened.Incarnation // before the first subscription makes the session a target
+	}
+	s.attaching.Unlock()
+
+	if old != nil && !present {
+		s.unroute(old)
+	}
+	if will != nil {
+		s.publishWill(will, nil)
+	}
+	s.stats.Connects.Add(1)
+	return n, present, <-committed
+}
+
+// displace makes way for another connection of the same client, and, when the session ends with
+// it, ends the session. It returns what is to be stored and the will that is due.
+func (n *Session) displace(end bool) (changes []session.Change, will *packet.Will) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	connected := n.peer != nil
+	if connected {
+		n.peer.kick(packet.SessionTakenOver)
+	}
+	if n.will != nil && (end || connected && n.will.Delay == 0) {
+		will = n.will
+	}
+	n.quiet()
+	if end {
+		changes = n.end()
+	}
+	return changes, will
+}
+
+// quiet forgets the connection and what was to happen after it. The lock is held.
+func (n *Session) quiet() {
+	n.peer, n.backlog, n.will = nil, nil, nil
+	if n.timer != nil {
+		n.timer.Stop()
+		n.timer = nil
+	}
+}
+
+// end makes the session one that is no longer there. The lock is held.
+func (n *Session) end() []session.Change {
+	n.ended = true
+	if !n.durable {
+		return nil
+	}
+	return []session.Change{&session.Removed{Client: n.id}}
+}
+
+// detach tells that a client's connection has ended: with a DISCONNECT that discards its will, or
+// otherwise. Nothing happens if the session has another connection already.
+func (s *Server) detach(n *Session, p peer, discardWill bool) {
+	s.attaching.Lock()
+	s.table.Lock()
+	n.mu.Lock()
+	if n.peer != p {
+		n.mu.Unlock()
+		s.table.Unlock()
+		s.attaching.Unlock()
+		return
+	}
+	will := n.will
+	if discardWill {
+		will = nil
+	}
+	n.quiet()
+	n.will = will
+	n.since = time.Now()
+	due, changes := s.elapse(n)
+	if due == nil && n.will == nil && !n.ended && n.durable {
+		changes = append(changes, &session.Closed{Client: n.id, At: n.since})
+	}
+	ended := n.ended
+	n.mu.Unlock()
+	s.table.Unlock()
+	s.settle(n, due, changes, ended)
+	s.attaching.Unlock()
+}
+
+// expire changes the session expiry interval, as a DISCONNECT may (5.0, 3.14.2.2.2).
+func (s *Server) expire(n *Session, p peer, seconds uint32) error {
+	n.mu.Lock()
+	if n.peer != p {
+		n.mu.Unlock()
+		return nil
+	}
+	if n.expiry == 0 && seconds > 0 {
+		n.mu.Unlock()
+		return &packet.Error{Clause: "3.14.2.2.2", Reason: packet.ProtocolError, Text: "a session expiry interval for a session that began without one"}
+	}
+	n.expiry = seconds
+	opened := &session.Opened{Client: n.id, Expiry: seconds, Will: n.will, Version: packet.V5}
+	n.mu.Unlock()
+	if n.durable {
+		s.later([]session.Change{opened})
+	}
+	return nil
+}
+
+// elapse does what is due for a session without a connection: it takes its will out, or ends it,
+// or sets the timer to when one of them will be due. A server that closes leaves durable sessions
+// with their wills to its successor. The table and the session are locked.
+func (s *Server) elapse(n *Session) (will *packet.Will, changes []session.Change) {
+	away := time.Since(n.since)
+	left := func(seconds uint32) time.Duration { return time.Duration(seconds)*time.Second - away }
+	if s.closing && n.durable && n.expiry > 0 {
+		return nil, nil
+	}
+	if n.will != nil && left(min(n.will.Delay, n.expiry)) <= 0 {
+		will, n.will = n.will, nil
+		if n.durable {
+			changes = append(changes, &session.Closed{Client: n.id, At: n.since})
+		}
+	}
+	switch {
+	case n.will != nil:
+		n.timer = time.AfterFunc(left(min(n.will.Delay, n.expiry)), func() { s.start(func() { s.due(n) }) })
+	case n.expiry == Never:
+	case left(n.expiry) > 0:
+		n.timer = time.AfterFunc(left(n.expiry), func() { s.start(func() { s.due(n) }) })
+	default:
+		changes = append(changes, n.end()...)
+		delete(s.sessions, n.id)
+	}
+	return will, changes
+}
+
+// due is elapse, at the time that the timer was set to.
+func (s *Server) due(n *Session) {
+	s.attaching.Lock()
+	defer s.attaching.Unlock()
+	s.table.Lock()
+	n.mu.Lock()
+	if n.peer != nil || n.ended {
+		n.mu.Unlock()
+		s.table.Unlock()
+		return
+	}
+	will, changes := s.elapse(n)
+	ended := n.ended
+	n.mu.Unlock()
+	s.table.Unlock()
+	s.settle(n, will, changes, ended)
+}
+
+// settle carries out what elapse decided, without its locks. The will and the record that it is
+// no longer due are one unit: a will is published once.
+func (s *Server) settle(n *Session, will *packet.Will, changes []session.Change, ended bool) {
+	if ended {
+		s.unroute(n)
+	}
+	if will != nil {
+		s.publishWill(will, changes)
+		return
+	}
+	s.later(changes)
+}
+
+// publishWill publishes a will message, together with changes that go with it.
+func (s *Server) publishWill(w *packet.Will, with []session.Change) {
+	p := packet.Publish{Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Retain: w.Retain, Properties: w.Properties}
+	r := newRouting(nil)
+	r.begin(&p)
+	r.with = with
+	s.publish(r, func(packet.ReasonCode) {})
+}

@@ -1,0 +1,264 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"gateway/broker/packet"
+	"gateway/broker/session"
+)
+
+// ClientOptions are what a client in the process connects with; see packet.Connect.
+type ClientOptions struct {
+	ID             string // required
+	User           string
+	CleanStart     bool
+	SessionExpiry  uint32 // seconds; Never
+	ReceiveMaximum uint16 // 0: as many as the server allows
+	Will           *packet.Will
+}
+
+// A Client is a client in the same process. Its session is like every other: it can be taken
+// over, it queues while the client is closed, its QoS 2 is exactly once. Its methods may be used
+// from several goroutines.
+type Client struct {
+	srv     *Server
+	session *Session
+	present bool
+
+	mu      sync.Mutex
+	waiting []item
+	stalled bool          // the session found no room
+	ended   error         // why there will be no more
+	ready   chan struct{} // of size 1: told when something waits; one that is full says so already
+	publish sync.Mutex    // keeps the order of Publish
+	r       *routing
+}
+
+// An item is what Next returns.
+type item struct {
+	p        packet.Publish
+	released bool
+}
+
+// ErrClosed is the error of a client that was closed.
+var ErrClosed = errors.New("the client is closed")
+
+// Connect connects a client in the process. It returns when its session is as durable as it is to
+// be.
+func (s *Server) Connect(o ClientOptions) (*Client, error) {
+	c := &Client{srv: s, ready: make(chan struct{}, 1)}
+	window := s.limits.Inflight
+	if o.ReceiveMaximum > 0 {
+		window = min(o.ReceiveMaximum, session.MaxWindow)
+	}
+	n, present, err := s.attach(arrival{
+		peer: c, id: o.ID, user: o.User, cleanStart: o.CleanStart,
+		expiry: o.SessionExpiry, window: window, will: o.Will, version: packet.V5,
+	})
+	if err != nil {
+		s.detach(n, c, true)
+		return nil, fmt.Errorf("connect %s: %w", o.ID, err)
+	}
+	c.mu.Lock()
+	c.session, c.present, c.r = n, present, newRouting(n)
+	c.mu.Unlock()
+	n.resume()
+	return c, nil
+}
+
+// SessionPresent reports whether the client found a session.
+func (c *Client) SessionPresent() bool { return c.present }
+
+// Publish publishes a message, as a PUBLISH packet does. It waits for no network and no disk; its
+// payload must not be changed afterwards. At QoS 2, p.ID is the sender's packet identifier, and a
+// repetition is delivered once.
+//
+// done is called once with the reason code of PUBACK or PUBREC, on any goroutine; it must not
+// wait. Nil says that nobody waits, and then the store may take its time.
+func (c *Client) Publish(p packet.Publish, done func(packet.ReasonCode)) {
+	c.publish.Lock()
+	defer c.publish.Unlock()
+	c.srv.stats.Received.Add(1)
+	if done == nil && p.QoS == 2 {
+		done = func(packet.ReasonCode) {}
+	}
+	if p.QoS == 0 && done != nil {
+		defer done(packet.Success)
+		done = nil
+	}
+	c.r.begin(&p)
+	c.srv.publish(c.r, done)
+}
+
+// Release releases the identifier of a QoS 2 message, as a PUBREL does. done is called when
+// PUBCOMP may leave.
+func (c *Client) Release(id uint16, done func(packet.ReasonCode)) {
+	c.session.release(packet.Ack{Type: packet.PUBREL, ID: id}, func(a packet.Ack, err error) {
+		if err != nil {
+			a.Reason = reasonOf(err)
+		}
+		done(a.Reason)
+	})
+}
+
+// Forget releases all identifiers of QoS 2 messages: the sender has lost its session.
+func (c *Client) Forget() {
+	c.session.mu.Lock()
+	ids := c.session.state.Inbox.IDs()
+	c.session.mu.Unlock()
+	for _, id := range ids {
+		c.Release(id, func(packet.ReasonCode) {})
+	}
+}
+
+// Subscribe subscribes, as a SUBSCRIBE packet does, and returns when that is durable.
+func (c *Client) Subscribe(p packet.Subscribe) (packet.Suback, error) {
+	done := make(chan packet.Suback, 1)
+	c.srv.handleSubscribe(c.session, &p, func(a packet.Suback) { done <- a })
+	a := <-done
+	for i, r := range a.Reasons {
+		if r.Failed() {
+			return a, fmt.Errorf("subscribe to %q: %s", p.Filters[i].Filter, r)
+		}
+	}
+	return a, nil
+}
+
+// Unsubscribe unsubscribes, as an UNSUBSCRIBE packet does, and returns when that is durable.
+func (c *Client) Unsubscribe(p packet.Unsubscribe) (packet.Suback, error) {
+	done := make(chan packet.Suback, 1)
+	c.srv.handleUnsubscribe(c.session, &p, func(a packet.Suback) { done <- a })
+	a := <-done
+	for i, r := range a.Reasons {
+		if r.Failed() {
+			return a, fmt.Errorf("unsubscribe from %q: %s", p.Filters[i], r)
+		}
+	}
+	return a, nil
+}
+
+// Next returns the next message, waiting for one if need be. What was not acknowledged before the
+// client connected comes first, in order. At QoS 1 and 2, p.ID stands for the message until Done;
+// released says that Accepted was durable before, so that only PUBREL is due, and p has nothing
+// but QoS and ID. The error is ErrClosed, another that says who ended the session's connection,
+// or ctx's.
+func (c *Client) Next(ctx context.Context) (p packet.Publish, released bool, err error) {
+	for {
+		c.mu.Lock()
+		if len(c.waiting) > 0 {
+			i := c.waiting[0]
+			c.waiting[0] = item{}
+			c.waiting = c.waiting[1:]
+			if len(c.waiting) == 0 {
+				c.waiting = nil
+			} else {
+				c.wake()
+			}
+			resume := c.stalled && len(c.waiting) < c.srv.limits.QueueMessages/2
+			c.stalled = c.stalled && !resume
+			c.mu.Unlock()
+			if resume {
+				c.session.resume()
+			}
+			return i.p, i.released, nil
+		}
+		ended := c.ended
+		c.mu.Unlock()
+		if ended != nil {
+			return packet.Publish{}, false, ended
+		}
+		select {
+		case <-c.ready:
+		case <-ctx.Done():
+			return packet.Publish{}, false, ctx.Err()
+		}
+	}
+}
+
+// Accepted tells that PUBREC has come for a message. done(nil) is called when that is durable, so
+// that PUBREL may leave; done(err) when it cannot be.
+func (c *Client) Accepted(id uint16, done func(error)) {
+	err := c.session.acknowledge(c, packet.Ack{Type: packet.PUBREC, ID: id}, func(_ packet.Ack, err error) { done(err) })
+	if err != nil {
+		done(err)
+	}
+}
+
+// Done tells that a message is delivered: PUBACK or PUBCOMP has come.
+func (c *Client) Done(id uint16) { c.session.done(c, id) }
+
+// Close disconnects without a will. A session with an expiry interval stays.
+func (c *Client) Close() error {
+	c.finish(ErrClosed)
+	c.srv.detach(c.session, c, true)
+	return nil
+}
+
+func (c *Client) finish(err error) {
+	c.mu.Lock()
+	if c.ended == nil {
+		c.ended = err
+	}
+	c.wake()
+	c.mu.Unlock()
+}
+
+// wake tells Next to look again. The lock is held.
+func (c *Client) wake() {
+	select {
+	case c.ready <- struct{}{}:
+	default:
+	}
+}
+
+func (c *Client) take(i item) {
+	c.mu.Lock()
+	c.waiting = append(c.waiting, i)
+	c.wake()
+	c.mu.Unlock()
+	c.srv.stats.Sent.Add(1)
+}
+
+// The methods below make a Client a peer.
+
+func (c *Client) offer(r *routing, h *hit) bool {
+	if !c.room() {
+		return false
+	}
+	m := r.message()
+	expiry := uint32(0)
+	if x := m.Publish.Properties; x != nil {
+		expiry = x.MessageExpiry
+	}
+	p := outgoing(&m.Publish, expiry, h.ids)
+	p.QoS, p.Retain = 0, h.retain
+	c.take(item{p: p})
+	return true
+}
+
+func (c *Client) deliver(e *session.Entry, expiry uint32, dup bool) bool {
+	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs)
+	p.ID, p.QoS, p.Retain, p.Dup = session.PacketID(e.Position), e.QoS, e.Retain, dup
+	c.take(item{p: p})
+	return true
+}
+
+func (c *Client) pubrel(id uint16) {
+	c.take(item{p: packet.Publish{ID: id, QoS: 2}, released: true})
+}
+
+// room reports whether another message may wait for Next: as many as a queue in memory has.
+func (c *Client) room() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	full := len(c.waiting) >= c.srv.limits.QueueMessages
+	c.stalled = c.stalled || full
+	return c.session != nil && c.ended == nil && !full
+}
+
+func (c *Client) kick(reason packet.ReasonCode) {
+	c.finish(fmt.Errorf("disconnected: %s", reason))
+}

@@ -1,0 +1,404 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"gateway/broker/auth"
+	"gateway/broker/packet"
+	"gateway/broker/session"
+)
+
+// A Listener says how connections from one net.Listener are treated.
+type Listener struct {
+	Name string // for logs
+	Auth auth.Authenticator
+}
+
+// A conn is one network connection. Its reader goroutine handles one packet after the other and
+// never waits for the disk; its answers leave through out.
+type conn struct {
+	srv      *Server
+	listener Listener
+	nc       net.Conn
+	in       frames
+	out      out
+	dec      packet.Decoder
+	r        *routing
+	p        packet.Publish // the one being routed
+
+	session   *Session
+	bridge    bool
+	keepAlive time.Duration                // 1.5 times what the client asked for, 0: for ever
+	maxPacket int                          // bytes that the client takes, 0: any
+	incoming  atomic.Int32                 // QoS 1 and 2 messages taken and not acknowledged
+	begun     atomic.Bool                  // CONNACK has been sent
+	goodbye   bool                         // DISCONNECT came, and the will is not wanted
+	cause     atomic.Pointer[packet.Error] // why the server ended the connection
+}
+
+// errGone is how a client that says DISCONNECT ends its connection.
+var errGone = errors.New("disconnected")
+
+func newConn(s *Server, nc net.Conn, l Listener) *conn {
+	c := &conn{srv: s, listener: l, nc: nc}
+	c.in = frames{r: nc, limit: s.limits.PacketSize}
+	c.out.init(nc, &s.limits)
+	return c
+}
+
+// run serves the connection until it ends, and leaves nothing behind.
+func (c *conn) run() {
+	err := c.handshake()
+	if err == nil {
+		err = c.serve()
+	}
+	c.close(err)
+	c.out.wait()
+	c.srv.table.Lock()
+	delete(c.srv.conns, c)
+	c.srv.table.Unlock()
+}
+
+// handshake does what comes before the first packet.
+func (c *conn) handshake() error {
+	_ = c.nc.SetDeadline(time.Now().Add(c.srv.limits.ConnectTime))
+	if t, ok := c.nc.(*tls.Conn); ok {
+		if err := t.HandshakeContext(c.srv.ctx); err != nil {
+			return fmt.Errorf("TLS handshake: %w", err)
+		}
+	}
+	h, body, err := c.read()
+	if err != nil {
+		return err
+	}
+	if h.Type != packet.CONNECT {
+		return &packet.Error{Clause: "MQTT-3.1.0-1", Reason: packet.ProtocolError, Text: "the first packet is not CONNECT but " + h.Type.String()}
+	}
+	p, err := c.dec.Connect(body)
+	c.out.version = c.dec.Version
+	if err != nil {
+		return c.refuse(err)
+	}
+	return c.connect(&p)
+}
+
+// read returns the next packet. The body is valid until the next call.
+func (c *conn) read() (packet.Header, []byte, error) {
+	for {
+		h, body, ok, err := c.in.next()
+		if ok || err != nil {
+			return h, body, err
+		}
+		if err := c.in.fill(); err != nil {
+			return h, nil, err
+		}
+	}
+}
+
+// serve handles packets until the connection ends. The time that a keep alive allows begins anew
+// with every complete packet, not with every byte [MQTT-3.1.2-22].
+func (c *conn) serve() error {
+	c.touch()
+	for {
+		h, body, ok, err := c.in.next()
+		if err != nil {
+			return err
+		}
+		if ok {
+			if err := c.handle(h, body); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := c.in.fill(); err != nil {
+			return err
+		}
+	}
+}
+
+// touch begins the time that the keep alive allows for the next packet.
+func (c *conn) touch() {
+	var at time.Time
+	if c.keepAlive > 0 {
+		at = time.Now().Add(c.keepAlive)
+	}
+	_ = c.nc.SetReadDeadline(at)
+}
+
+// handle does what one packet asks for. Its error ends the connection.
+func (c *conn) handle(h packet.Header, body []byte) error {
+	c.touch()
+	switch h.Type {
+	case packet.PUBLISH:
+		return c.publish(h, body)
+	case packet.PUBACK, packet.PUBREC, packet.PUBCOMP, packet.PUBREL:
+		a, err := c.dec.Ack(h.Type, body)
+		if err != nil {
+			return err
+		}
+		if h.Type == packet.PUBREL {
+			place := c.out.reserve()
+			c.session.release(a, func(a packet.Ack, err error) { c.answered(place, a, err) })
+			return nil
+		}
+		return c.session.acknowledge(c, a, c.released)
+	case packet.SUBSCRIBE:
+		return c.subscribe(body)
+	case packet.UNSUBSCRIBE:
+		p, err := c.dec.Unsubscribe(body)
+		if err != nil {
+			return err
+		}
+		place := c.out.reserve()
+		c.srv.handleUnsubscribe(c.session, &p, func(a packet.Suback) { c.out.completeSub(place, &a) })
+		return nil
+	case packet.PINGREQ:
+		c.out.send(&packet.Ping{Type: packet.PINGRESP})
+		return nil
+	case packet.DISCONNECT:
+		return c.disconnect(body)
+	case packet.CONNECT:
+		return &packet.Error{Clause: "MQTT-3.1.0-2", Reason: packet.ProtocolError, Text: "a second CONNECT"}
+	default:
+		return &packet.Error{Clause: "4.13.1", Reason: packet.ProtocolError, Text: h.Type.String() + " is not for a client to send"}
+	}
+}
+
+// publish handles a PUBLISH.
+func (c *conn) publish(h packet.Header, body []byte) (err error) {
+	c.p, err = c.dec.Publish(h.Flags, body)
+	if err != nil {
+		return err
+	}
+	p := &c.p
+	if x := p.Properties; x != nil && x.TopicAlias != 0 {
+		return &packet.Error{Clause: "MQTT-3.2.2-18", Reason: packet.TopicAliasInvalid, Text: "no topic alias was offered"}
+	} else if x != nil && len(x.SubscriptionIDs) > 0 {
+		return &packet.Error{Clause: "MQTT-3.3.4-6", Reason: packet.ProtocolError, Text: "a subscription identifier from a client"}
+	}
+	c.srv.stats.Received.Add(1)
+	refused := checkTopic(p.Topic)
+	if e, ok := errors.AsType[*packet.Error](refused); ok && e.Reason == packet.TopicNameInvalid {
+		return e
+	}
+	if p.QoS == 0 {
+		if refused == nil {
+			c.r.begin(p)
+			c.srv.publish(c.r, nil)
+		} else {
+			c.srv.stats.Dropped.Add(1)
+		}
+		return nil
+	}
+	c.breathe()
+	if n := c.incoming.Add(1); c.dec.Version == packet.V5 && n > int32(c.srv.limits.ReceiveMaximum) {
+		return &packet.Error{Clause: "MQTT-3.3.4-9", Reason: packet.ReceiveMaximumExceeded, Text: fmt.Sprintf("more than %d messages without acknowledgement", c.srv.limits.ReceiveMaximum)}
+	}
+	place, a := c.out.reserve(), packet.Ack{Type: packet.PUBACK, ID: p.ID}
+	if p.QoS == 2 {
+		a.Type = packet.PUBREC
+	}
+	if refused != nil {
+		a.Reason = packet.NotAuthorized
+		if c.dec.Version < packet.V5 {
+			a.Reason = packet.Success // it has no other answer [MQTT-3.3.5-2]
+		}
+		c.srv.stats.Dropped.Add(1)
+		c.acknowledged(place, a)
+		return nil
+	}
+	c.r.begin(p)
+	c.srv.publish(c.r, func(reason packet.ReasonCode) {
+		a.Reason = reason
+		c.acknowledged(place, a)
+	})
+	return nil
+}
+
+// breathe waits while too many acknowledgements are on their way to the disk: a client that has
+// no Receive Maximum is slowed down by not being read.
+func (c *conn) breathe() {
+	for c.out.pending() >= 2*int(c.srv.limits.ReceiveMaximum) {
+		select {
+		case <-c.out.space:
+		case <-c.srv.ctx.Done():
+			return
+		}
+	}
+}
+
+// acknowledged sends a PUBACK or PUBREC. Before 5.0 neither can tell of a failure: the client
+// keeps its message, and sends it again when it is back.
+func (c *conn) acknowledged(place uint64, a packet.Ack) {
+	if a.Type == packet.PUBACK || a.Reason.Failed() {
+		c.incoming.Add(-1)
+	}
+	if a.Reason.Failed() && c.dec.Version < packet.V5 {
+		c.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: a.Reason, Text: "the message could not be stored"})
+		return
+	}
+	c.out.complete(place, a)
+}
+
+// answered sends a PUBCOMP.
+func (c *conn) answered(place uint64, a packet.Ack, err error) {
+	if err != nil {
+		c.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: reasonOf(err), Text: "PUBREL could not be stored"})
+		return
+	}
+	c.incoming.Add(-1)
+	c.out.complete(place, a)
+}
+
+// released sends a PUBREL.
+func (c *conn) released(a packet.Ack, err error) {
+	if err != nil {
+		c.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: reasonOf(err), Text: "PUBREC could not be stored"})
+		return
+	}
+	c.out.send(&a)
+}
+
+// subscribe handles a SUBSCRIBE.
+func (c *conn) subscribe(body []byte) error {
+	p, err := c.dec.Subscribe(body)
+	if err != nil {
+		return err
+	}
+	if c.bridge {
+		// A bridge needs the flag to keep the other side's retained messages the same.
+		for i := range p.Filters {
+			p.Filters[i].RetainAsPublished = true
+		}
+	}
+	place := c.out.reserve()
+	c.srv.handleSubscribe(c.session, &p, func(a packet.Suback) { c.out.completeSub(place, &a) })
+	return nil
+}
+
+// disconnect handles a DISCONNECT.
+func (c *conn) disconnect(body []byte) error {
+	p, err := c.dec.Disconnect(body)
+	if err != nil {
+		return err
+	}
+	if p.ServerReference != "" {
+		return &packet.Error{Clause: "3.14.2.2.5", Reason: packet.ProtocolError, Text: "a server reference from a client"}
+	}
+	if p.HasSessionExpiry {
+		if err := c.srv.expire(c.session, c, p.SessionExpiry); err != nil {
+			return err
+		}
+	}
+	c.goodbye = p.Reason != packet.DisconnectWithWill
+	return errGone
+}
+
+// fail ends the connection from another goroutine.
+func (c *conn) fail(e *packet.Error) {
+	c.cause.CompareAndSwap(nil, e)
+	c.end(e)
+}
+
+// end sends a DISCONNECT, where the version has one for servers, and closes the connection.
+func (c *conn) end(e *packet.Error) {
+	if c.begun.Load() && c.out.version == packet.V5 {
+		c.out.end(&packet.Disconnect{Reason: e.Reason, ReasonString: e.Error()})
+		return
+	}
+	c.out.end(nil)
+}
+
+// close ends the connection for the reason err, and leaves the session.
+func (c *conn) close(err error) {
+	e, _ := errors.AsType[*packet.Error](err)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		e = &packet.Error{Clause: "MQTT-3.1.2-22", Reason: packet.KeepAliveTimeout, Text: "nothing came for 1.5 times the keep alive"}
+		if c.session == nil {
+			e = &packet.Error{Clause: "MQTT-3.1.4-1", Reason: packet.ProtocolError, Text: "no CONNECT in time"}
+		}
+	}
+	if cause := c.cause.Load(); cause != nil {
+		e = cause
+	}
+	if e != nil {
+		c.end(e)
+		err = e
+	} else {
+		c.out.end(nil)
+	}
+	if c.session == nil {
+		c.srv.stats.Refused.Add(1)
+		c.srv.log.Info("connection refused", "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", why(err))
+		return
+	}
+	c.srv.detach(c.session, c, c.goodbye)
+	c.srv.log.Info("client disconnected", "client", c.session.id, "from", c.nc.RemoteAddr(), "reason", why(err))
+}
+
+// why says for people how a connection ended.
+func why(err error) string {
+	switch {
+	case err == nil, errors.Is(err, errGone):
+		return "it said DISCONNECT"
+	case errors.Is(err, io.EOF):
+		return "it closed the connection without DISCONNECT"
+	case errors.Is(err, net.ErrClosed), errors.Is(err, context.Canceled):
+		return "the gateway closed the connection"
+	}
+	return err.Error()
+}
+
+// The methods below make a conn a peer.
+
+func (c *conn) offer(r *routing, h *hit) bool {
+	if !c.begun.Load() {
+		return false
+	}
+	expiry := uint32(0)
+	if x := r.p.Properties; x != nil {
+		expiry = x.MessageExpiry
+	}
+	p := outgoing(r.p, expiry, h.ids)
+	p.Dup, p.QoS, p.ID, p.Retain = false, 0, 0, h.retain
+	if c.maxPacket > 0 && p.Size(c.dec.Version) > c.maxPacket {
+		c.srv.stats.TooLarge.Add(1)
+		return true
+	}
+	sent := c.out.offer(&p)
+	if sent {
+		c.srv.stats.Sent.Add(1)
+	}
+	return sent
+}
+
+func (c *conn) deliver(e *session.Entry, expiry uint32, dup bool) bool {
+	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs)
+	p.ID, p.QoS, p.Retain, p.Dup = session.PacketID(e.Position), e.QoS, e.Retain, dup
+	if c.maxPacket > 0 && p.Size(c.dec.Version) > c.maxPacket {
+		return false
+	}
+	c.out.send(&p)
+	c.srv.stats.Sent.Add(1)
+	return true
+}
+
+func (c *conn) pubrel(id uint16) { c.out.send(&packet.Ack{Type: packet.PUBREL, ID: id}) }
+
+func (c *conn) room() bool { return c.begun.Load() && c.out.room() }
+
+func (c *conn) kick(reason packet.ReasonCode) {
+	text := "the gateway ends the connection"
+	if reason == packet.SessionTakenOver {
+		text = "another connection uses the client identifier"
+	}
+	c.fail(&packet.Error{Clause: "MQTT-3.1.4-3", Reason: reason, Text: text})
+}

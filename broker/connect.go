@@ -1,0 +1,124 @@
+package broker
+
+import (
+	"crypto/rand"
+	"crypto/tls"
+	"time"
+
+	"gateway/broker/auth"
+	"gateway/broker/packet"
+)
+
+// connect handles the CONNECT: who it is, which session it gets, what it is told.
+func (c *conn) connect(p *packet.Connect) error {
+	v5 := p.Version == packet.V5
+	props := packet.ConnackProperties{
+		ReceiveMaximum:    c.srv.limits.ReceiveMaximum,
+		MaximumPacketSize: uint32(c.srv.limits.PacketSize),
+		NoShared:          true,
+	}
+	if p.Properties.HasAuthMethod {
+		return c.refuse(&packet.Error{Clause: "MQTT-4.12.0-1", Reason: packet.BadAuthenticationMethod, Text: "no such authentication method"})
+	}
+	if p.ClientID == "" {
+		if !v5 && !p.CleanStart {
+			return c.refuse(&packet.Error{Clause: "3.1.1 MQTT-3.1.3-8", Reason: packet.ClientIDNotValid, Text: "an empty client identifier asks for a clean session"})
+		}
+		p.ClientID = "auto-" + rand.Text()
+		props.AssignedClientID = p.ClientID
+	}
+	if p.Will != nil {
+		if err := checkTopic(p.Will.Topic); err != nil {
+			return c.refuse(err)
+		}
+	}
+	id, err := c.authenticate(p)
+	if err != nil {
+		c.srv.log.Warn("not authorized", "client", p.ClientID, "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", err)
+		return c.refuse(&packet.Error{Clause: "3.1.4", Reason: packet.NotAuthorized, Text: auth.ErrRefused.Error()})
+	}
+	keepAlive := time.Duration(p.KeepAlive) * time.Second
+	if m := c.srv.limits.KeepAlive; v5 && m > 0 && (keepAlive == 0 || keepAlive > m) {
+		keepAlive = m
+		props.HasServerKeepAlive, props.ServerKeepAlive = true, uint16(m/time.Second)
+	}
+	c.keepAlive = keepAlive * 3 / 2
+	c.maxPacket = int(min(p.Properties.MaximumPacketSize, packet.MaxLength))
+	c.bridge = p.Bridge
+
+	n, present, err := c.srv.attach(arrival{
+		peer: c, id: p.ClientID, user: id.User, cleanStart: p.CleanStart,
+		expiry: expiryOf(p), window: c.window(p), will: p.Will, version: p.Version,
+	})
+	c.session = n
+	if err != nil {
+		c.session = nil
+		c.srv.detach(n, c, true)
+		return c.refuse(&packet.Error{Clause: "3.1.4", Reason: packet.ServerUnavailable, Text: "the session could not be stored: " + err.Error()})
+	}
+	c.r = newRouting(n)
+	c.out.drained = n.resume
+	c.srv.log.Info("client connected", "client", n.id, "listener", c.listener.Name, "from", c.nc.RemoteAddr(),
+		"version", versionName(p.Version), "user", id.User, "resumed", present)
+	c.out.send(&packet.Connack{SessionPresent: present, Properties: &props})
+	c.begun.Store(true)
+	n.resume()
+	return nil
+}
+
+// refuse answers a CONNECT with the reason, where the client's version has a code for it, and
+// returns it.
+func (c *conn) refuse(err error) error {
+	e, ok := err.(*packet.Error)
+	if !ok || err == packet.ErrProtocolName {
+		return err
+	}
+	// Malformed packets have no return code before 5.0: the connection is just closed.
+	if c.dec.Version == packet.V5 || e.Reason.ReturnCode() != 0 {
+		c.out.end(&packet.Connack{Reason: e.Reason, Properties: &packet.ConnackProperties{ReasonString: e.Error()}})
+	}
+	return err
+}
+
+// authenticate finds out who the client is, as the listener demands.
+func (c *conn) authenticate(p *packet.Connect) (auth.Identity, error) {
+	a := auth.Attempt{ClientID: p.ClientID, Username: p.Username, Password: p.Password, Addr: c.nc.RemoteAddr()}
+	if t, ok := c.nc.(*tls.Conn); ok {
+		if certs := t.ConnectionState().PeerCertificates; len(certs) > 0 {
+			a.Certificate = certs[0]
+		}
+	}
+	return c.listener.Auth.Authenticate(c.srv.ctx, a)
+}
+
+// window returns how many messages may be on their way to the client unacknowledged.
+func (c *conn) window(p *packet.Connect) uint16 {
+	if m := p.Properties.ReceiveMaximum; m > 0 {
+		return min(m, c.srv.limits.Inflight)
+	}
+	return c.srv.limits.Inflight
+}
+
+// expiryOf returns the session expiry interval that a CONNECT asks for. Before 5.0 a session that
+// is not clean never expires.
+func expiryOf(p *packet.Connect) uint32 {
+	switch {
+	case p.Version == packet.V5:
+		return p.Properties.SessionExpiry
+	case p.CleanStart:
+		return 0
+	default:
+		return Never
+	}
+}
+
+func versionName(v packet.Version) string {
+	switch v {
+	case packet.V31:
+		return "3.1"
+	case packet.V311:
+		return "3.1.1"
+	default:
+		return "5.0"
+	}
+}

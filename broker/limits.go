@@ -1,0 +1,40 @@
+package broker
+
+import "time"
+
+// Limits bound what one client can ask of the gateway. The zero value of a field stands for its
+// default, which suits a board with 512 MB of memory.
+type Limits struct {
+	Connections    int           // network connections at a time; default 1,000
+	PacketSize     int           // bytes of one incoming packet, fixed header included; default 256 KiB
+	ReceiveMaximum uint16        // incoming QoS 1 and 2 messages that are not acknowledged yet, per client; default 500
+	Inflight       uint16        // outgoing QoS 1 and 2 messages that are not acknowledged yet, per client; default 100, at most session.MaxWindow
+	Subscriptions  int           // per session; default 1,000
+	QueueMessages  int           // messages that wait in memory, per session that is not durable; default 1,000
+	QueueBytes     int           // their bytes; default 1 MiB
+	OutBytes       int           // bytes on their way to one client beyond which QoS 0 is dropped; default 256 KiB
+	ConnectTime    time.Duration // from the connection to its CONNECT, TLS included; default 10 s
+	WriteTime      time.Duration // for a client that takes nothing to take something; default 30 s
+	KeepAlive      time.Duration // longest keep alive that a 5.0 client may ask for, 0: any (MQTT-3.1.2-21)
+}
+
+func (l Limits) withDefaults() Limits {
+	or(&l.Connections, 1000)
+	or(&l.PacketSize, 256<<10)
+	or(&l.ReceiveMaximum, 500)
+	or(&l.Inflight, 100)
+	or(&l.Subscriptions, 1000)
+	or(&l.QueueMessages, 1000)
+	or(&l.QueueBytes, 1<<20)
+	or(&l.OutBytes, 256<<10)
+	or(&l.ConnectTime, 10*time.Second)
+	or(&l.WriteTime, 30*time.Second)
+	return l
+}
+
+func or[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

@@ -1,0 +1,172 @@
+package broker
+
+import (
+	"errors"
+	"strings"
+
+	"gateway/broker/packet"
+	"gateway/broker/session"
+)
+
+// publish takes a message from a session, or from the gateway itself, and passes it on. done is
+// called once, when the acknowledgement may leave: PUBACK or PUBREC with its reason code. It is
+// nil at QoS 0 and when nobody waits, and then the store may take its time.
+//
+// Everything that must be durable goes to the store as one unit: the message for durable
+// sessions, the retained message, and the identifier of a QoS 2 PUBLISH. A message for sessions
+// that live in memory only needs no store, so local control goes on when the disk does not.
+func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
+	if s.repeated(r) {
+		s.store.Submit(nil, false, func(err error) { done(reasonOf(err)) })
+		return
+	}
+	s.match(r)
+	reason := packet.Success
+	if len(r.hits) == 0 {
+		reason = packet.NoMatchingSubscribers
+	}
+	u := unit{srv: s, done: done, reason: reason, changes: r.with}
+	for i := range r.hits {
+		s.deliver(r, &r.hits[i], &u)
+	}
+	if u.enqueued != nil {
+		u.changes = append(u.changes, u.enqueued)
+	}
+	if r.p.QoS == 2 && r.from != nil && r.from.durable {
+		u.changes = append(u.changes, &session.Received{Client: r.from.id, ID: r.p.ID})
+	}
+	if r.p.QoS == 2 && r.from != nil {
+		u.from, u.id = r.from, r.p.ID
+	}
+	if r.p.Retain {
+		s.retain(r, &u)
+		return
+	}
+	u.submit()
+}
+
+// repeated reports whether a QoS 2 PUBLISH is the repetition of one that was taken before, which
+// starts no other delivery [MQTT-4.3.3-10]; the first may still be on its way to the disk.
+func (s *Server) repeated(r *routing) bool {
+	if r.p.QoS != 2 || r.from == nil {
+		return false
+	}
+	r.from.mu.Lock()
+	defer r.from.mu.Unlock()
+	return !r.from.state.Inbox.Receive(r.p.ID)
+}
+
+// match finds the sessions that a message goes to.
+func (s *Server) match(r *routing) {
+	s.routes.RLock()
+	s.subs.Match(r.p.Topic, r.visit)
+	s.routes.RUnlock()
+}
+
+// deliver passes a message on to one session: at once, or in the unit if the session is durable.
+func (s *Server) deliver(r *routing, h *hit, u *unit) {
+	switch {
+	case h.qos == 0:
+		h.s.offer(r, h)
+	case h.s.durable:
+		u.enqueue(r, h)
+	default:
+		m := session.Queued{QoS: h.qos, Retain: h.retain, SubscriptionIDs: h.ids, Message: r.message()}
+		if !h.s.push(m) {
+			s.stats.Dropped.Add(1)
+		}
+	}
+}
+
+// retain replaces the retained message of the topic, in memory and with the unit. Statistics are
+// retained in memory only.
+func (s *Server) retain(r *routing, u *unit) {
+	m := r.message()
+	s.retaining.Lock()
+	defer s.retaining.Unlock()
+	s.routes.Lock()
+	if len(m.Publish.Payload) == 0 {
+		s.retained.Delete(m.Publish.Topic)
+	} else {
+		s.retained.Set(m.Publish.Topic, m)
+	}
+	s.routes.Unlock()
+	if !strings.HasPrefix(m.Publish.Topic, "$SYS/") {
+		u.changes = append(u.changes, &session.Retained{Message: m})
+	}
+	u.submit()
+}
+
+// A unit is what one message makes durable, and what happens when it is.
+type unit struct {
+	srv      *Server
+	changes  []session.Change
+	enqueued *session.Enqueued
+	sessions []*Session // of enqueued.To
+	from     *Session   // whose Inbox has id, nil below QoS 2
+	id       uint16
+	reason   packet.ReasonCode
+	done     func(packet.ReasonCode) // nil: nobody waits
+}
+
+// enqueue adds a durable session as a target.
+func (u *unit) enqueue(r *routing, h *hit) {
+	if u.enqueued == nil {
+		u.enqueued = &session.Enqueued{Message: r.message()}
+	}
+	u.enqueued.To = append(u.enqueued.To, &session.Target{
+		Client: h.s.id, Incarnation: h.s.number,
+		QoS: h.qos, Retain: h.retain, SubscriptionIDs: h.ids,
+	})
+	u.sessions = append(u.sessions, h.s)
+}
+
+// submit hands the unit to the store, or acknowledges at once if there is nothing to store.
+func (u *unit) submit() {
+	if len(u.changes) == 0 {
+		if u.done != nil {
+			u.done(u.reason)
+		}
+		return
+	}
+	v := *u
+	u.srv.store.Submit(v.changes, v.done == nil, v.committed)
+}
+
+// committed delivers what is now in the store, and lets the acknowledgement go.
+func (u *unit) committed(err error) {
+	if err != nil {
+		u.srv.stats.Unstored.Add(1)
+		u.reason = reasonOf(err)
+		if u.from != nil {
+			u.from.mu.Lock()
+			u.from.state.Inbox.Release(u.id)
+			u.from.mu.Unlock()
+		}
+	} else if u.enqueued != nil {
+		for i, t := range u.enqueued.To {
+			if t.Position == 0 {
+				continue // the session ended meanwhile
+			}
+			u.sessions[i].committed(session.Queued{
+				Position: t.Position, QoS: t.QoS, Retain: t.Retain,
+				SubscriptionIDs: t.SubscriptionIDs, Message: u.enqueued.Message,
+			})
+		}
+	}
+	if u.done != nil {
+		u.done(u.reason)
+	}
+}
+
+// reasonOf returns the reason code for a message that the store did or did not take.
+func reasonOf(err error) packet.ReasonCode {
+	switch {
+	case err == nil:
+		return packet.Success
+	case errors.Is(err, session.ErrFull):
+		return packet.QuotaExceeded
+	default:
+		return packet.ImplementationSpecificError
+	}
+}

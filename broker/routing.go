@@ -1,0 +1,120 @@
+package broker
+
+import (
+	"time"
+
+	"gateway/broker/packet"
+	"gateway/broker/session"
+)
+
+// A routing is one message on its way from its publisher to its subscribers. It is reused for
+// the next message of the same publisher, so that QoS 0 costs no memory.
+type routing struct {
+	p    *packet.Publish  // as received; its payload may be lent
+	m    *session.Message // made at the first need: the message that may be kept
+	from *Session         // nil for the gateway's own
+	at   time.Time
+	hits []hit
+	with []session.Change // to be stored in one unit with the message
+
+	visit func(filter string, s *Session, sub subscription) // add, made once
+}
+
+func newRouting(from *Session) *routing {
+	r := &routing{from: from}
+	r.visit = r.add
+	return r
+}
+
+// A hit is a session that a message goes to.
+type hit struct {
+	s      *Session
+	qos    packet.QoS
+	retain bool
+	ids    []uint32
+}
+
+// message returns the message for those who keep it.
+func (r *routing) message() *session.Message {
+	if r.m == nil {
+		if r.at.IsZero() {
+			r.at = time.Now()
+		}
+		p := *r.p
+		p.ID, p.Dup = 0, false
+		p.Payload = append([]byte(nil), r.p.Payload...)
+		if p.Properties != nil && p.Properties.TopicAlias != 0 {
+			props := *p.Properties
+			props.TopicAlias = 0
+			p.Properties = &props
+		}
+		r.m = &session.Message{Publish: p, At: r.at}
+	}
+	return r.m
+}
+
+// begin makes the routing ready for the next message.
+func (r *routing) begin(p *packet.Publish) {
+	clear(r.hits)
+	r.p, r.m, r.at, r.hits, r.with = p, nil, time.Time{}, r.hits[:0], nil
+}
+
+// add notes that a subscription matches. A session with several matching subscriptions gets the
+// message once, at the highest of their QoS, with all their identifiers [MQTT-3.3.4-2, -3.3.4-3].
+func (r *routing) add(_ string, s *Session, sub subscription) {
+	if sub.noLocal && s == r.from {
+		return
+	}
+	retain := sub.retainAsPublished && r.p.Retain
+	for i := range r.hits {
+		h := &r.hits[i]
+		if h.s != s {
+			continue
+		}
+		h.qos = max(h.qos, min(sub.qos, r.p.QoS))
+		h.retain = h.retain || retain
+		if sub.id != 0 {
+			h.ids = append(h.ids[:len(h.ids):len(h.ids)], sub.id)
+		}
+		return
+	}
+	h := hit{s: s, qos: min(sub.qos, r.p.QoS), retain: retain}
+	if sub.id != 0 {
+		h.ids = []uint32{sub.id}
+	}
+	r.hits = append(r.hits, h)
+}
+
+// remaining returns the message expiry interval that is left after a wait (5.0, 3.3.2.3.3);
+// expired is true when none is.
+func remaining(m *session.Message, now time.Time) (seconds uint32, expired bool) {
+	p := m.Publish.Properties
+	if p == nil || !p.HasMessageExpiry {
+		return 0, false
+	}
+	left := time.Duration(p.MessageExpiry)*time.Second - m.Waited - now.Sub(m.At)
+	if left <= 0 {
+		return 0, true
+	}
+	return uint32((left + time.Second - 1) / time.Second), false
+}
+
+// outgoing returns the PUBLISH for one subscriber of a message. Its properties are the
+// publisher's, with what is left of the message's life and the subscriber's own identifiers
+// [MQTT-3.3.2-6], [MQTT-3.3.4-3].
+func outgoing(p *packet.Publish, expiry uint32, ids []uint32) packet.Publish {
+	o := *p
+	if p.Properties == nil && len(ids) == 0 {
+		return o
+	}
+	var props packet.PublishProperties
+	if p.Properties != nil {
+		props = *p.Properties
+	}
+	props.TopicAlias, props.SubscriptionIDs = 0, ids
+	if props.HasMessageExpiry {
+		props.MessageExpiry = expiry
+	}
+	o.Properties = &props
+	return o
+}

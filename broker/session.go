@@ -1,0 +1,290 @@
+package broker
+
+import (
+	"sync"
+	"time"
+
+	"gateway/broker/packet"
+	"gateway/broker/session"
+)
+
+// Never is the session expiry interval of a session that does not expire (5.0, 3.1.2.11.2).
+const Never = 0xFFFFFFFF
+
+// A Session is the server's side of one client, from its first CONNECT until it expires. Its
+// lock comes after the server's; nothing that waits is done under it.
+type Session struct {
+	id      string
+	srv     *Server
+	durable bool   // it is in the store
+	number  uint64 // its incarnation there
+
+	mu      sync.Mutex
+	state   session.State
+	peer    peer      // nil while the client is away
+	ended   bool      // it is no longer in the server's table
+	loading bool      // messages are being read from the store
+	backlog []waiting // retained messages at QoS 0, and what must not overtake them
+	subs    map[string]subscription
+	expiry  uint32       // seconds after the connection ends
+	will    *packet.Will // nil when none is due
+	user    string
+	since   time.Time   // when the connection ended
+	timer   *time.Timer // to the delayed will, or to the end of the session
+}
+
+// A peer is what a session delivers to: a network connection or a client in the process. Its
+// methods do not wait, and are called with the session locked.
+type peer interface {
+	// offer delivers a QoS 0 message, if there is room.
+	offer(r *routing, h *hit) bool
+	// deliver sends the PUBLISH of an entry; false says that it is more than the client takes.
+	deliver(e *session.Entry, expiry uint32, dup bool) bool
+	// pubrel sends the PUBREL of an entry.
+	pubrel(id uint16)
+	// room reports whether deliver may be called; if not, the session's resume will be.
+	room() bool
+	// kick ends the connection: its session is somebody else's now.
+	kick(reason packet.ReasonCode)
+}
+
+// A subscription is what a session asked for with one filter.
+type subscription struct {
+	qos               packet.QoS
+	noLocal           bool
+	retainAsPublished bool
+	id                uint32
+}
+
+// A waiting message is one at QoS 0 that has not been sent for want of room.
+type waiting struct {
+	m      *session.Message
+	retain bool
+	ids    []uint32
+}
+
+const (
+	readAhead      = 128       // messages of a durable queue that are read from the store at a time
+	readAheadBytes = 512 << 10 // bytes beyond which new ones stay in the store only
+)
+
+// offer delivers a QoS 0 message if the client is there and has room for it.
+func (s *Session) offer(r *routing, h *hit) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.peer == nil:
+		return
+	case len(s.backlog) > 0:
+		if len(s.backlog) < s.srv.limits.QueueMessages {
+			s.backlog = append(s.backlog, waiting{r.message(), h.retain, h.ids})
+			return
+		}
+	case s.peer.offer(r, h):
+		return
+	}
+	s.srv.stats.Dropped.Add(1)
+}
+
+// push queues a message for a session that lives in memory only, and reports false when there is
+// no room for it.
+func (s *Session) push(q session.Queued) bool {
+	s.mu.Lock()
+	l := &s.srv.limits
+	if s.ended || s.state.Queue.Waiting() >= l.QueueMessages || s.state.Queue.Bytes() >= l.QueueBytes {
+		s.mu.Unlock()
+		return false
+	}
+	s.state.Queue.Push(q)
+	changes := s.pump()
+	s.mu.Unlock()
+	s.srv.later(changes)
+	return true
+}
+
+// committed takes a message that the store has put into the session's queue.
+func (s *Session) committed(q session.Queued) {
+	s.mu.Lock()
+	room := readAhead
+	if s.state.Queue.Bytes() > readAheadBytes {
+		room = 0
+	}
+	s.state.Queue.Committed(q, room)
+	changes := s.pump()
+	s.mu.Unlock()
+	s.srv.later(changes)
+}
+
+// resume sends on after the peer had no room.
+func (s *Session) resume() {
+	s.mu.Lock()
+	changes := s.pump()
+	s.mu.Unlock()
+	s.srv.later(changes)
+}
+
+// pump sends what the window and the peer have room for. The lock is held; the changes returned
+// are to be submitted, lazily, when it is not.
+func (s *Session) pump() (changes []session.Change) {
+	if s.peer == nil {
+		return nil
+	}
+	for len(s.backlog) > 0 && s.peer.room() {
+		w := s.backlog[0]
+		s.backlog = s.backlog[1:]
+		s.peer.offer(&routing{p: &w.m.Publish, m: w.m}, &hit{s: s, retain: w.retain, ids: w.ids})
+	}
+	if len(s.backlog) == 0 {
+		s.backlog = nil
+	}
+	var now time.Time
+	for s.peer.room() {
+		e, ok := s.state.Queue.Next()
+		if !ok {
+			break
+		}
+		if e.Stage == session.Accepted {
+			s.peer.pubrel(session.PacketID(e.Position))
+			continue
+		}
+		if now.IsZero() {
+			now = time.Now()
+		}
+		expiry, expired := remaining(e.Message, now)
+		switch {
+		case expired:
+			s.srv.stats.Expired.Add(1)
+		case s.peer.deliver(e, expiry, s.state.Queue.Again(e)):
+			continue
+		default:
+			s.srv.stats.TooLarge.Add(1)
+		}
+		if step := s.state.GiveUp(e); step.Durable != nil {
+			changes = append(changes, step.Durable)
+		}
+	}
+	if from, ok := s.state.Queue.Missing(); ok && !s.loading {
+		s.loading = true
+		limit := s.state.Queue.Limit()
+		if !s.srv.start(func() { s.load(from, limit) }) {
+			s.loading = false
+		}
+	}
+	return changes
+}
+
+// load reads the next messages of the queue from the store.
+func (s *Session) load(from, limit uint64) {
+	found, err := s.srv.store.Read(s.id, from, readAhead)
+	if err != nil {
+		s.srv.log.Error("cannot read a session's queue: it goes on when its client connects again", "client", s.id, "error", err)
+	}
+	s.mu.Lock()
+	s.loading = false
+	var changes []session.Change
+	if err == nil && !s.ended {
+		if len(found) == readAhead {
+			limit = found[len(found)-1].Position + 1
+		}
+		s.state.Queue.Fill(from, found, limit)
+		changes = s.pump()
+	}
+	s.mu.Unlock()
+	s.srv.later(changes)
+}
+
+// acknowledge handles PUBACK, PUBREC and PUBCOMP of the session's client. reply is called with
+// the answer, if there is one, when it may leave.
+func (s *Session) acknowledge(p peer, a packet.Ack, reply func(packet.Ack, error)) error {
+	var step session.Step
+	var err error
+	s.mu.Lock()
+	if s.peer != p {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	switch a.Type {
+	case packet.PUBACK:
+		step, err = s.state.Puback(a)
+	case packet.PUBREC:
+		step, err = s.state.Pubrec(a)
+	default:
+		step, err = s.state.Pubcomp(a)
+	}
+	var changes []session.Change
+	if step.Wake {
+		changes = s.pump()
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if !step.Wait && step.Durable != nil {
+		changes = append(changes, step.Durable)
+	}
+	s.srv.later(changes)
+	s.srv.answer(step, func(a packet.Ack, err error) {
+		if err != nil {
+			s.mu.Lock()
+			s.state.Unaccept(a.ID)
+			s.mu.Unlock()
+		}
+		reply(a, err)
+	})
+	return nil
+}
+
+// done ends the delivery of a message, whatever its QoS.
+func (s *Session) done(p peer, id uint16) {
+	s.mu.Lock()
+	e := s.state.Queue.Find(id)
+	if s.peer != p || e == nil {
+		s.mu.Unlock()
+		return
+	}
+	step := s.state.GiveUp(e)
+	changes := s.pump()
+	s.mu.Unlock()
+	if step.Durable != nil {
+		changes = append(changes, step.Durable)
+	}
+	s.srv.later(changes)
+}
+
+// release handles a PUBREL of the session's client.
+func (s *Session) release(a packet.Ack, reply func(packet.Ack, error)) {
+	s.mu.Lock()
+	step := s.state.Pubrel(a)
+	s.mu.Unlock()
+	s.srv.answer(step, func(a packet.Ack, err error) {
+		if err != nil && step.Durable != nil {
+			s.mu.Lock()
+			s.state.Inbox.Receive(a.ID)
+			s.mu.Unlock()
+		}
+		reply(a, err)
+	})
+}
+
+// answer calls reply with the answer of a step, once what it promises is durable.
+func (s *Server) answer(step session.Step, reply func(packet.Ack, error)) {
+	if step.Reply.Type == 0 {
+		return
+	}
+	if !step.Wait {
+		reply(step.Reply, nil)
+		return
+	}
+	var changes []session.Change
+	if step.Durable != nil {
+		changes = []session.Change{step.Durable}
+	}
+	s.store.Submit(changes, false, func(err error) { reply(step.Reply, err) })
+}
+
+// later submits changes that no acknowledgement waits for.
+func (s *Server) later(changes []session.Change) {
+	if len(changes) > 0 {
+		s.store.Submit(changes, true, nil)
+	}
+}

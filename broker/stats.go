@@ -1,0 +1,89 @@
+package broker
+
+import (
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"gateway/broker/packet"
+)
+
+// Stats are counters since the server began.
+type Stats struct {
+	Connects atomic.Int64 // clients that were let in
+	Refused  atomic.Int64 // connections that were not
+	Received atomic.Int64 // messages from publishers
+	Sent     atomic.Int64 // messages to subscribers, repetitions included
+	Dropped  atomic.Int64 // messages for one client that there was no room for, or that it might not publish
+	Expired  atomic.Int64 // messages for one client whose expiry interval passed
+	TooLarge atomic.Int64 // messages larger than their receiver takes
+	Unstored atomic.Int64 // messages and subscriptions that the store refused
+}
+
+// Stats returns the server's counters.
+func (s *Server) Stats() *Stats { return &s.stats }
+
+// statsPeriod is how often the statistics are published.
+const statsPeriod = 10 * time.Second
+
+// publishStats publishes the statistics below $SYS/broker until the server closes.
+func (s *Server) publishStats() {
+	tick := time.NewTicker(statsPeriod)
+	defer tick.Stop()
+	last := make(map[string]string)
+	for {
+		for topic, value := range s.statistics() {
+			if last[topic] != value {
+				last[topic] = value
+				s.announce(topic, value)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// statistics returns the values to publish, by topic.
+func (s *Server) statistics() map[string]string {
+	s.table.Lock()
+	connected, total := 0, len(s.sessions)
+	for _, n := range s.sessions {
+		n.mu.Lock()
+		if n.peer != nil {
+			connected++
+		}
+		n.mu.Unlock()
+	}
+	s.table.Unlock()
+	s.routes.RLock()
+	subs, retained := s.subs.Len(), s.retained.Len()
+	s.routes.RUnlock()
+	number := func(n int64) string { return strconv.FormatInt(n, 10) }
+	return map[string]string{
+		"$SYS/broker/version":                    s.version,
+		"$SYS/broker/uptime":                     number(int64(time.Since(s.began)/time.Second)) + " seconds",
+		"$SYS/broker/clients/connected":          number(int64(connected)),
+		"$SYS/broker/clients/disconnected":       number(int64(total - connected)),
+		"$SYS/broker/clients/total":              number(int64(total)),
+		"$SYS/broker/clients/refused":            number(s.stats.Refused.Load()),
+		"$SYS/broker/messages/received":          number(s.stats.Received.Load()),
+		"$SYS/broker/messages/sent":              number(s.stats.Sent.Load()),
+		"$SYS/broker/publish/messages/dropped":   number(s.stats.Dropped.Load()),
+		"$SYS/broker/publish/messages/expired":   number(s.stats.Expired.Load()),
+		"$SYS/broker/publish/messages/too_large": number(s.stats.TooLarge.Load()),
+		"$SYS/broker/store/refused":              number(s.stats.Unstored.Load()),
+		"$SYS/broker/subscriptions/count":        number(int64(subs)),
+		"$SYS/broker/retained messages/count":    number(int64(retained)),
+	}
+}
+
+// announce publishes a retained message of the gateway itself.
+func (s *Server) announce(topic, value string) {
+	p := packet.Publish{Topic: topic, Payload: []byte(value), Retain: true}
+	r := newRouting(nil)
+	r.begin(&p)
+	s.publish(r, nil)
+}

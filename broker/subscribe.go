@@ -1,0 +1,200 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+
+	"gateway/broker/packet"
+	"gateway/broker/session"
+	"gateway/broker/topic"
+)
+
+// subscribe adds a subscription to a session and to the routes, unless the session has ended.
+func (s *Server) subscribe(n *Session, f packet.Subscription, id uint32) (existed bool) {
+	sub := subscription{qos: f.QoS, noLocal: f.NoLocal, retainAsPublished: f.RetainAsPublished, id: id}
+	s.routes.Lock()
+	defer s.routes.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ended {
+		return false
+	}
+	_, existed = n.subs[f.Filter]
+	n.subs[f.Filter] = sub
+	s.subs.Set(f.Filter, n, sub)
+	return existed
+}
+
+// unsubscribe removes a subscription from a session and from the routes.
+func (s *Server) unsubscribe(n *Session, filter string) (existed bool) {
+	s.routes.Lock()
+	defer s.routes.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.subs, filter)
+	return s.subs.Delete(filter, n)
+}
+
+// unroute removes all subscriptions of a session that has ended.
+func (s *Server) unroute(n *Session) {
+	s.routes.Lock()
+	defer s.routes.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for filter := range n.subs {
+		s.subs.Delete(filter, n)
+	}
+	clear(n.subs)
+}
+
+// handleSubscribe carries out a SUBSCRIBE. done is called with the SUBACK when the subscriptions
+// are durable, if the session is. Retained messages follow, as the options say [MQTT-3.3.1-9..11].
+func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, done func(packet.Suback)) {
+	ack := packet.Suback{Type: packet.SUBACK, ID: p.ID}
+	var changes []session.Change
+	var fresh []packet.Subscription // those whose retained messages are to be sent
+	var added []string
+	for _, f := range p.Filters {
+		reason := s.mayCarry(n, f)
+		ack.Reasons = append(ack.Reasons, reason)
+		if reason.Failed() {
+			continue
+		}
+		existed := s.subscribe(n, f, p.SubscriptionID)
+		if f.RetainHandling == 0 || f.RetainHandling == 1 && !existed {
+			fresh = append(fresh, f)
+		}
+		if !existed {
+			added = append(added, f.Filter)
+		}
+		if n.durable {
+			changes = append(changes, &session.Subscribed{Client: n.id, Subscription: f, ID: p.SubscriptionID})
+		}
+	}
+	s.conclude(changes, ack, func(ack packet.Suback, err error) {
+		for i := 0; err != nil && i < len(added); i++ {
+			s.unsubscribe(n, added[i])
+		}
+		done(ack)
+	})
+	for _, f := range fresh {
+		s.sendRetained(n, f, p.SubscriptionID)
+	}
+}
+
+// conclude calls done with a SUBACK or UNSUBACK when the changes that it tells of are durable. If
+// they cannot be, every filter has failed.
+func (s *Server) conclude(changes []session.Change, ack packet.Suback, done func(packet.Suback, error)) {
+	if len(changes) == 0 {
+		done(ack, nil)
+		return
+	}
+	s.store.Submit(changes, false, func(err error) {
+		if err != nil {
+			s.stats.Unstored.Add(1)
+			for i := range ack.Reasons {
+				ack.Reasons[i] = reasonOf(err)
+			}
+		}
+		done(ack, err)
+	})
+}
+
+// mayCarry decides about one filter of a SUBSCRIBE: the QoS granted, or why not.
+func (s *Server) mayCarry(n *Session, f packet.Subscription) packet.ReasonCode {
+	if _, _, shared, err := topic.ParseShared(f.Filter); err != nil {
+		return packet.TopicFilterInvalid
+	} else if shared {
+		return packet.SharedNotSupported
+	}
+	if topic.ValidFilter(f.Filter) != nil {
+		return packet.TopicFilterInvalid
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if _, existed := n.subs[f.Filter]; !existed && len(n.subs) >= s.limits.Subscriptions {
+		return packet.QuotaExceeded
+	}
+	if n.ended {
+		return packet.UnspecifiedError
+	}
+	return packet.ReasonCode(f.QoS)
+}
+
+// sendRetained sends the retained messages that match a new subscription.
+func (s *Server) sendRetained(n *Session, f packet.Subscription, id uint32) {
+	var found []*session.Message
+	s.routes.RLock()
+	s.retained.Match(f.Filter, func(_ string, m *session.Message) bool {
+		found = append(found, m)
+		return true
+	})
+	s.routes.RUnlock()
+	r := newRouting(nil)
+	h := hit{s: n, retain: true}
+	if id != 0 {
+		h.ids = []uint32{id}
+	}
+	for _, m := range found {
+		p := m.Publish
+		r.begin(&p)
+		r.m = m
+		h.qos = min(f.QoS, p.QoS)
+		if h.qos == 0 {
+			n.backlogged(m, &h)
+			continue
+		}
+		u := unit{srv: s}
+		s.deliver(r, &h, &u)
+		if u.enqueued != nil {
+			u.changes = append(u.changes, u.enqueued)
+			u.submit()
+		}
+	}
+	n.resume()
+}
+
+// backlogged queues a retained message at QoS 0, which waits until there is room.
+func (n *Session) backlogged(m *session.Message, h *hit) {
+	n.mu.Lock()
+	if n.peer != nil {
+		n.backlog = append(n.backlog, waiting{m, h.retain, h.ids})
+	}
+	n.mu.Unlock()
+}
+
+// handleUnsubscribe carries out an UNSUBSCRIBE. Messages that are queued already are still
+// delivered (5.0, 3.10.4).
+func (s *Server) handleUnsubscribe(n *Session, p *packet.Unsubscribe, done func(packet.Suback)) {
+	ack := packet.Suback{Type: packet.UNSUBACK, ID: p.ID}
+	var changes []session.Change
+	for _, filter := range p.Filters {
+		reason := packet.Success
+		switch {
+		case topic.ValidFilter(filter) != nil:
+			reason = packet.TopicFilterInvalid
+		case !s.unsubscribe(n, filter):
+			reason = packet.NoSubscriptionExisted
+		case n.durable:
+			changes = append(changes, &session.Unsubscribed{Client: n.id, Filter: filter})
+		}
+		ack.Reasons = append(ack.Reasons, reason)
+	}
+	s.conclude(changes, ack, func(ack packet.Suback, _ error) { done(ack) })
+}
+
+// checkTopic decides about the topic of a message from a client. Statistics are the server's
+// own to publish (5.0, 4.7.2).
+func checkTopic(name string) error {
+	if len(name) >= 5 && name[:5] == "$SYS/" {
+		return &packet.Error{Clause: "4.7.2", Reason: packet.NotAuthorized, Text: "topics below $SYS/ are the gateway's own"}
+	}
+	if err := topic.ValidName(name); err != nil {
+		e := &packet.Error{Clause: "4.7", Reason: packet.TopicNameInvalid, Text: err.Error()}
+		if te, ok := errors.AsType[*topic.Error](err); ok {
+			e.Clause, e.Text = te.Clause, fmt.Sprintf("topic name: %s", te.Text)
+		}
+		return e
+	}
+	return nil
+}
