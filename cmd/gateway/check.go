@@ -1,0 +1,93 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"gateway/config"
+)
+
+func newCheck() *cobra.Command {
+	var noFiles bool
+	cmd := &cobra.Command{
+		Use:   "check FILE",
+		Short: "Say everything that is wrong with a configuration file",
+		Long: "Say everything that is wrong with a configuration file, one problem a line, and do nothing else.\n\n" +
+			"The certificates, keys and secrets that the file refers to are looked at as well: run it as the\n" +
+			"user that the gateway runs as.",
+		Example: "  gateway check /etc/gateway/gateway.yaml\n" +
+			"  gateway check --no-files docs/examples/greenhouse-pi.yaml",
+		Args: oneFile,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			summary, err := check(cmd, args[0], !noFiles)
+			if err != nil {
+				return usageError{err}
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: ok: %s\n", args[0], summary)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&noFiles, "no-files", false, "leave out the files that it refers to, which may be on another machine")
+	return cmd
+}
+
+// oneFile wants the configuration file as the only argument.
+func oneFile(_ *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return usageError{fmt.Errorf("want one configuration file, not %d arguments", len(args))}
+	}
+	return nil
+}
+
+// check prints warnings and problems, and returns what the file sets up.
+func check(cmd *cobra.Command, name string, files bool) (string, error) {
+	c, err := config.Load(name)
+	var problems config.Problems
+	if err != nil && !errors.As(err, &problems) {
+		return "", err
+	}
+	if c != nil {
+		for _, w := range c.Warnings {
+			w.Text = "warning: " + w.Text
+			fmt.Fprintln(cmd.ErrOrStderr(), w)
+		}
+		if files {
+			problems = c.CheckFiles()
+		}
+	}
+	if len(problems) > 0 {
+		fmt.Fprintln(cmd.ErrOrStderr(), problems)
+		return "", fmt.Errorf("%s: %s", name, count(len(problems), "problem"))
+	}
+	return summary(c), nil
+}
+
+// summary says in a line what a configuration sets up.
+func summary(c *config.Config) string {
+	parts := []string{"board " + c.Board}
+	for _, p := range []struct {
+		n    int
+		noun string
+	}{
+		{len(c.Listeners), "listener"},
+		{len(c.Bridges), "bridge"},
+		{len(c.Inputs), "input"},
+		{len(c.Outputs), "output"},
+		{len(c.Serial), "serial port"},
+	} {
+		if p.n > 0 {
+			parts = append(parts, count(p.n, p.noun))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
