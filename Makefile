@@ -31,6 +31,7 @@ check: ## before a merge: format, vet, staticcheck, 32-bit tests, ARM binaries s
 	@$(MAKE) --no-print-directory arm
 	@scripts/start-arm
 	@scripts/unit-check
+	@! command -v shellcheck >/dev/null || shellcheck -S warning $$(git ls-files scripts .ci internal/vm/run '*.sh')
 
 vm: ## the drivers against a real kernel's simulated pins
 	@scripts/setup vm
