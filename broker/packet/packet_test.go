@@ -128,6 +128,7 @@ func TestFrame(t *testing.T) {
 		{"4.13.1", V311, 0xB0, "\x00\x01\x00", MalformedPacket}, // a reason before 5.0
 		{"4.13.1", V5, 0x40, "\x00\x01\x00\x00\x00", MalformedPacket},
 		{"4.13.1", V5, 0xE0, "\x00\x00\x00", MalformedPacket},
+		{"4.13.1", V5, 0x30, str("a") + "\x02\x02\x00", MalformedPacket}, // half of a Message Expiry Interval
 		{"1.5.5", V5, 0x30, str("a") + "\x80\x80\x80\x80\x00", MalformedPacket},
 		{"MQTT-1.5.5-1", V5, 0x30, str("a") + "\x80\x00", Success}, // not minimal: tolerated
 	} {

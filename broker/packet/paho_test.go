@@ -68,11 +68,10 @@ func connectFromPaho(p *packets.ConnectPacket) *Connect {
 
 // An independent codec reads the same values from our bytes, and writes the same bytes.
 func TestPahoAgrees(t *testing.T) {
-	for name, gen := range map[string]func(*rapid.T, Version) appender{
-		"CONNECT": drawConnect, "CONNACK": drawConnack, "PUBLISH": drawPublish, "acks": drawAck,
-		"SUBSCRIBE": drawSubscribe, "SUBACK": drawSuback, "UNSUBSCRIBE": drawUnsubscribe,
-		"DISCONNECT": drawDisconnect, "pings": drawPing,
-	} {
+	for name, gen := range generators {
+		if name == "AUTH" {
+			continue // 5.0 only
+		}
 		t.Run(name, func(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
 				want := gen(t, V311)

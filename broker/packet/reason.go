@@ -143,7 +143,7 @@ func (r *reader) reason(t Type, clause string) ReasonCode {
 	return code
 }
 
-// of reports whether a packet type can carry the code (5.0, 2.4).
+// of reports whether a packet type, one that has reason codes, can carry this one (5.0, 2.4).
 func (r ReasonCode) of(t Type) bool {
 	switch r {
 	case Success:

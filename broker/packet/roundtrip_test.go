@@ -222,14 +222,16 @@ func drawPing(t *rapid.T, _ Version) appender {
 	return &Ping{rapid.SampledFrom([]Type{PINGREQ, PINGRESP}).Draw(t, "type")}
 }
 
+var generators = map[string]func(*rapid.T, Version) appender{
+	"CONNECT": drawConnect, "CONNACK": drawConnack, "PUBLISH": drawPublish, "acks": drawAck,
+	"SUBSCRIBE": drawSubscribe, "SUBACK": drawSuback, "UNSUBSCRIBE": drawUnsubscribe,
+	"DISCONNECT": drawDisconnect, "AUTH": drawAuth, "pings": drawPing,
+}
+
 // What Append writes, the decoder reads back as it was, from a packet of exactly its length. Of a
 // packet that is cut short, it never reads more than is there.
 func TestRoundTrip(t *testing.T) {
-	for name, gen := range map[string]func(*rapid.T, Version) appender{
-		"CONNECT": drawConnect, "CONNACK": drawConnack, "PUBLISH": drawPublish, "acks": drawAck,
-		"SUBSCRIBE": drawSubscribe, "SUBACK": drawSuback, "UNSUBSCRIBE": drawUnsubscribe,
-		"DISCONNECT": drawDisconnect, "AUTH": drawAuth, "pings": drawPing,
-	} {
+	for name, gen := range generators {
 		for _, v := range []Version{V31, V311, V5} {
 			if name == "AUTH" && v < V5 {
 				continue

@@ -99,6 +99,8 @@ func TestParseShared(t *testing.T) {
 	}
 	if _, _, ok, err := ParseShared("$share//a"); ok || err == nil {
 		t.Errorf("[MQTT-4.8.2-1] an empty share name: %t, %v, want an error", ok, err)
+	} else if want := "shared subscription has an empty share name [MQTT-4.8.2-1]"; err.Error() != want {
+		t.Errorf("[MQTT-4.8.2-1] error reads %q, want %q", err, want)
 	}
 }
 
