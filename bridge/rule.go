@@ -1,0 +1,160 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"gateway/broker/packet"
+	"gateway/broker/topic"
+)
+
+// A Direction says which way a rule carries messages.
+type Direction byte
+
+// The directions.
+const (
+	Out  Direction = 1 << iota // from the local broker to the cloud
+	In                         // from the cloud to the local broker
+	Both = Out | In
+)
+
+// String returns the word that stands in configuration files.
+func (d Direction) String() string {
+	switch d {
+	case Out:
+		return "out"
+	case In:
+		return "in"
+	case Both:
+		return "both"
+	}
+	return fmt.Sprintf("direction %d", byte(d))
+}
+
+// A Rule carries the topics t that match Filter: LocalPrefix+t here is RemotePrefix+t in the
+// cloud. Of several rules that match a topic, the first one counts.
+type Rule struct {
+	Direction    Direction
+	Filter       string
+	LocalPrefix  string
+	RemotePrefix string
+	// QoS is the highest QoS that is asked for. Outgoing messages are sent with at most this
+	// QoS; incoming ones keep the QoS at which the cloud sends them.
+	QoS packet.QoS
+}
+
+func (r Rule) local() string  { return r.LocalPrefix + r.Filter }
+func (r Rule) remote() string { return r.RemotePrefix + r.Filter }
+
+// check reports what is wrong with the rule.
+func (r Rule) check() error {
+	switch {
+	case r.Direction < Out || r.Direction > Both:
+		return errors.New("direction must be out, in or both")
+	case r.QoS > 2:
+		return fmt.Errorf("QoS %d does not exist, use 0, 1 or 2", r.QoS)
+	case strings.ContainsAny(r.LocalPrefix+r.RemotePrefix, "+#\x00"):
+		return errors.New("a prefix must not contain + or #: put them into the filter")
+	}
+	for _, f := range []string{r.local(), r.remote()} {
+		if err := topic.ValidFilter(f); err != nil {
+			return fmt.Errorf("topic filter %q: %w", f, err)
+		}
+		if _, _, shared, _ := topic.ParseShared(f); shared {
+			return fmt.Errorf("topic filter %q: a bridge cannot share a subscription", f)
+		}
+	}
+	if r.Direction&In != 0 && strings.HasPrefix(r.local(), "$") {
+		return fmt.Errorf("local topic %q: topics that begin with $ belong to the broker, choose another local prefix", r.local())
+	}
+	return nil
+}
+
+// rules are the rules of one bridge, in order.
+type rules []Rule
+
+// check reports all that is wrong with the rules. Unless the cloud knows that we are a bridge
+// it sends back what matches an incoming rule, our own messages included.
+func (rs rules) check(announced bool) error {
+	var problems []error
+	for i, r := range rs {
+		if err := r.check(); err != nil {
+			problems = append(problems, fmt.Errorf("rule %d (%s %q): %w", i+1, r.Direction, r.Filter, err))
+		}
+	}
+	if announced || problems != nil {
+		return errors.Join(problems...)
+	}
+	for i, out := range rs {
+		for j, in := range rs {
+			if out.Direction&Out != 0 && in.Direction&In != 0 && overlap(out.remote(), in.remote()) {
+				problems = append(problems, fmt.Errorf("rules %d and %d: the cloud would send back what the bridge sends (%q meets %q): "+
+					"use different remote topics for the two directions, or announce the bridge if the cloud is a broker that knows bridges, such as mosquitto",
+					i+1, j+1, out.remote(), in.remote()))
+			}
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// out maps a local topic to the cloud's.
+func (rs rules) out(local string) (remote string, cap packet.QoS, ok bool) {
+	for _, r := range rs {
+		if t, ok := strings.CutPrefix(local, r.LocalPrefix); ok && r.Direction&Out != 0 && topic.Match(r.local(), local) {
+			return r.RemotePrefix + t, r.QoS, r.RemotePrefix+t != ""
+		}
+	}
+	return "", 0, false
+}
+
+// in maps a topic of the cloud to the local one.
+func (rs rules) in(remote string) (local string, ok bool) {
+	for _, r := range rs {
+		if t, ok := strings.CutPrefix(remote, r.RemotePrefix); ok && r.Direction&In != 0 && topic.Match(r.remote(), remote) {
+			return r.LocalPrefix + t, r.LocalPrefix+t != ""
+		}
+	}
+	return "", false
+}
+
+// subscriptions returns the filters of one direction: local ones for Out, the cloud's for In.
+func (rs rules) subscriptions(d Direction) []packet.Subscription {
+	var subs []packet.Subscription
+	seen := make(map[string]bool)
+	for _, r := range rs {
+		filter := r.local()
+		if d == In {
+			filter = r.remote()
+		}
+		if r.Direction&d == 0 || seen[filter] {
+			continue
+		}
+		seen[filter] = true
+		subs = append(subs, packet.Subscription{
+			Filter: filter, QoS: r.QoS,
+			NoLocal:           true, // what came from the cloud does not go back
+			RetainAsPublished: true, // the cloud retains what was retained here
+			RetainHandling:    1,    // retained messages are queued once, not at every start
+		})
+	}
+	return subs
+}
+
+// overlap reports whether there are topics that match both filters.
+func overlap(a, b string) bool {
+	for {
+		levelA, restA, moreA := strings.Cut(a, "/")
+		levelB, restB, moreB := strings.Cut(b, "/")
+		switch {
+		case levelA == "#" || levelB == "#":
+			return true
+		case levelA != levelB && levelA != "+" && levelB != "+":
+			return false
+		case !moreA || !moreB:
+			// "a/#" matches "a" as well.
+			return moreA == moreB || restA == "#" || restB == "#"
+		}
+		a, b = restA, restB
+	}
+}

@@ -1,0 +1,101 @@
+package bridge
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"gateway/broker/packet"
+)
+
+// The words of State.State.
+const (
+	Connecting = "connecting" // since the start, nothing has failed yet
+	Connected  = "connected"
+	Down       = "down"    // the last try failed, or the connection was lost; the bridge tries on
+	Offline    = "offline" // the bridge has ended; in the cloud also: its connection is lost
+)
+
+// A State is what a bridge tells about itself, retained, on both sides.
+type State struct {
+	State     string     `json:"state"`
+	Since     *time.Time `json:"since,omitempty"`
+	URL       string     `json:"url,omitempty"`
+	Queued    int        `json:"queued"`           // messages that wait for the cloud
+	Oldest    *time.Time `json:"oldest,omitempty"` // when the first of them came
+	Dropped   int64      `json:"dropped,omitempty"`
+	LastError string     `json:"last_error,omitempty"`
+}
+
+// payload returns the state as JSON.
+func (s State) payload() []byte {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Appendf(nil, `{"state":%q}`, s.State) // a time beyond the year 9999
+	}
+	return b
+}
+
+// State returns the state of the bridge now.
+func (b *Bridge) State() State {
+	b.mu.Lock()
+	s := b.state
+	b.mu.Unlock()
+	s.Dropped = b.dropped.Load()
+	if b.config.Backlog != nil {
+		n, oldest := b.config.Backlog()
+		s.Queued = n
+		if n > 0 && !oldest.IsZero() {
+			oldest = oldest.UTC().Truncate(time.Millisecond)
+			s.Oldest = &oldest
+		}
+	}
+	return s
+}
+
+// LocalStateTopic returns the topic of the local broker that has the state of a bridge.
+func LocalStateTopic(name string) string { return "$SYS/broker/bridge/" + name + "/state" }
+
+// enter changes the state, and logs the change. It reports whether anything changed.
+func (b *Bridge) enter(state string, cause error) bool {
+	b.mu.Lock()
+	before := b.state
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	if b.state.State != state {
+		b.state.State, b.state.Since = state, &now
+	}
+	if cause != nil {
+		b.state.LastError = cause.Error()
+	}
+	after := b.state
+	b.mu.Unlock()
+
+	switch {
+	case after.State == before.State && after.LastError == before.LastError:
+		if cause != nil {
+			b.log.Debug("bridge still down", "error", cause)
+		}
+		return false
+	case cause != nil:
+		b.log.Warn("bridge "+state, "error", cause)
+	default:
+		b.log.Info("bridge "+state, "url", after.URL)
+	}
+	return true
+}
+
+// publishState publishes the state to the local broker, and to the cloud when there is a
+// connection.
+func (b *Bridge) publishState(s Session, l link) error {
+	state := b.State()
+	b.published = state.Queued
+	if s != nil {
+		s.Publish(packet.Publish{
+			QoS: 1, Retain: true, Topic: LocalStateTopic(b.config.Name), Payload: state.payload(),
+		}, nil)
+	}
+	if l == nil || b.config.StateTopic == "" {
+		return nil
+	}
+	return l.send(packet.Publish{Retain: true, Topic: b.config.StateTopic, Payload: state.payload()})
+}

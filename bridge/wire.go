@@ -1,0 +1,363 @@
+package bridge
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"gateway/broker/packet"
+)
+
+const (
+	// maxUnsent is how many bytes may wait for the socket before send waits.
+	maxUnsent = 64 << 10
+	// maxUnsentAnswers is how many may wait before a cloud that sends without reading is given
+	// up: room for an answer to every packet identifier.
+	maxUnsentAnswers = maxUnsent + 4*65_535
+	// farewell is how long the last bytes of a connection may take.
+	farewell = time.Second
+)
+
+var (
+	errClosed      = errors.New("connection closed")
+	errDeaf        = errors.New("the cloud does not read what is sent to it")
+	errEnded       = errors.New("the connection has ended") // all that paho is told
+	errPahoPartial = errors.New("the MQTT library wrote part of a packet")
+)
+
+// A wire stands between paho.mqtt.golang and the socket, and sees whole packets.
+//
+// paho makes CONNECT, PUBLISH, SUBSCRIBE and PINGREQ, with packet identifiers of its own
+// choice, which do not survive a connection. The wire puts the session's identifiers in their
+// place, and back again in PUBACK, PUBCOMP and SUBACK. All the other packets of the QoS
+// flows pass paho by: paho would answer PUBREC before that is durable, forgets PUBREL, and
+// does not know a repeated PUBLISH. So the wire gives them to the receiver, and sends the
+// receiver's answers itself.
+//
+// paho never sees an error but the end of reading: it does not notice a lost connection from
+// Write in every case, and a Publish that meets a lost connection would hang. Here Write
+// always succeeds, and Read fails only when no Publish is under way.
+type wire struct {
+	net.Conn
+	life *life
+	in   receiver
+	link link // what in is given
+	opts connectOptions
+
+	// Used by the reader alone.
+	buf      *bufio.Reader
+	decoder  packet.Decoder
+	rest     []byte // of a packet that paho has not read to its end
+	answered bool   // CONNACK has come
+
+	// calls is held while paho is asked to send.
+	calls sync.Mutex
+
+	mu       sync.Mutex
+	unsent   []byte
+	closing  bool              // what is unsent is the last
+	handed   []packet.Publish  // given to paho, not yet seen by Write
+	paho     map[uint16]uint16 // paho's identifier of a PUBLISH that has left, by ours
+	sub      subscription
+	writable chan struct{} // one slot: there is something to write
+	room     chan struct{} // one slot: something was written
+	flushed  chan struct{} // closed when the flusher ends
+}
+
+// A subscription is the one SUBSCRIBE that is under way.
+type subscription struct {
+	id, paho uint16
+	filters  int // in SUBSCRIBE; 0: none is under way
+}
+
+func newWire(conn net.Conn, o connectOptions, l *life, in receiver) *wire {
+	w := &wire{
+		Conn: conn, life: l, in: in, opts: o,
+		buf:      bufio.NewReaderSize(&patientReader{conn, o.keepAlive + keepAliveSlack}, 8<<10),
+		decoder:  packet.Decoder{Version: packet.V311},
+		paho:     make(map[uint16]uint16),
+		writable: make(chan struct{}, 1),
+		room:     make(chan struct{}, 1),
+		flushed:  make(chan struct{}),
+	}
+	go w.flush()
+	return w
+}
+
+// keepAliveSlack is what a living cloud may take longer than the keep alive to send its next
+// byte: paho looks at its clock every 5 s, and the answer to PINGREQ has the rest.
+const keepAliveSlack = 15 * time.Second
+
+// A patientReader gives up a peer that sends nothing for a time. A large packet on a slow line
+// is not nothing.
+type patientReader struct {
+	conn    net.Conn
+	silence time.Duration
+}
+
+func (r *patientReader) Read(b []byte) (int, error) {
+	if err := r.conn.SetReadDeadline(time.Now().Add(r.silence)); err != nil {
+		return 0, err
+	}
+	return r.conn.Read(b)
+}
+
+// Deadlines are the wire's own affair; paho's would lift them.
+func (w *wire) SetDeadline(time.Time) error      { return nil }
+func (w *wire) SetReadDeadline(time.Time) error  { return nil }
+func (w *wire) SetWriteDeadline(time.Time) error { return nil }
+
+// Close ends the connection.
+func (w *wire) Close() error {
+	w.life.end(errClosed)
+	return nil
+}
+
+// Read gives paho the next packet that it is to see.
+func (w *wire) Read(b []byte) (int, error) {
+	for len(w.rest) == 0 {
+		p, err := w.next()
+		if err != nil {
+			w.life.end(err)
+			w.calls.Lock() // a Publish that is under way ends well, later ones do not begin
+			defer w.calls.Unlock()
+			return 0, errEnded
+		}
+		w.rest = p
+	}
+	n := copy(b, w.rest)
+	w.rest = w.rest[n:]
+	return n, nil
+}
+
+// next reads one packet. It returns what paho is to see of it, if anything.
+func (w *wire) next() ([]byte, error) {
+	raw := make([]byte, 0, 16)
+	var h packet.Header
+	for n := 0; n == 0; {
+		b, err := w.buf.ReadByte()
+		if err != nil {
+			return nil, err
+		}
+		raw = append(raw, b)
+		if h, n, err = packet.ParseHeader(raw); err != nil {
+			return nil, fmt.Errorf("%w: %w", errProtocol, err)
+		}
+	}
+	if h.Length > w.opts.maxPacket {
+		return nil, fmt.Errorf("the cloud sent a packet of %d bytes: the limit of this bridge is %d", h.Length, w.opts.maxPacket)
+	}
+	start := len(raw)
+	raw = append(raw, make([]byte, h.Length)...)
+	if _, err := io.ReadFull(w.buf, raw[start:]); err != nil {
+		return nil, err
+	}
+	return w.received(h, raw, raw[start:])
+}
+
+// received gives one packet to whom it concerns.
+func (w *wire) received(h packet.Header, raw, body []byte) ([]byte, error) {
+	if w.answered == (h.Type == packet.CONNACK) {
+		return nil, fmt.Errorf("%w: %s at the wrong time", errProtocol, h.Type)
+	}
+	switch h.Type {
+	case packet.CONNACK:
+		if len(body) != 2 {
+			return nil, fmt.Errorf("%w: CONNACK of %d bytes", errProtocol, len(body))
+		}
+		if body[1] != 0 {
+			return nil, refusal(body[1])
+		}
+		w.answered = true
+		w.in.connected(w.link, body[0]&1 == 1)
+		return raw, nil
+	case packet.PUBLISH:
+		p, err := w.decoder.Publish(h.Flags, body)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errProtocol, err)
+		}
+		return nil, w.in.publish(p)
+	case packet.PUBACK, packet.PUBREC, packet.PUBREL, packet.PUBCOMP:
+		a, err := w.decoder.Ack(h.Type, body)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errProtocol, err)
+		}
+		forPaho := w.forPaho(a)
+		return forPaho, w.in.acknowledged(a)
+	case packet.SUBACK:
+		return w.suback(raw, body)
+	case packet.PINGRESP:
+		return raw, nil
+	}
+	return nil, fmt.Errorf("%w: %s comes from a client only", errProtocol, h.Type)
+}
+
+// forPaho returns the acknowledgement as paho expects it, nil if it does not concern paho.
+func (w *wire) forPaho(a packet.Ack) []byte {
+	if a.Type != packet.PUBACK && a.Type != packet.PUBCOMP {
+		return nil
+	}
+	w.mu.Lock()
+	id, ok := w.paho[a.ID]
+	delete(w.paho, a.ID)
+	w.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	a.ID = id
+	return a.Append(nil, packet.V311)
+}
+
+// suback checks what paho does not: more codes than filters would be its panic.
+func (w *wire) suback(raw, body []byte) ([]byte, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.sub.filters == 0 || len(body) != 2+w.sub.filters || binary.BigEndian.Uint16(body) != w.sub.id {
+		return nil, fmt.Errorf("%w: SUBACK without its SUBSCRIBE", errProtocol)
+	}
+	binary.BigEndian.PutUint16(body, w.sub.paho)
+	w.sub = subscription{}
+	return raw, nil
+}
+
+// Write takes one packet of paho's.
+func (w *wire) Write(b []byte) (int, error) {
+	h, n, err := packet.ParseHeader(b)
+	if err != nil || n == 0 || n+h.Length != len(b) {
+		w.life.end(errors.Join(errPahoPartial, err))
+		return len(b), nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	start := len(w.unsent)
+	w.queue(b)
+	if len(w.unsent) == start {
+		return len(b), nil // the connection has ended
+	}
+	own := w.unsent[start:]
+	switch h.Type {
+	case packet.PUBLISH:
+		if h.Flags&0b0110 == 0 {
+			break
+		}
+		p := w.handed[0]
+		w.handed = w.handed[1:]
+		if p.Dup {
+			own[0] |= 0b1000
+		}
+		id := own[n+2+len(p.Topic):]
+		w.paho[p.ID] = binary.BigEndian.Uint16(id)
+		binary.BigEndian.PutUint16(id, p.ID)
+	case packet.SUBSCRIBE:
+		w.sub.paho = binary.BigEndian.Uint16(own[n:])
+		binary.BigEndian.PutUint16(own[n:], w.sub.id)
+	}
+	return len(b), nil
+}
+
+// queue appends bytes to what the flusher will write. After the end they are forgotten. w.mu
+// is held.
+func (w *wire) queue(b []byte) {
+	if w.life.Err() != nil || w.closing {
+		return
+	}
+	w.unsent = append(w.unsent, b...)
+	select {
+	case w.writable <- struct{}{}:
+	default:
+	}
+}
+
+// answer sends an acknowledgement, see link.
+func (w *wire) answer(a packet.Ack) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.unsent) > maxUnsentAnswers {
+		w.life.end(errDeaf)
+	}
+	w.queue(a.Append(nil, packet.V311))
+}
+
+// waitRoom waits until what is unsent is less than maxUnsent.
+func (w *wire) waitRoom() error {
+	for {
+		w.mu.Lock()
+		full := len(w.unsent) >= maxUnsent
+		w.mu.Unlock()
+		if !full {
+			return w.life.cause()
+		}
+		select {
+		case <-w.room:
+		case <-w.life.Done():
+			return w.life.cause()
+		}
+	}
+}
+
+// flush writes until the connection ends: what gathers during one write leaves with the next.
+func (w *wire) flush() {
+	defer close(w.flushed)
+	defer w.Conn.Close()
+	stop := context.AfterFunc(w.life, func() { w.Conn.Close() })
+	defer stop()
+	var spare []byte
+	for {
+		select {
+		case <-w.writable:
+		case <-w.life.Done():
+			return
+		}
+		w.mu.Lock()
+		b, closing := w.unsent, w.closing
+		w.unsent = spare[:0]
+		w.mu.Unlock()
+		err := w.write(b)
+		if err == nil && closing {
+			err = errClosed
+		}
+		if err != nil {
+			w.life.end(err)
+			return
+		}
+		if spare = b; cap(spare) > 2*maxUnsent {
+			spare = nil
+		}
+		select {
+		case w.room <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (w *wire) write(b []byte) error {
+	if len(b) == 0 {
+		return nil // it left with the write before
+	}
+	if err := w.Conn.SetWriteDeadline(time.Now().Add(w.opts.stall)); err != nil {
+		return err
+	}
+	_, err := w.Conn.Write(b)
+	return err
+}
+
+// finish sends DISCONNECT after all that is unsent, ends the connection, and waits for the
+// flusher. A cloud that does not take the rest within a second does not get it.
+func (w *wire) finish() {
+	w.mu.Lock()
+	w.queue([]byte{byte(packet.DISCONNECT) << 4, 0})
+	w.closing = true
+	w.mu.Unlock()
+	select {
+	case <-w.flushed:
+	case <-time.After(farewell):
+	}
+	w.life.end(errClosed)
+	<-w.flushed
+}
