@@ -1,0 +1,104 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"gateway/broker/packet"
+	"gateway/internal/client"
+)
+
+// A cloud is a mosquitto that lets in nobody without a certificate.
+type cloud struct {
+	*authority
+	address string
+	process *process
+	log     *output
+}
+
+// newCloud starts a cloud with a certificate for this name, or skips the test if there is none
+// to start.
+func newCloud(t *testing.T) *cloud {
+	t.Helper()
+	path := mosquitto(t, "mosquitto")
+	c := &cloud{authority: newAuthority(t, "test CA"), address: freeAddress(t), log: &output{}}
+	server := c.valid("server")
+	_, port, _ := net.SplitHostPort(c.address)
+	config := fmt.Sprintf(`user root
+listener %s 127.0.0.1
+cafile %s
+certfile %s
+keyfile %s
+require_certificate true
+use_identity_as_username true
+persistence true
+persistence_location %s/
+max_queued_messages 0
+`, port, c.file, server.cert, server.key, t.TempDir())
+	file := filepath.Join(t.TempDir(), "mosquitto.conf")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	showOnFailure(t, "mosquitto", c.log)
+	c.process = launch(t, "mosquitto", c.log, path, "-c", file)
+	eventually(t, 5*time.Second, "mosquitto answers", func() bool {
+		conn, err := net.Dial("tcp", c.address)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+	return c
+}
+
+// mosquitto returns the path of one of its programs; without it the test is skipped.
+func mosquitto(t *testing.T, name string) string {
+	t.Helper()
+	for _, path := range []string{name, "/usr/sbin/" + name, "/usr/local/sbin/" + name} {
+		if found, err := exec.LookPath(path); err == nil {
+			return found
+		}
+	}
+	t.Skipf("%s is not installed: apt-get install mosquitto mosquitto-clients", name)
+	return ""
+}
+
+// connect connects a client with a certificate of its own, for as long as the test takes.
+func (c *cloud) connect(name string, o client.Options) *client.Client {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	defer cancel()
+	o.ClientID, o.KeepAlive, o.TLS = name, 60, c.client(c.valid(name))
+	conn, err := client.Dial(ctx, "mqtts://"+c.address, o)
+	if err != nil {
+		c.t.Fatalf("cloud: %s: %v", name, err)
+	}
+	c.t.Cleanup(conn.Close)
+	return conn
+}
+
+// consume subscribes a persistent session at QoS 2 and hands every message over.
+func (c *cloud) consume(filter string, receive func(packet.Publish)) {
+	c.t.Helper()
+	consumer := c.connect("consumer", client.Options{KeepSession: true, Session: client.NewSession(), Receive: receive})
+	subscribe(c.t, consumer, filter, 2)
+}
+
+func subscribe(t *testing.T, c *client.Client, filter string, qos packet.QoS) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	reasons, err := c.Subscribe(ctx, packet.Subscription{Filter: filter, QoS: qos})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reasons[0].Failed() {
+		t.Fatalf("subscribe %q: %v", filter, reasons[0])
+	}
+}

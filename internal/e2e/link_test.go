@@ -1,0 +1,165 @@
+package e2e
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"testing"
+)
+
+// A link is the line between the gateway and the cloud: a relay for TCP that can fail in the
+// two ways in which lines do.
+type link struct {
+	listener net.Listener
+	target   string
+	workers  sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	cut    bool
+	open   chan struct{} // closed while bytes pass; a new one while the line is a black hole
+	conns  map[net.Conn]struct{}
+}
+
+func newLink(t *testing.T, target string) *link {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &link{listener: listener, target: target, open: make(chan struct{}), conns: map[net.Conn]struct{}{}}
+	close(l.open)
+	l.workers.Go(l.accept)
+	t.Cleanup(l.close)
+	return l
+}
+
+func (l *link) address() string { return l.listener.Addr().String() }
+
+// sever resets all connections, and every new one at once.
+func (l *link) sever() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = true
+	l.reset()
+}
+
+// blackhole keeps all connections, takes new ones, and lets no byte pass.
+func (l *link) blackhole() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-l.open:
+		l.open = make(chan struct{})
+	default: // it is one
+	}
+}
+
+// restore lets bytes pass again, those that were held back first.
+func (l *link) restore() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = false
+	select {
+	case <-l.open:
+	default:
+		close(l.open)
+	}
+}
+
+func (l *link) close() {
+	l.restore()
+	_ = l.listener.Close() // ends accept
+	l.mu.Lock()
+	l.closed = true
+	l.reset()
+	l.mu.Unlock()
+	l.workers.Wait()
+}
+
+// reset closes all connections. The lock is held.
+func (l *link) reset() {
+	for c := range l.conns {
+		_ = c.(*net.TCPConn).SetLinger(0) // a reset, not an orderly end
+		_ = c.Close()
+	}
+}
+
+func (l *link) accept() {
+	for {
+		near, err := l.listener.Accept()
+		if err != nil {
+			return
+		}
+		l.workers.Go(func() { l.relay(near) })
+	}
+}
+
+func (l *link) relay(near net.Conn) {
+	defer l.forget(near)
+	if !l.keep(near) {
+		return
+	}
+	l.pass()
+	far, err := net.Dial("tcp", l.target)
+	if err != nil {
+		return
+	}
+	defer l.forget(far)
+	if !l.keep(far) {
+		return
+	}
+	var up sync.WaitGroup
+	up.Go(func() { l.copy(far, near) })
+	l.copy(near, far)
+	up.Wait()
+}
+
+// keep notes a connection; it returns false if the line is cut.
+func (l *link) keep(c net.Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cut || l.closed {
+		return false
+	}
+	l.conns[c] = struct{}{}
+	return true
+}
+
+func (l *link) forget(c net.Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.conns, c)
+	_ = c.Close() // it may be closed
+}
+
+// pass waits while the line is a black hole.
+func (l *link) pass() {
+	l.mu.Lock()
+	open := l.open
+	l.mu.Unlock()
+	<-open
+}
+
+// copy moves bytes one way until either side ends, and ends the other.
+func (l *link) copy(dst, src net.Conn) {
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := src.Read(buf)
+		l.pass()
+		if n > 0 {
+			if _, werr := dst.Write(buf[:n]); err == nil {
+				err = werr
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			_ = dst.(*net.TCPConn).CloseWrite()
+			return
+		}
+		if err != nil {
+			_, _ = dst.Close(), src.Close()
+			return
+		}
+	}
+}
