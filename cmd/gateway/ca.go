@@ -24,7 +24,7 @@ func newCA() *cobra.Command {
 		Short: "Make certificates for devices, brokers and bridges",
 		Long: "Make certificates for devices, brokers and bridges: first an authority, then what it signs.\n\n" +
 			"The authority is a folder. Keep its ca.key off the network; give its ca.crt to everyone.",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	dir := cmd.PersistentFlags().String("dir", "ca", "folder of the authority")
@@ -38,7 +38,7 @@ func newCAInit(dir *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make the authority",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			life, err := life(days)
 			if err != nil {
@@ -115,6 +115,13 @@ func newCAClient(dir *string) *cobra.Command {
 	}
 	cmd.Flags().IntVar(&days, "days", int(ca.LeafLife/dayLength), "how long it is in force, at most as long as the authority")
 	return cmd
+}
+
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("%s does not know %q; see: %[1]s --help", cmd.CommandPath(), args[0])}
+	}
+	return nil
 }
 
 func atLeastOneName(_ *cobra.Command, args []string) error {

@@ -13,7 +13,7 @@ import (
 func (f Files) write(cert, key []byte) error {
 	for _, name := range []string{f.Cert, f.Key} {
 		if _, err := os.Lstat(name); err == nil {
-			return fmt.Errorf("%s exists, nothing was changed; move it away or choose another name: %w", name, fs.ErrExist)
+			return fmt.Errorf("%w: %s; nothing was changed: move it away, or choose another name", fs.ErrExist, name)
 		}
 	}
 	if err := create(f.Key, 0o600, &pem.Block{Type: "PRIVATE KEY", Bytes: key}); err != nil {
