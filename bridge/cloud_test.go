@@ -39,9 +39,12 @@ type cloud struct {
 	hold        bool // acknowledges no PUBLISH
 	inFlight    int  // PUBLISH not acknowledged on this connection
 	maxInFlight int
-	reject      string // topic for which the connection is closed
-	subscribed  []string
-	will        *packets.ConnectPacket
+	// reject is a topic for which the connection is closed, as a kernel does it when bytes are
+	// unread: the acknowledgements of the moments before are lost.
+	reject     string
+	pubrels    map[uint16]int
+	subscribed []string
+	will       *packets.ConnectPacket
 }
 
 type downward struct {
@@ -61,7 +64,7 @@ func newCloud(t *testing.T, l *ledger) *cloud {
 		t.Fatal(err)
 	}
 	c := &cloud{t: t, ledger: l, Listener: ln, done: make(chan struct{}), received: make(map[uint16]bool),
-		topics: make(map[string][]string), seen: make(map[uint16]bool)}
+		topics: make(map[string][]string), seen: make(map[uint16]bool), pubrels: make(map[uint16]int)}
 	go c.serve()
 	t.Cleanup(func() {
 		ln.Close()
@@ -122,7 +125,8 @@ type cloudConn struct {
 	*cloud
 	net.Conn
 	buf    *bufio.Reader
-	budget int // -1: without end
+	held   []packets.ControlPacket // answers that wait for a pause, see reject
+	budget int                     // -1: without end
 }
 
 func (c *cloudConn) count() error {
@@ -177,6 +181,12 @@ func (c *cloudConn) run() error {
 		c.Conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond)) // then look for new messages
 		_, err := c.buf.Peek(1)
 		if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
+			for _, p := range c.held {
+				if err := c.send(p); err != nil {
+					return err
+				}
+			}
+			c.held = nil
 			continue
 		}
 		c.Conn.SetReadDeadline(time.Now().Add(10 * time.Second))
@@ -237,11 +247,15 @@ func ack(kind byte, id uint16) packets.ControlPacket {
 // take checks one packet of the bridge and answers it.
 func (c *cloudConn) take(p packets.ControlPacket) error {
 	c.mu.Lock()
-	silent := c.silent
+	silent, hold := c.silent, c.reject != ""
 	reply, err := c.judge(p)
 	c.mu.Unlock()
 	if err != nil || reply == nil || silent {
 		return err
+	}
+	if hold {
+		c.held = append(c.held, reply)
+		return nil
 	}
 	return c.send(reply)
 }
@@ -254,6 +268,7 @@ func (c *cloudConn) judge(p packets.ControlPacket) (reply packets.ControlPacket,
 		if s, ok := c.ledger.durable(p.MessageID); ok && s != released {
 			c.t.Errorf("PUBREL %d left before its PUBREC was durable", p.MessageID)
 		}
+		c.pubrels[p.MessageID]++
 		delete(c.received, p.MessageID)
 		return ack(packets.Pubcomp, p.MessageID), nil
 	case *packets.PubackPacket:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -25,6 +26,10 @@ func (t target) address() string { return net.JoinHostPort(t.host, t.port) }
 func parseTarget(s string) (target, error) {
 	u, err := url.Parse(s)
 	if err != nil {
+		var bad *url.Error
+		if errors.As(err, &bad) {
+			err = bad.Err // without the url, which may have a password in it
+		}
 		return target{}, fmt.Errorf("url: %w", err)
 	}
 	t := target{host: u.Hostname(), port: u.Port()}

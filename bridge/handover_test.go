@@ -233,6 +233,11 @@ func TestCloudLosesSession(t *testing.T) {
 		return slices.Equal(c.arrived("site/up/a"), []string{"1", "2"}) && slices.Equal(l.published("local/down/a"), []string{"5"})
 	})
 	eventually(t, "an empty queue", func() bool { _, open := l.durable(1); return !open })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pubrels[1] > 0 {
+		t.Error("PUBREL for a message that the cloud has forgotten")
+	}
 }
 
 // What Next returns as released before is finished with PUBREL alone.
