@@ -10,13 +10,13 @@ type Bridge struct {
 	Username       string        `yaml:"username"`
 	Password       Secret        `yaml:"password"`
 	TLS            BridgeTLS     `yaml:"tls"`
-	KeepAlive      time.Duration `yaml:"keep_alive" default:"30s" range:"5s..18h12m15s"` // the wire carries 16-bit seconds
-	Window         int           `yaml:"window" default:"100" range:"1..65535"`          // unacknowledged messages
+	KeepAlive      time.Duration `yaml:"keep_alive" default:"30s" range:"5s..18h12m15s"` // whole seconds: the wire carries 16 bits of them
+	Window         int           `yaml:"window" default:"100" range:"1..1024"`           // unacknowledged messages
 	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`   // name, TCP, TLS and CONNACK together
 	AckTimeout     time.Duration `yaml:"ack_timeout" default:"30s" range:"1s..1h"`       // without an acknowledgement the link is taken for dead
 	Backoff        Backoff       `yaml:"backoff"`
-	Announce       bool          `yaml:"announce"`    // tell the cloud that this is a bridge, so that it sends nothing back; mosquitto understands it, clouds of large providers refuse it
-	StateTopic     string        `yaml:"state_topic"` // upstream, retained; default: gateway/<client_id>/state
+	Announce       bool          `yaml:"announce" default:"false"` // tell the cloud that this is a bridge, so that it sends nothing back; mosquitto understands it, clouds of large providers refuse it
+	StateTopic     string        `yaml:"state_topic"`              // upstream, retained; default: gateway/<client_id>/state
 	Rules          []Rule        `yaml:"rules"`
 }
 

@@ -57,6 +57,7 @@ func (k *checker) config(c *Config) {
 	k.want(c.Board == "sim" || !k.given("sim"), "sim", "only with board: sim; remove it, or set board: sim")
 	k.want(c.Store.TelemetryCommit == 0 || c.Store.TelemetryCommit >= time.Millisecond, "store.telemetry_commit",
 		"0s, or at least 1ms")
+	k.want(c.Limits.KeepAlive%time.Second == 0, "limits.keep_alive", "whole seconds, not %v", c.Limits.KeepAlive)
 	k.listeners(c)
 	k.bridges(c)
 	k.points(c)
@@ -143,6 +144,7 @@ func (k *checker) bridges(c *Config) {
 			quoteShort(b.Name), first, k.line(first))
 		clients[b.URL+" "+b.ClientID] = at
 		k.want(b.Backoff.Min <= b.Backoff.Max, at+".backoff", "min is longer than max")
+		k.want(b.KeepAlive%time.Second == 0, at+".keep_alive", "whole seconds, not %v", b.KeepAlive)
 		if p := topicProblem(b.StateTopic); p != "" {
 			k.want(false, at+".state_topic", "%s", p)
 		}

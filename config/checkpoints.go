@@ -19,23 +19,23 @@ func (k *checker) points(c *Config) {
 		k.switchWords(in.On, in.Off, at)
 		k.report(in.Report, at)
 	}
-	bridges := make(map[string]bool)
-	for _, b := range c.Bridges {
-		bridges[b.Name] = true
-	}
 	for i, o := range c.Outputs {
 		at := fmt.Sprintf("outputs[%d]", i)
-		k.point(o.Point, at+".point", "/set", "/state", "/result")
+		k.point(o.Point, at+".point", commandSuffixes...)
 		k.gpio(c.Board, o.Line, at+".line", lines)
 		k.output(o, at)
-		k.want(o.LinkLoss == nil || o.LinkLoss.Bridge == "" || bridges[o.LinkLoss.Bridge], at+".link_loss.bridge",
-			"no bridge has this name; name one of section bridges")
+		k.command(c, o.Command, at)
 	}
 	ports := make(map[string]string)
 	for i, s := range c.Serial {
 		at := fmt.Sprintf("serial[%d]", i)
 		k.once(ports, s.Port, at+".port")
 		k.serial(c.Board, s, at)
+		for j, w := range s.Writes {
+			key := fmt.Sprintf("%s.writes[%d]", at, j)
+			k.write(w, at, key)
+			k.command(c, w.Command, key)
+		}
 	}
 }
 
@@ -49,6 +49,14 @@ func (k *checker) point(point, key string, suffixes ...string) {
 		return
 	}
 	k.once(k.topics, point, key)
+	k.takes(point, key, suffixes...)
+}
+
+// commandSuffixes end the topics of an output.
+var commandSuffixes = []string{"/set", "/state", "/result"}
+
+// takes takes the topics of a point that end in suffixes.
+func (k *checker) takes(point, key string, suffixes ...string) {
 	for _, s := range suffixes {
 		k.once(k.topics, point+s, key)
 	}
@@ -79,6 +87,15 @@ func (k *checker) report(r Report, at string) {
 	k.want(r.Heartbeat == 0 || r.MinInterval <= r.Heartbeat, at+".min_interval", "longer than heartbeat, %v; shorten it", r.Heartbeat)
 }
 
+// command checks what outputs of all kinds have in common.
+func (k *checker) command(c *Config, o Command, at string) {
+	if o.LinkLoss == nil || o.LinkLoss.Bridge == "" {
+		return
+	}
+	known := slices.ContainsFunc(c.Bridges, func(b Bridge) bool { return b.Name == o.LinkLoss.Bridge })
+	k.want(known, at+".link_loss.bridge", "no bridge is called %s; name one of section bridges", quoteShort(o.LinkLoss.Bridge))
+}
+
 func (k *checker) output(o Output, at string) {
 	k.switchWords(o.On, o.Off, at)
 	k.want(o.Safe == "" || o.Safe == o.On || o.Safe == o.Off, at+".safe",
@@ -107,12 +124,29 @@ func (k *checker) serial(board string, s Serial, at string) {
 	for i, f := range s.Frames {
 		k.frame(f, fmt.Sprintf("%s.frames[%d]", at, i))
 	}
-	for i, w := range s.Writes {
-		key := fmt.Sprintf("%s.writes[%d]", at, i)
-		k.point(w.Point, key+".point", "/set", "/state", "/result")
-		k.want(w.Template == "" || strings.Contains(w.Template, "{value}"), key+".template",
-			"without {value}, where the command's value goes")
+}
+
+// write checks an output of the serial port at port.
+func (k *checker) write(w Write, port, at string) {
+	if topicProblem(w.Point) == "" && strings.HasPrefix(k.topics[w.Point], port+".frames[") {
+		// The field of this port that has the same point measures the output.
+		k.takes(w.Point, at+".point", commandSuffixes...)
+	} else {
+		k.point(w.Point, at+".point", commandSuffixes...)
 	}
+	k.want(w.Template == "" || strings.Contains(w.Template, "{value}"), at+".template",
+		"without {value}, where the command's value goes")
+	k.typed(w.Type, w.On, w.Off, w.Min, w.Max, at)
+	if w.Safe == "" {
+		k.want(w.Lease == 0, at+".lease", "needs safe, the value to send when it ends")
+		k.want(w.LinkLoss == nil, at+".link_loss", "needs safe, the value to send when the link is lost")
+		return
+	}
+	safe, err := parseFloat(w.Safe)
+	k.want(w.Type != "number" || err == nil, at+".safe", "a number, not %s", quoteShort(w.Safe))
+	k.want(w.Type != "number" || (w.Min == nil || safe >= *w.Min) && (w.Max == nil || safe <= *w.Max), at+".safe", "outside of min and max")
+	k.want(w.Type != "bool" || w.Safe == w.On || w.Safe == w.Off, at+".safe",
+		"%s or %s, the words of on and off, not %s", quoteShort(w.On), quoteShort(w.Off), quoteShort(w.Safe))
 }
 
 func (k *checker) frame(f Frame, at string) {
@@ -153,12 +187,25 @@ func hasGroup(pattern *regexp.Regexp, group string) bool {
 }
 
 func (k *checker) field(f Field, at string) {
-	if f.Type != "number" {
-		for _, key := range []string{"unit", "scale", "offset", "min", "max", "deadband"} {
-			k.want(!k.given(at+"."+key), at+"."+key, "only with type: number")
-		}
-		return
+	k.typed(f.Type, f.On, f.Off, f.Min, f.Max, at)
+	k.want(f.Type != "number" || f.Scale != 0, at+".scale", "0 would make every value the same")
+}
+
+// typed checks that only keys of a value's type are given.
+func (k *checker) typed(kind, on, off string, low, high *float64, at string) {
+	others := []string{"unit", "scale", "offset", "min", "max", "deadband"}
+	only := "number"
+	if kind == "number" {
+		others, only = []string{"on", "off"}, "bool"
 	}
-	k.want(f.Scale != 0, at+".scale", "0 would make every value the same")
-	k.want(f.Min == nil || f.Max == nil || *f.Min <= *f.Max, at+".min", "larger than max")
+	for _, key := range others {
+		k.want(!k.given(at+"."+key), at+"."+key, "only with type: %s", only)
+	}
+	if kind == "text" {
+		k.want(!k.given(at+".on") && !k.given(at+".off"), at+".on", "only with type: bool")
+	}
+	if kind == "bool" {
+		k.switchWords(on, off, at)
+	}
+	k.want(low == nil || high == nil || *low <= *high, at+".min", "larger than max")
 }

@@ -68,27 +68,31 @@ type Store struct {
 // with 512 MB of memory.
 type Limits struct {
 	Connections    int           `yaml:"connections" default:"500" range:"1..100000"`
-	PacketSize     int64         `yaml:"packet_size,size" default:"256KiB" range:"1KiB..64MiB"`
-	Inflight       int           `yaml:"inflight" default:"100" range:"1..65535"`        // unacknowledged QoS 1 and 2 messages per client and direction
-	Queue          int           `yaml:"queue" default:"100000" range:"1..10000000"`     // messages that wait for one session
-	Subscriptions  int           `yaml:"subscriptions" default:"1000" range:"1..100000"` // per session
-	SessionExpiry  time.Duration `yaml:"session_expiry" default:"7d" range:"0s..365d"`   // longest life of a session without a connection
-	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`   // from accept to CONNECT, TLS handshake included
+	PacketSize     int64         `yaml:"packet_size,size" default:"256KiB" range:"1KiB..64MiB"` // one incoming packet
+	ReceiveMaximum int           `yaml:"receive_maximum" default:"500" range:"1..65535"`        // unacknowledged QoS 1 and 2 messages from one client
+	Inflight       int           `yaml:"inflight" default:"100" range:"1..1024"`                // unacknowledged QoS 1 and 2 messages to one client
+	Subscriptions  int           `yaml:"subscriptions" default:"1000" range:"1..100000"`        // per session
+	Queue          int           `yaml:"queue" default:"1000" range:"1..10000000"`              // messages in memory for one session that is not durable
+	QueueSize      int64         `yaml:"queue_size,size" default:"1MiB" range:"1KiB..256MiB"`   // their bytes
+	OutputSize     int64         `yaml:"output_size,size" default:"256KiB" range:"4KiB..64MiB"` // bytes on their way to one client beyond which QoS 0 is dropped
+	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`          // from accept to CONNECT, TLS handshake included
+	WriteTimeout   time.Duration `yaml:"write_timeout" default:"30s" range:"1s..10m"`           // for a client that takes nothing to take something
+	KeepAlive      time.Duration `yaml:"keep_alive" default:"0s" range:"0s..18h12m15s"`         // longest that an MQTT 5.0 client may ask for; 0s any
 }
 
 // A Listener is an entry of section "listeners": an address on which devices connect.
 // Devices log in with a client certificate, or the listener is anonymous.
 type Listener struct {
 	Name      string `yaml:"name,required"`
-	Address   string `yaml:"address,required"` // host:port; without a host on all addresses
-	Anonymous bool   `yaml:"anonymous"`        // whoever connects may do everything
-	TLS       *TLS   `yaml:"tls"`              // nil: plain TCP
+	Address   string `yaml:"address,required"`          // host:port; without a host on all addresses
+	Anonymous bool   `yaml:"anonymous" default:"false"` // whoever connects may do everything
+	TLS       *TLS   `yaml:"tls"`                       // nil: plain TCP
 }
 
 // TLS is the server's side of a connection.
 type TLS struct {
-	Cert               string `yaml:"cert,path,required"`  // PEM, the server's certificate and what follows up to the CA
-	Key                string `yaml:"key,path,required"`   // PEM
-	ClientCA           string `yaml:"client_ca,path"`      // PEM, the CAs that sign clients' certificates
-	RequireCertificate bool   `yaml:"require_certificate"` // no connection without one; its common name becomes the user name
+	Cert               string `yaml:"cert,path,required"`                  // PEM, the server's certificate and what follows up to the CA
+	Key                string `yaml:"key,path,required"`                   // PEM
+	ClientCA           string `yaml:"client_ca,path"`                      // PEM, the CAs that sign clients' certificates
+	RequireCertificate bool   `yaml:"require_certificate" default:"false"` // no connection without one; its common name becomes the user name
 }

@@ -73,7 +73,7 @@ gateway.yaml:14: listeners[1].tls.key: missing; add it
 gateway.yaml:14: listeners[1].tls: nobody can log in here; set require_certificate: true, or anonymous: true for the listener
 gateway.yaml:16: bridges[0].rules: nothing would cross this bridge; add a rule
 gateway.yaml:17: bridges[0].url: mqtt://host:port or mqtts://host:port, not "http://cloud.example"
-gateway.yaml:18: bridges[0].window: from 1 to 65535, not 70000
+gateway.yaml:18: bridges[0].window: from 1 to 1024, not 70000
 gateway.yaml:19: bridges[0].keep_alive: a time with its unit, as 20ms, 1s, 2m, 1h30m or 7d, not "30"
 gateway.yaml:21: inputs[0].pull: none or up or down, not "sideways"
 gateway.yaml:21: inputs[0].point: a topic without wildcards + and #, not "greenhouse/+"`
@@ -127,7 +127,7 @@ func TestProblems(t *testing.T) {
 		{"size range", good + "store: {max_size: 2GB}\n", "gateway.yaml:4: store.max_size: from 1MB to 1GB, not 2GB"},
 		{"negative time", good + "store: {telemetry_commit: -1s}\n", "gateway.yaml:4: store.telemetry_commit: from 0s to 1m, not -1s"},
 		{"short time", good + "store: {telemetry_commit: 5us}\n", "gateway.yaml:4: store.telemetry_commit: 0s, or at least 1ms"},
-		{"days", good + "limits: {session_expiry: 7d25h}\n", "gateway.yaml:4: limits.session_expiry: a time with its unit"},
+		{"days", good + "outputs: [{point: a, line: l, safe: off, lease: 1d25h}]\n", "gateway.yaml:4: outputs[0].lease: a time with its unit"},
 		{"variable", good + "store: {path: \"${HOME}\"}\n", "gateway.yaml:4: store.path: ${HOME} is not replaced here; only secrets take a variable, as {env: NAME}"},
 		{"required and empty", good + "inputs: [{point: \"\", line: b}]\n", "gateway.yaml:4: inputs[0].point: must not be empty"},
 		// Secrets.
@@ -158,6 +158,7 @@ func TestProblems(t *testing.T) {
 		{"loop", strings.Replace(bridge, "filter: a}", "filter: \"a/#\"}, {direction: in, filter: a/+/set}", 1), "gateway.yaml:7: bridges[0].rules[1]: the cloud would send back what bridges[0].rules[0] on line 7 sends; give the two directions different remote topics, or set announce: true"},
 		{"both", strings.Replace(bridge, "direction: out", "direction: both", 1), "gateway.yaml:7: bridges[0].rules[0]: the cloud would send back"},
 		{"loop of two", bridge + "  - name: b\n    url: mqtt://localhost\n    rules: [{direction: in, filter: \"#\"}]\n", "gateway.yaml:10: bridges[1].rules[0]: loops with bridges[0].rules[0] on line 7"},
+		{"keep alive", bridge + "    keep_alive: 5500ms\n", "gateway.yaml:8: bridges[0].keep_alive: whole seconds, not 5.5s"},
 		{"QoS", strings.Replace(bridge, "filter: a", "filter: a, qos: 3", 1), "gateway.yaml:7: bridges[0].rules[0].qos: from 0 to 2, not 3"},
 		// Points.
 		{"point twice", good + "inputs:\n  - {point: a, line: l1}\n  - {point: a, line: l2}\n", `gateway.yaml:6: inputs[1].point: "a" is already used by inputs[0].point on line 5; change one`},
@@ -170,10 +171,14 @@ func TestProblems(t *testing.T) {
 		{"same words", good + "outputs: [{point: a, line: l, on: x, off: x, safe: x}]\n", "gateway.yaml:4: outputs[0].on: on and off must be different words"},
 		{"words turned round", good + "outputs: [{point: a, line: l, on: off, off: dark, safe: dark}]\n", `gateway.yaml:4: outputs[0].on: "off" always means off; turn the level round with active_low`},
 		{"lease", good + "outputs: [{point: a, line: l, safe: off, lease: 1m, min_on: 2m}]\n", "gateway.yaml:4: outputs[0].lease: shorter than min_on"},
-		{"link loss", good + "outputs: [{point: a, line: l, safe: off, link_loss: {bridge: moon, after: 1m}}]\n", "gateway.yaml:4: outputs[0].link_loss.bridge: no bridge has this name"},
+		{"link loss", good + "outputs: [{point: a, line: l, safe: off, link_loss: {bridge: moon, after: 1m}}]\n", "gateway.yaml:4: outputs[0].link_loss.bridge: no bridge is called \"moon\"; name one"},
 		{"interval", good + "inputs: [{point: a, line: l, heartbeat: 1s, min_interval: 2s}]\n", "gateway.yaml:4: inputs[0].min_interval: longer than heartbeat, 1s; shorten it"},
 		{"sim section", good + "sim: {speed: 2}\n", "gateway.yaml:4: sim: only with board: sim"},
 		// Serial.
+		{"write of another's point", good + "inputs: [{point: w, line: l}]\nserial: [{port: /dev/x, writes: [{point: w, template: \"{value}\"}]}]\n", `gateway.yaml:5: serial[0].writes[0].point: "w" is already used by inputs[0].point on line 4`},
+		{"lease without safe", good + "serial: [{port: /dev/x, writes: [{point: w, template: \"{value}\", lease: 1m}]}]\n", "gateway.yaml:4: serial[0].writes[0].lease: needs safe"},
+		{"safe number", good + "serial: [{port: /dev/x, writes: [{point: w, template: \"{value}\", type: number, max: 5, safe: 6}]}]\n", "gateway.yaml:4: serial[0].writes[0].safe: outside of min and max"},
+		{"words of a number", serial + "json\n        fields: [{field: t, point: a, on: x}]\n", "gateway.yaml:8: serial[0].frames[0].fields[0].on: only with type: bool"},
 		{"port twice", serial + "json\n        fields: [{field: a, point: a}]\n  - port: /dev/ttyUSB0\n    writes: [{point: w, template: \"{value}\"}]\n", `gateway.yaml:9: serial[1].port: "/dev/ttyUSB0" is already used by serial[0].port on line 5`},
 		{"port path", good + "serial: [{port: ttyUSB0, writes: [{point: w, template: \"{value}\"}]}]\n", "gateway.yaml:4: serial[0].port: a path, best below /dev/serial/by-id"},
 		{"sim port", good + "board: sim\nserial: [{port: /dev/ttyUSB0, writes: [{point: w, template: \"{value}\"}]}]\n", "gateway.yaml:5: serial[0].port: board: sim has ports whose names begin with sim:"},
@@ -207,9 +212,8 @@ func TestValuesAndDefaults(t *testing.T) {
 	c, err := Parse("/etc/gateway/gateway.yaml", []byte(`
 gateway: {id: gh1, data: state}
 store: {max_size: 64MiB, telemetry_commit: 1m}
-limits: {session_expiry: 7d12h}
 listeners:
-  - {name: local, address: "127.0.0.1:1883", anonymous: true}
+  - {name: local, address: 127.0.0.1:1883, anonymous: true}
 bridges:
   - name: cloud
     url: mqtts://cloud.example
@@ -219,7 +223,7 @@ bridges:
     rules:
       - {direction: out, filter: "greenhouse/#", remote_prefix: sites/gh1/}
 outputs:
-  - {point: vent, line: GPIO27, on: open, off: closed, safe: open, link_loss: {bridge: cloud, after: 90s}}
+  - {point: vent, line: GPIO27, on: open, off: closed, safe: open, lease: 1d12h, link_loss: {bridge: cloud, after: 90s}}
 serial:
   - port: /dev/ttyUSB0
     frames:
@@ -244,7 +248,6 @@ serial:
 		{"log", c.Gateway.Log, "info"},
 		{"max size", c.Store.MaxSize, int64(64 << 20)},
 		{"commit", c.Store.TelemetryCommit, time.Minute},
-		{"expiry", c.Limits.SessionExpiry, 180 * time.Hour},
 		{"packet size", c.Limits.PacketSize, int64(256 << 10)},
 		{"plain TCP", c.Listeners[0].TLS, (*TLS)(nil)},
 		{"client id", b.ClientID, "gh1-cloud"},
@@ -254,6 +257,7 @@ serial:
 		{"certificate", b.TLS.Cert, "/etc/gateway/gh1.pem"},
 		{"backoff", b.Backoff, Backoff{time.Second, time.Minute}},
 		{"QoS", b.Rules[0].QoS, 1},
+		{"days", o.Lease, 36 * time.Hour},
 		{"safe", o.SafeOn(), true},
 		{"link loss", *o.LinkLoss, LinkLoss{"cloud", 90 * time.Second}},
 		{"delimiter", c.Serial[0].Delimiter, "\n"},
@@ -268,6 +272,11 @@ serial:
 			t.Errorf("%s: got %v, want %v", tt.what, tt.got, tt.want)
 		}
 	}
+}
+
+// A device that tells the state of its own output has one point for both.
+func TestWriteMayShareItsFieldsPoint(t *testing.T) {
+	parse(t, good+"serial: [{port: /dev/x, frames: [{format: json, fields: [{field: a, point: p}]}], writes: [{point: p, template: \"{value}\"}]}]\n")
 }
 
 func TestWarnings(t *testing.T) {

@@ -15,11 +15,19 @@ type Input struct {
 	Point     string        `yaml:"point,required"` // the topic of its readings
 	Line      string        `yaml:"line,required"`  // the kernel's name, GPIO17, or gpiochip0:17
 	Pull      string        `yaml:"pull" default:"none" words:"none up down"`
-	ActiveLow bool          `yaml:"active_low"` // a low level means on
+	ActiveLow bool          `yaml:"active_low" default:"false"` // a low level means on
 	Debounce  time.Duration `yaml:"debounce" default:"20ms" range:"0s..10s"`
 	On        string        `yaml:"on" default:"on"` // the words of the two states
 	Off       string        `yaml:"off" default:"off"`
 	Report    `yaml:",inline"`
+}
+
+// Command says which commands an output takes, and what becomes of it when none come.
+type Command struct {
+	MaxAge   time.Duration `yaml:"max_age" default:"30s" range:"1s..24h"`     // an older command is refused
+	Lease    time.Duration `yaml:"lease" default:"0s" range:"0s..7d"`         // safe again unless commanded within; 0s never
+	LinkLoss *LinkLoss     `yaml:"link_loss"`                                 // nil: the link does not matter
+	Payload  string        `yaml:"payload" default:"json" words:"json plain"` // of <point>/state
 }
 
 // An Output is an entry of section "outputs": a digital line that is switched by messages to
@@ -27,16 +35,13 @@ type Input struct {
 type Output struct {
 	Point     string        `yaml:"point,required"`
 	Line      string        `yaml:"line,required"`
-	ActiveLow bool          `yaml:"active_low"`    // a low level means on
-	Safe      string        `yaml:"safe,required"` // the word of the state at start, at exit, and when commands stop coming
+	ActiveLow bool          `yaml:"active_low" default:"false"` // a low level means on
+	Safe      string        `yaml:"safe,required"`              // the word of the state at start, at exit, and when commands stop coming
 	On        string        `yaml:"on" default:"on"`
 	Off       string        `yaml:"off" default:"off"`
-	MaxAge    time.Duration `yaml:"max_age" default:"30s" range:"1s..24h"` // an older command is refused
-	Lease     time.Duration `yaml:"lease" default:"0s" range:"0s..7d"`     // safe again unless commanded within; 0 never
-	MinOn     time.Duration `yaml:"min_on" default:"0s" range:"0s..24h"`   // dwell times; the safe state does not wait for them
+	MinOn     time.Duration `yaml:"min_on" default:"0s" range:"0s..24h"` // dwell times; the safe state does not wait for them
 	MinOff    time.Duration `yaml:"min_off" default:"0s" range:"0s..24h"`
-	LinkLoss  *LinkLoss     `yaml:"link_loss"`                                 // nil: the link does not matter
-	Payload   string        `yaml:"payload" default:"json" words:"json plain"` // of <point>/state
+	Command   `yaml:",inline"`
 }
 
 // SafeOn tells whether the safe state is the switched-on one.
@@ -73,9 +78,11 @@ type Frame struct {
 
 // A Field is one value of a frame.
 type Field struct {
-	Field    string   `yaml:"field,text,required"` // json: the key; split: the column, from 0; regexp: the group's name or number
+	Field    string   `yaml:"field,text,required"` // json: a path, as air or sensors.0.t; split: the column, from 0; regexp: the group's name or number
 	Point    string   `yaml:"point,required"`      // the topic of its readings
 	Type     string   `yaml:"type" default:"number" words:"number bool text"`
+	On       string   `yaml:"on" default:"on"` // bool: the words of the two states
+	Off      string   `yaml:"off" default:"off"`
 	Unit     string   `yaml:"unit"`
 	Scale    float64  `yaml:"scale" default:"1"` // value = raw * scale + offset
 	Offset   float64  `yaml:"offset" default:"0"`
@@ -85,9 +92,18 @@ type Field struct {
 	Report   `yaml:",inline"`
 }
 
-// A Write is a text that a message to <point>/set sends down the port.
+// A Write is a text that a message to <point>/set sends down the port. Where a field of the
+// port's frames has the same point, the device tells its state by it.
 type Write struct {
 	Point    string        `yaml:"point,required"`
 	Template string        `yaml:"template,required"` // {value} stands for the command's value; the delimiter is added
-	MaxAge   time.Duration `yaml:"max_age" default:"30s" range:"1s..24h"`
+	Type     string        `yaml:"type" default:"text" words:"number bool text"`
+	On       string        `yaml:"on" default:"on"` // bool: the words of the two states
+	Off      string        `yaml:"off" default:"off"`
+	Unit     string        `yaml:"unit"`
+	Min      *float64      `yaml:"min"` // a command outside is refused; nil: no bound
+	Max      *float64      `yaml:"max"`
+	Safe     string        `yaml:"safe,text"`                            // the value that is safe; empty: the device looks after itself
+	Reply    time.Duration `yaml:"reply" default:"3s" range:"100ms..1m"` // how long the device may take to tell its new state
+	Command  `yaml:",inline"`
 }
