@@ -58,6 +58,7 @@ func (k *checker) config(c *Config) {
 	k.want(c.Store.TelemetryCommit == 0 || c.Store.TelemetryCommit >= time.Millisecond, "store.telemetry_commit",
 		"0s, or at least 1ms")
 	k.want(c.Limits.KeepAlive%time.Second == 0, "limits.keep_alive", "whole seconds, not %v", c.Limits.KeepAlive)
+	k.want(c.Limits.SessionExpiry%time.Second == 0, "limits.session_expiry", "whole seconds, not %v", c.Limits.SessionExpiry)
 	k.listeners(c)
 	k.bridges(c)
 	k.points(c)

@@ -15,18 +15,19 @@ type Problem struct {
 }
 
 // String is the form that editors and terminals make a link of: file:line: key: text.
-func (p Problem) String() string {
+func (p Problem) String() string { return p.Where() + ": " + p.Text }
+
+// Where is the place of the problem: file:line: key.
+func (p Problem) Where() string {
 	var b strings.Builder
 	b.WriteString(p.File)
 	if p.Line > 0 {
 		fmt.Fprintf(&b, ":%d", p.Line)
 	}
-	b.WriteString(": ")
 	if p.Key != "" {
-		b.WriteString(p.Key)
 		b.WriteString(": ")
+		b.WriteString(p.Key)
 	}
-	b.WriteString(p.Text)
 	return b.String()
 }
 
