@@ -1,0 +1,304 @@
+package offline
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// Dead messages are swept when so many have gathered that the sweep costs little for each.
+const (
+	sweepAt    = 256
+	sweepMost  = 1024                  // by one commit that has little else to do
+	sweepPause = 20 * time.Millisecond // between sweeps while nothing else is committed
+)
+
+// A committer makes batches durable, one transaction each. All of it runs on one goroutine; a
+// second one, the notifier, calls what waits for a batch while the next is on its way.
+type committer struct {
+	file     *file
+	intake   *intake
+	log      *slog.Logger
+	maxBytes int64
+	sweepAt  int64
+
+	cursors map[uint64]*cursor  // of all sessions, as they are in the file
+	dead    map[uint64]struct{} // sessions with dead messages
+	deadN   int64
+	used    int64 // bytes of the file that hold something
+	full    bool  // messages have been refused, and none was accepted since
+	last    int   // units of the last batch
+
+	// committed are batches on their way to the notifier. When it is full, the next commit waits
+	// until the callbacks of an earlier one are through.
+	committed chan []*unit
+	workers   sync.WaitGroup
+
+	mu    sync.Mutex
+	stats Stats // but for what is asked for when Stats is called
+}
+
+func (c *committer) start() {
+	c.committed = make(chan []*unit, 2)
+	c.workers.Go(c.run)
+	c.workers.Go(c.notify)
+}
+
+func (c *committer) notify() {
+	for batch := range c.committed {
+		for _, u := range batch {
+			if u.done != nil {
+				u.done(u.err)
+			}
+		}
+	}
+}
+
+// run commits what the intake has, until the intake is closed and empty.
+func (c *committer) run() {
+	defer close(c.committed)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		pause := c.intake.due()
+		if pause != 0 {
+			if _, closed := c.intake.state(); closed {
+				return
+			}
+			sweep := pause < 0 && c.sweepDue()
+			if sweep {
+				pause = sweepPause
+			}
+			if pause < 0 {
+				<-c.intake.wake
+				continue
+			}
+			timer.Reset(pause)
+			select {
+			case <-c.intake.wake:
+				continue
+			case <-timer.C:
+			}
+			if sweep {
+				c.commit(nil)
+				continue
+			}
+		}
+		c.gather(timer)
+		batch := c.intake.take()
+		c.commit(batch)
+		c.last = len(batch)
+		c.intake.finished(batch)
+		c.hand(batch)
+	}
+}
+
+// gather lingers when the last batch had several units: those who wait for one another's commits
+// come back within a moment, and share the next.
+func (c *committer) gather(timer *time.Timer) {
+	if c.last < 2 || c.intake.expect(c.last) {
+		return
+	}
+	timer.Reset(linger)
+	for {
+		select {
+		case <-c.intake.wake:
+			if c.intake.expect(c.last) {
+				return
+			}
+		case <-timer.C:
+			return
+		}
+	}
+}
+
+// hand passes a batch on to the notifier.
+func (c *committer) hand(batch []*unit) {
+	refused := int64(0)
+	for _, u := range batch {
+		u.ops = nil
+		if u.err != nil {
+			refused++
+		}
+	}
+	c.mu.Lock()
+	c.stats.Refused += refused
+	c.mu.Unlock()
+	select {
+	case c.committed <- batch:
+	default:
+		c.intake.overflowing(true)
+		c.committed <- batch
+		c.intake.overflowing(false)
+	}
+}
+
+// sweepDue reports whether dead messages are to go: there are many, or room is short.
+func (c *committer) sweepDue() bool { return c.deadN >= c.sweepAt || c.deadN > 0 && c.full }
+
+// commit makes units durable and sets the error of those that do not become so. What is the
+// fault of one unit costs the others nothing. Without units it only sweeps.
+func (c *committer) commit(units []*unit) {
+	for {
+		live, err := c.try(units)
+		var bad *unitError
+		switch {
+		case err == nil:
+			return
+		case errors.As(err, &bad):
+			bad.unit.err = fmt.Errorf("store: %w", bad.err)
+			c.log.Warn("the store cannot keep a change", "error", bad.err)
+			continue
+		case errors.Is(err, ErrFull):
+			c.full = true
+			c.health(err)
+			if fail(live, err, func(u *unit) bool { return u.grows > 0 }) {
+				continue
+			}
+		case !errors.Is(err, ErrDisk) && len(live) > 1:
+			// Nobody knows whose fault it is: the half without it succeeds.
+			c.commit(live[:len(live)/2])
+			c.commit(live[len(live)/2:])
+			return
+		default:
+			c.health(err)
+		}
+		fail(live, err, func(*unit) bool { return true })
+		return
+	}
+}
+
+// fail gives the error to some of the units, and reports whether there were any.
+func fail(units []*unit, err error, which func(*unit) bool) (some bool) {
+	for _, u := range units {
+		if which(u) {
+			u.err, some = fmt.Errorf("store: %w", err), true
+		}
+	}
+	return some
+}
+
+// errNothing ends a transaction that would change nothing.
+var errNothing = errors.New("nothing to commit")
+
+// try commits in one transaction the units that have not failed and are within the quota. It
+// returns these.
+func (c *committer) try(units []*unit) (live []*unit, err error) {
+	live, size := c.admit(units)
+	sweep := c.sweepDue()
+	var t *txn
+	err = c.file.update(func(tx *bolt.Tx) error {
+		t = newTxn(tx, c.cursors)
+		ops := 0
+		for _, u := range live {
+			for _, o := range u.ops {
+				if err := o.apply(t); err != nil {
+					return &unitError{u, err}
+				}
+				ops++
+			}
+		}
+		if ops == 0 && !sweep {
+			return errNothing
+		}
+		t.settle()
+		if sweep {
+			if err := t.sweep(c.dead, max(sweepMost, 2*len(units))); err != nil {
+				return err
+			}
+		}
+		return t.finish()
+	})
+	switch {
+	case err == errNothing:
+		return live, nil
+	case err != nil:
+		return live, reason(err)
+	}
+	c.adopt(t.touched)
+	c.account(t, len(live), size)
+	return live, nil
+}
+
+// admit returns the units that have not failed and are within the quota, and the bytes that they
+// add. The others are refused.
+func (c *committer) admit(units []*unit) (live []*unit, size int64) {
+	live = make([]*unit, 0, len(units))
+	for _, u := range units {
+		if u.err == nil && u.grows > 0 && c.used+size+u.grows > c.maxBytes {
+			u.err = fmt.Errorf("store: %w: %d of %d bytes are used", ErrFull, c.used, c.maxBytes)
+			c.full = true
+			c.health(u.err)
+		}
+		if u.err == nil {
+			live = append(live, u)
+			size += u.grows
+		}
+	}
+	return live, size
+}
+
+// account keeps the books of a commit, whose messages had size bytes.
+func (c *committer) account(t *txn, units int, size int64) {
+	fileSize, free := c.file.sizes()
+	c.used = fileSize - free
+	c.mu.Lock()
+	c.stats.Commits++
+	c.stats.Messages += t.messages
+	c.stats.Bytes += size
+	c.stats.LastBatch = units
+	c.stats.FileBytes, c.stats.FreeBytes, c.stats.Dead = fileSize, free, c.deadN
+	c.mu.Unlock()
+	// That something was deleted does not yet mean that there is room again.
+	if !c.full || size > 0 {
+		c.full = c.full && size == 0
+		c.health(nil)
+	}
+}
+
+// adopt takes over the cursors of a transaction that is on disk.
+func (c *committer) adopt(touched map[uint64]*cursor) {
+	for number, now := range touched {
+		if before := c.cursors[number]; before != nil {
+			c.deadN -= before.dead
+		}
+		c.deadN += now.dead
+		c.cursors[number] = now
+		if now.gone {
+			delete(c.cursors, number)
+		}
+		if now.dead > 0 {
+			c.dead[number] = struct{}{}
+		} else {
+			delete(c.dead, number)
+		}
+	}
+}
+
+// health notes how the store is, and writes one line when that changes. What remedy there is
+// depends on the kind of failure.
+func (c *committer) health(now error) {
+	c.mu.Lock()
+	before := c.stats.LastError
+	c.stats.LastError = now
+	c.mu.Unlock()
+	same := func(kind error) bool { return errors.Is(before, kind) && errors.Is(now, kind) }
+	switch {
+	case now == nil && before != nil:
+		c.log.Info("the store takes messages again")
+	case now == nil || same(ErrFull) || same(ErrDisk) || same(ErrDamaged):
+	case errors.Is(now, ErrFull):
+		c.log.Error("the store is full and refuses new messages: raise its quota, make room on the disk, "+
+			"or let the clients connect that messages wait for", "error", now)
+	case errors.Is(now, ErrDisk):
+		c.log.Error("the store cannot write and refuses new messages until it can; what it has acknowledged "+
+			"before is safe: look for errors of the disk in the kernel's log", "error", now)
+	default:
+		c.log.Error("the store is damaged and refuses some changes: restart the gateway, which sets the file "+
+			"aside and saves what can be read", "error", now)
+	}
+}

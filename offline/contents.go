@@ -1,0 +1,292 @@
+package offline
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"gateway/broker/session"
+)
+
+// A source is where the records of a store are read from: the open file, or an image of one that
+// may be damaged. What is passed to fn is valid until fn returns.
+type source interface {
+	each(bucket int, fn func(key, rec []byte) error) error
+	get(bucket int, key []byte) []byte
+}
+
+// A txSource reads the open file.
+type txSource struct{ tx *bolt.Tx }
+
+func (s txSource) each(bucket int, fn func(key, rec []byte) error) error {
+	return s.tx.Bucket(bucketNames[bucket]).ForEach(fn)
+}
+
+func (s txSource) get(bucket int, key []byte) []byte {
+	return s.tx.Bucket(bucketNames[bucket]).Get(key)
+}
+
+// An imageSource reads what can be read of an image.
+type imageSource struct {
+	im    *image
+	seen  map[uint64]struct{}
+	trees map[string]tree
+	bad   func(error)
+}
+
+func newImageSource(im *image, bad func(error)) *imageSource {
+	s := &imageSource{im: im, seen: make(map[uint64]struct{}), bad: bad}
+	s.trees = im.trees(s.seen, bad)
+	return s
+}
+
+func (s *imageSource) each(bucket int, fn func(key, rec []byte) error) error {
+	name := string(bucketNames[bucket])
+	t, ok := s.trees[name]
+	if !ok {
+		s.bad(fmt.Errorf("%w: there is no bucket %q", ErrDamaged, name))
+		return nil
+	}
+	return s.im.each(t, s.seen, func(err error) { s.bad(fmt.Errorf("bucket %q: %w", name, err)) }, fn)
+}
+
+func (s *imageSource) get(bucket int, key []byte) []byte {
+	t, ok := s.trees[string(bucketNames[bucket])]
+	if !ok {
+		return nil
+	}
+	return s.im.get(t, key)
+}
+
+// Contents are the sessions of a store without their queues.
+type contents struct {
+	sessions      []*sessionRecord
+	cursors       map[uint64]*cursor
+	subscriptions map[uint64][]*session.Subscribed // by session number; Client is not set
+	received      map[uint64][]uint16
+}
+
+// readContents reads them, and tells bad of every record that it cannot read.
+func readContents(src source, bad func(error)) (*contents, error) {
+	c := &contents{
+		cursors:       make(map[uint64]*cursor),
+		subscriptions: make(map[uint64][]*session.Subscribed),
+		received:      make(map[uint64][]uint16),
+	}
+	readers := []struct {
+		bucket int
+		read   func(key, rec []byte) error
+	}{
+		{bucketSessions, func(_, rec []byte) error {
+			s, err := parseSession(rec)
+			if err == nil {
+				c.sessions = append(c.sessions, s)
+			}
+			return err
+		}},
+		{bucketCursors, func(key, rec []byte) error {
+			at, err := parseCursor(rec)
+			if err == nil && len(key) != 8 {
+				err = errKey
+			}
+			if err == nil {
+				c.cursors[keyNumber(key)] = at
+			}
+			return err
+		}},
+		{bucketSubscriptions, func(key, rec []byte) error {
+			s, id, err := parseSubscription(rec)
+			if err == nil && len(key) < 8 {
+				err = errKey
+			}
+			if err == nil {
+				n := keyNumber(key)
+				c.subscriptions[n] = append(c.subscriptions[n], &session.Subscribed{Subscription: s, ID: id})
+			}
+			return err
+		}},
+		{bucketReceived, func(key, rec []byte) error {
+			_, err := unseal(rec)
+			if err == nil && len(key) != 10 {
+				err = errKey
+			}
+			if err == nil {
+				n := keyNumber(key)
+				c.received[n] = append(c.received[n], binary.BigEndian.Uint16(key[8:]))
+			}
+			return err
+		}},
+	}
+	for _, r := range readers {
+		err := src.each(r.bucket, func(key, rec []byte) error {
+			if err := r.read(key, rec); err != nil {
+				bad(fmt.Errorf("bucket %q: key %x: %w", bucketNames[r.bucket], key, err))
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+var errKey = fmt.Errorf("%w: a key of the wrong length", ErrDamaged)
+
+// keyNumber returns the number that a key begins with.
+func keyNumber(key []byte) uint64 { return binary.BigEndian.Uint64(key) }
+
+// A calendar turns the stamp of a record into a time, and what had passed before that time.
+type calendar func(stamp) (time.Time, time.Duration)
+
+// opening returns what restores a session, but for its queue.
+func (c *contents) opening(s *sessionRecord, when calendar) []session.Change {
+	changes := []session.Change{&session.Opened{
+		Client: s.client, Expiry: s.expiry, Will: s.will, Version: s.version, Incarnation: s.number,
+	}}
+	for _, sub := range c.subscriptions[s.number] {
+		changes = append(changes, &session.Subscribed{Client: s.client, Subscription: sub.Subscription, ID: sub.ID})
+	}
+	if s.closed != nil {
+		at, waited := when(*s.closed)
+		changes = append(changes, &session.Closed{Client: s.client, At: at.Add(-waited)})
+	}
+	return changes
+}
+
+// summary returns what restores the queue of a session, but for its messages.
+func (c *contents) summary(s *sessionRecord) *session.Summary {
+	at := c.cursors[s.number]
+	if at == nil {
+		at = newCursor()
+	}
+	return &session.Summary{
+		Client: s.client, Head: at.head, Next: at.next, Bytes: at.bytes,
+		Stages: maps.Clone(at.stages), Received: slices.Clone(c.received[s.number]),
+	}
+}
+
+// retained reads all retained messages.
+func retained(src source, when calendar, bad func(error), emit func(session.Change) error) error {
+	return src.each(bucketRetained, func(key, rec []byte) error {
+		m, err := sealedMessage(bytes.Clone(rec), when)
+		if err != nil {
+			bad(fmt.Errorf("bucket %q: key %x: %w", bucketNames[bucketRetained], key, err))
+			return nil
+		}
+		return emit(&session.Retained{Message: m})
+	})
+}
+
+// sealedMessage reads the record of a message, whose payload will alias it.
+func sealedMessage(rec []byte, when calendar) (*session.Message, error) {
+	b, err := unseal(rec)
+	if err != nil {
+		return nil, err
+	}
+	return message(b, when)
+}
+
+func message(b []byte, when calendar) (*session.Message, error) {
+	s, publish, err := parseMessage(&parser{b: b})
+	if err != nil {
+		return nil, err
+	}
+	at, waited := when(s)
+	return &session.Message{Publish: publish, At: at, Waited: waited}, nil
+}
+
+var errNoBody = fmt.Errorf("%w: the body of a message is not there", ErrDamaged)
+
+// queuedMessage reads a record of a queue, and the body that it may refer to.
+func queuedMessage(src source, position uint64, rec []byte, when calendar) (session.Queued, error) {
+	q, err := parseQueued(rec)
+	if err != nil {
+		return session.Queued{}, err
+	}
+	var m *session.Message
+	if q.body == 0 {
+		m, err = message(bytes.Clone(q.message), when)
+	} else if body := src.get(bucketBodies, numberKey(q.body)); body != nil {
+		m, err = sealedMessage(bytes.Clone(body), when)
+	} else {
+		err = errNoBody
+	}
+	if err != nil {
+		return session.Queued{}, err
+	}
+	return session.Queued{
+		Position: position, QoS: q.qos, Retain: q.retain, SubscriptionIDs: q.ids, Message: m,
+	}, nil
+}
+
+// facts emits all that a store holds, in an order in which it can be replayed: for each session
+// Opened, its Subscribed, its Closed; then for each message that is not Done an Enqueued with one
+// target, and an Advanced if it was Accepted; then the Summary of each session; then every
+// Retained.
+func facts(src source, when calendar, bad func(error), emit func(session.Change) error) error {
+	c, err := readContents(src, bad)
+	if err != nil {
+		return err
+	}
+	byNumber := make(map[uint64]*sessionRecord)
+	for _, s := range c.sessions {
+		byNumber[s.number] = s
+		for _, change := range c.opening(s, when) {
+			if err := emit(change); err != nil {
+				return err
+			}
+		}
+	}
+	err = src.each(bucketQueue, func(key, rec []byte) error {
+		if len(key) != 16 {
+			bad(fmt.Errorf("bucket %q: key %x: %w", bucketNames[bucketQueue], key, errKey))
+			return nil
+		}
+		return c.enqueued(src, byNumber[keyNumber(key)], key, rec, when, bad, emit)
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range c.sessions {
+		if err := emit(c.summary(s)); err != nil {
+			return err
+		}
+	}
+	return retained(src, when, bad, emit)
+}
+
+// errOrphan tells that nobody knows whose message it is.
+var errOrphan = errors.New("a message of a session that is not there")
+
+// enqueued emits one record of the queue of session s.
+func (c *contents) enqueued(src source, s *sessionRecord, key, rec []byte, when calendar, bad func(error),
+	emit func(session.Change) error) error {
+	at := c.cursors[keyNumber(key)]
+	position := binary.BigEndian.Uint64(key[8:])
+	if at != nil && (at.removed || position < at.head || at.stages[position] == session.Done) {
+		return nil
+	}
+	m, err := queuedMessage(src, position, rec, when)
+	if err == nil && s == nil {
+		err = fmt.Errorf("%w: %w", ErrDamaged, errOrphan)
+	}
+	if err != nil {
+		bad(fmt.Errorf("bucket %q: key %x: %w", bucketNames[bucketQueue], key, err))
+		return nil
+	}
+	err = emit(&session.Enqueued{Message: m.Message, To: []*session.Target{{
+		Client: s.client, Incarnation: s.number, Position: position,
+		QoS: m.QoS, Retain: m.Retain, SubscriptionIDs: m.SubscriptionIDs,
+	}}})
+	if err == nil && at != nil && at.stages[position] == session.Accepted {
+		err = emit(&session.Advanced{Client: s.client, Position: position, Stage: session.Accepted})
+	}
+	return err
+}

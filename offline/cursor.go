@@ -1,0 +1,139 @@
+package offline
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+
+	bolt "go.etcd.io/bbolt"
+
+	"gateway/broker/session"
+)
+
+// A cursor is the state of one session's queue. An acknowledgement changes the cursor and leaves
+// the message where it is; what is behind the head is dead and swept later, many at a time.
+type cursor struct {
+	head    uint64 // the first message that is not Done, or next
+	next    uint64 // the position after the last one
+	count   int64  // records from head on
+	bytes   int64  // of their PUBLISH packets
+	stages  map[uint64]session.Stage
+	removed bool // the session is gone and all of its queue is dead
+
+	dead int64 // records behind the head that are still in the file; not stored
+	gone bool  // nothing is left, not even the cursor; not stored
+}
+
+func newCursor() *cursor {
+	return &cursor{head: 1, next: 1, stages: make(map[uint64]session.Stage)}
+}
+
+func (c *cursor) clone() *cursor {
+	copied := *c
+	copied.stages = maps.Clone(c.stages)
+	return &copied
+}
+
+// add notes a message that was put at a position. Positions only grow; those in between may be
+// missing, because what was submitted with them failed.
+func (c *cursor) add(position uint64, size int64) {
+	if c.head == c.next {
+		c.head = position
+	}
+	c.next = position + 1
+	c.count++
+	c.bytes += size
+}
+
+// advance moves one message to a later stage.
+func (c *cursor) advance(position uint64, stage session.Stage) {
+	if position >= c.head && position < c.next && stage > c.stages[position] {
+		c.stages[position] = stage
+	}
+}
+
+// settle moves the head to the first record that is not Done.
+func (c *cursor) settle(queue *bolt.Bucket, number uint64) {
+	if c.stages[c.head] != session.Done {
+		return
+	}
+	at := queue.Cursor()
+	key, rec := at.Seek(queueKey(number, c.head))
+	c.head = c.next
+	for ; key != nil; key, rec = at.Next() {
+		position, ok := queuePosition(key, number)
+		if !ok {
+			break
+		}
+		if c.stages[position] != session.Done {
+			c.head = position
+			break
+		}
+		c.count--
+		c.dead++
+		if q, err := parseTarget(rec[min(sealSize, len(rec)):]); err == nil {
+			c.bytes -= q.size
+		}
+	}
+	if c.head == c.next {
+		c.count, c.bytes = 0, 0
+	}
+	maps.DeleteFunc(c.stages, func(position uint64, _ session.Stage) bool { return position < c.head })
+}
+
+const cursorRemoved = 0x01
+
+// record encodes the cursor. The stages are runs of positions with the same stage: the distance
+// from the end of the run before, the length, the stage.
+func (c *cursor) record() []byte {
+	rec := unsealed(16 + len(c.stages))
+	flags := byte(0)
+	if c.removed {
+		flags |= cursorRemoved
+	}
+	rec = append(rec, flags)
+	for _, n := range []uint64{c.head, c.next, uint64(c.count), uint64(c.bytes)} {
+		rec = binary.AppendUvarint(rec, n)
+	}
+	positions := slices.Sorted(maps.Keys(c.stages))
+	end := c.head
+	for i := 0; i < len(positions); {
+		start, stage, n := positions[i], c.stages[positions[i]], 0
+		for i < len(positions) && positions[i] == start+uint64(n) && c.stages[positions[i]] == stage {
+			i, n = i+1, n+1
+		}
+		rec = binary.AppendUvarint(rec, start-end)
+		rec = append(binary.AppendUvarint(rec, uint64(n)), byte(stage))
+		end = start + uint64(n)
+	}
+	return seal(rec)
+}
+
+func parseCursor(rec []byte) (*cursor, error) {
+	b, err := unseal(rec)
+	if err != nil {
+		return nil, err
+	}
+	p := parser{b: b}
+	c := newCursor()
+	c.removed = p.byte()&cursorRemoved != 0
+	c.head, c.next = p.uvarint(), p.uvarint()
+	c.count, c.bytes = int64(p.uvarint()), int64(p.uvarint())
+	end := c.head
+	for len(p.b) > 0 {
+		start := end + p.uvarint()
+		n, stage := p.uvarint(), session.Stage(p.byte())
+		if start < end || start > c.next || n > c.next-start {
+			return nil, fmt.Errorf("%w: a cursor whose stages end behind its queue", ErrDamaged)
+		}
+		for i := range n {
+			c.stages[start+i] = stage
+		}
+		end = start + n
+	}
+	if c.head > c.next {
+		return nil, fmt.Errorf("%w: a cursor with head %d behind next %d", ErrDamaged, c.head, c.next)
+	}
+	return c, p.end()
+}

@@ -1,0 +1,165 @@
+package offline
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+const (
+	pageSize  = 4096    // also where the kernel has larger ones: they triple what a small commit writes
+	allocSize = 1 << 20 // the file grows by this
+)
+
+// A file is the bbolt file of an open store. Any goroutine may view it; only one updates it.
+type file struct {
+	path    string
+	maxSize int64
+	db      atomic.Pointer[bolt.DB]
+
+	commit func(*bolt.DB, func(*bolt.Tx) error) error // func commit, but for tests of failing disks
+	txid   int                                        // of the last commit that was reported as done
+	broken bool                                       // the file must be opened anew before the next commit
+}
+
+func openFile(path string, maxSize int64) (*file, error) {
+	f := &file{path: path, maxSize: maxSize, commit: commit}
+	if err := f.open(); err != nil {
+		return nil, err
+	}
+	err := f.view(func(tx *bolt.Tx) error {
+		f.txid = tx.ID()
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	return f, nil
+}
+
+// open opens the file with bbolt. The caller has made sure that the file is sound: on one that is
+// not bbolt can panic.
+func (f *file) open() (err error) {
+	var handle *os.File
+	defer func() {
+		if err != nil && handle != nil {
+			handle.Close() // a bbolt that panicked would keep it, and its lock, for ever
+		}
+	}()
+	return guard(func() error {
+		db, err := bolt.Open(f.path, 0o600, &bolt.Options{
+			Timeout:        time.Second,
+			PageSize:       pageSize,
+			NoFreelistSync: true,
+			FreelistType:   bolt.FreelistMapType,
+			MaxSize:        int(min(f.maxSize, math.MaxInt32)),
+			OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+				h, err := os.OpenFile(name, flag, mode)
+				handle = h
+				return h, err
+			},
+		})
+		if errors.Is(err, berrors.ErrTimeout) {
+			return fmt.Errorf("%s: %w", f.path, ErrInUse)
+		}
+		if err != nil {
+			return err
+		}
+		db.AllocSize = allocSize
+		f.db.Store(db)
+		return nil
+	})
+}
+
+func (f *file) close() error { return f.db.Load().Close() }
+
+// view runs fn in a reading transaction.
+func (f *file) view(fn func(*bolt.Tx) error) error {
+	return guard(func() error { return f.db.Load().View(fn) })
+}
+
+// update runs fn in a writing transaction, which is on disk when update returns nil. When it
+// returns an error the file shows nothing of it.
+func (f *file) update(fn func(*bolt.Tx) error) error {
+	if f.broken {
+		if err := f.reopen(); err != nil {
+			return err
+		}
+	}
+	id := 0
+	err := guard(func() error {
+		return f.commit(f.db.Load(), func(tx *bolt.Tx) error {
+			id = tx.ID()
+			return fn(tx)
+		})
+	})
+	if err == nil {
+		f.txid = id
+		return nil
+	}
+	// When only the last flush failed, the commit can be seen although it may not be on disk.
+	shown := 0
+	if failed := f.view(func(tx *bolt.Tx) error { shown = tx.ID(); return nil }); failed != nil || shown != f.txid {
+		f.broken = true
+		err = errors.Join(err, f.reopen())
+	}
+	return err
+}
+
+// commit is (*bolt.DB).Update, except that a panic does not make bbolt read the whole file again,
+// on a goroutine of its own where nothing could catch the next one.
+func commit(db *bolt.DB, fn func(*bolt.Tx) error) error {
+	tx, err := db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // after a commit, or one that failed, it does nothing
+	if err := fn(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// reopen opens the file anew, as it was after the last commit that was reported as done.
+func (f *file) reopen() error {
+	if err := f.db.Load().Close(); err != nil && !errors.Is(err, berrors.ErrDatabaseNotOpen) {
+		return err
+	}
+	if err := revert(f.path, uint64(f.txid)); err != nil {
+		return fmt.Errorf("take back an unfinished commit: %w", err)
+	}
+	if err := f.open(); err != nil {
+		return err
+	}
+	f.broken = false
+	return nil
+}
+
+// guard turns a panic of bbolt, or a fault in the mapped file, into ErrDamaged.
+func guard(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %v", ErrDamaged, r)
+		}
+	}()
+	return fn()
+}
+
+// sizes returns the size of the file in bytes, and how many of them are free for new records.
+func (f *file) sizes() (size, free int64) {
+	stats := f.db.Load().Stats()
+	free = int64(stats.FreePageN+stats.PendingPageN) * pageSize
+	_ = f.view(func(tx *bolt.Tx) error {
+		size = tx.Size()
+		return nil
+	})
+	return size, free
+}

@@ -1,0 +1,302 @@
+package offline
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"os"
+)
+
+// An image is a bbolt file, read without bbolt. bbolt trusts the file: on a damaged page it
+// panics, for some in a goroutine that nothing can catch. An image trusts nothing, returns
+// errors, and goes on behind what it cannot read. It reads the file format version 2 of bbolt, in
+// the byte order of the processors that the gateway runs on (little-endian).
+type image struct {
+	r       io.ReaderAt
+	pages   uint64 // pages from here on are not in use, or not there
+	missing uint64 // pages that are in use but not there: the file was cut
+	root    uint64 // page of the bucket of buckets
+}
+
+const (
+	pageHeader = 16 // id uint64, flags uint16, count uint16, overflow uint32
+	elemHeader = 16 // of a branch: pos, ksize uint32, page uint64; of a leaf: flags, pos, ksize, vsize uint32
+	metaSize   = 64 // magic, version, page size, flags uint32, root, sequence, freelist, pages, txid, checksum uint64
+
+	flagBranch = 0x01
+	flagLeaf   = 0x02
+	flagBucket = 0x01 // of an element of a leaf: its value is a bucket
+	metaMagic  = 0xED0CDAED
+	boltFormat = 2
+	maxDepth   = 64
+)
+
+// metaPage returns the meta data in one of the first two pages, nil if it is not valid.
+func metaPage(r io.ReaderAt, page int64) []byte {
+	meta := make([]byte, metaSize)
+	if _, err := r.ReadAt(meta, page*pageSize+pageHeader); err != nil {
+		return nil
+	}
+	sum := fnv.New64a()
+	sum.Write(meta[:metaSize-8])
+	le := binary.LittleEndian
+	if le.Uint32(meta) != metaMagic || le.Uint32(meta[4:]) != boltFormat || le.Uint32(meta[8:]) != pageSize ||
+		le.Uint64(meta[metaSize-8:]) != sum.Sum64() {
+		return nil
+	}
+	return meta
+}
+
+func metaTxid(meta []byte) uint64 { return binary.LittleEndian.Uint64(meta[metaSize-16:]) }
+
+// newImage reads the newer of the valid meta pages of a file of size bytes.
+func newImage(r io.ReaderAt, size int64) (*image, error) {
+	var newest []byte
+	for page := range int64(2) {
+		if m := metaPage(r, page); m != nil && (newest == nil || metaTxid(m) > metaTxid(newest)) {
+			newest = m
+		}
+	}
+	if newest == nil {
+		return nil, fmt.Errorf("%w: it is not a store, or its beginning is destroyed", ErrDamaged)
+	}
+	le := binary.LittleEndian
+	used, there := le.Uint64(newest[40:]), uint64(size/pageSize)
+	return &image{
+		r: r, root: le.Uint64(newest[16:]),
+		pages: min(used, there), missing: used - min(used, there),
+	}, nil
+}
+
+// revert invalidates the meta pages of commits after txid, so that the file is as it was then.
+func revert(path string, txid uint64) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	for page := range int64(2) {
+		if m := metaPage(f, page); err == nil && m != nil && metaTxid(m) > txid {
+			if _, err = f.WriteAt(make([]byte, metaSize), page*pageSize+pageHeader); err == nil {
+				err = f.Sync()
+			}
+		}
+	}
+	return errors.Join(err, f.Close())
+}
+
+// A node is one page of a tree, or the tree of a small bucket within a value.
+type node struct {
+	b     []byte
+	leaf  bool
+	count int
+}
+
+// parseNode checks all that is needed for the other methods to be safe.
+func parseNode(b []byte) (node, error) {
+	if len(b) < pageHeader {
+		return node{}, fmt.Errorf("%w: %d bytes are no page", ErrDamaged, len(b))
+	}
+	flags := binary.LittleEndian.Uint16(b[8:])
+	n := node{b: b, leaf: flags == flagLeaf, count: int(binary.LittleEndian.Uint16(b[10:]))}
+	if flags != flagLeaf && flags != flagBranch {
+		return node{}, fmt.Errorf("%w: it has the type %#x", ErrDamaged, flags)
+	}
+	if pageHeader+n.count*elemHeader > len(b) || !n.leaf && n.count == 0 {
+		return node{}, fmt.Errorf("%w: it has %d elements", ErrDamaged, n.count)
+	}
+	for i := range n.count {
+		at := pageHeader + i*elemHeader
+		pos, ksize, vsize := n.spans(at)
+		// Each is below 2^32, so that the sum of 64-bit numbers cannot overflow.
+		if end := uint64(at) + pos + ksize + vsize; pos < uint64(elemHeader) || end > uint64(len(b)) {
+			return node{}, fmt.Errorf("%w: element %d ends outside", ErrDamaged, i)
+		}
+		if i > 0 && bytes.Compare(n.key(i-1), n.key(i)) >= 0 {
+			return node{}, fmt.Errorf("%w: key %d is out of order", ErrDamaged, i)
+		}
+	}
+	return n, nil
+}
+
+func (n node) spans(at int) (pos, ksize, vsize uint64) {
+	le := binary.LittleEndian
+	if n.leaf {
+		return uint64(le.Uint32(n.b[at+4:])), uint64(le.Uint32(n.b[at+8:])), uint64(le.Uint32(n.b[at+12:]))
+	}
+	return uint64(le.Uint32(n.b[at:])), uint64(le.Uint32(n.b[at+4:])), 0
+}
+
+func (n node) key(i int) []byte {
+	at := pageHeader + i*elemHeader
+	pos, ksize, _ := n.spans(at)
+	return n.b[uint64(at)+pos:][:ksize]
+}
+
+func (n node) value(i int) []byte {
+	at := pageHeader + i*elemHeader
+	pos, ksize, vsize := n.spans(at)
+	return n.b[uint64(at)+pos+ksize:][:vsize]
+}
+
+func (n node) child(i int) uint64 {
+	return binary.LittleEndian.Uint64(n.b[pageHeader+i*elemHeader+8:])
+}
+
+func (n node) isBucket(i int) bool {
+	return binary.LittleEndian.Uint32(n.b[pageHeader+i*elemHeader:])&flagBucket != 0
+}
+
+// load reads one page with all its continuations.
+func (im *image) load(id uint64) (node, int, error) {
+	const most = 1 << 16 // pages: no value is larger than the largest MQTT packet, 256 MiB
+	if id < 2 || id >= im.pages {
+		return node{}, 0, fmt.Errorf("%w: page %d of %d", ErrDamaged, id, im.pages)
+	}
+	b := make([]byte, pageSize)
+	if _, err := im.r.ReadAt(b, int64(id)*pageSize); err != nil {
+		return node{}, 0, fmt.Errorf("%w: page %d: %w", ErrDamaged, id, err)
+	}
+	overflow := uint64(binary.LittleEndian.Uint32(b[12:]))
+	if self := binary.LittleEndian.Uint64(b); self != id || overflow > most+16 || id+overflow >= im.pages {
+		return node{}, 0, fmt.Errorf("%w: page %d says it is page %d with %d more", ErrDamaged, id, self, overflow)
+	}
+	if overflow > 0 {
+		rest := make([]byte, overflow*pageSize)
+		if _, err := im.r.ReadAt(rest, int64(id+1)*pageSize); err != nil {
+			return node{}, 0, fmt.Errorf("%w: page %d: %w", ErrDamaged, id, err)
+		}
+		b = append(b, rest...)
+	}
+	n, err := parseNode(b)
+	if err != nil {
+		return node{}, 0, fmt.Errorf("page %d: %w", id, err)
+	}
+	return n, 1 + int(overflow), nil
+}
+
+// A walk visits the keys of a tree in order. What cannot be read is reported to bad and left out.
+type walk struct {
+	im   *image
+	seen map[uint64]struct{} // pages of all trees, each of which may be visited once
+	fn   func(key, value []byte, bucket bool) error
+	bad  func(error)
+}
+
+// page walks the tree below a page. All of its keys are from low on and, if there is one, below
+// high.
+func (w *walk) page(id uint64, low, high []byte, depth int) error {
+	n, pages, err := w.im.load(id)
+	if err != nil {
+		w.bad(err)
+		return nil
+	}
+	for i := range uint64(pages) {
+		if _, again := w.seen[id+i]; again || depth > maxDepth {
+			w.bad(fmt.Errorf("%w: page %d is in use twice", ErrDamaged, id+i))
+			return nil
+		}
+		w.seen[id+i] = struct{}{}
+	}
+	if n.count > 0 && (bytes.Compare(n.key(0), low) < 0 || high != nil && bytes.Compare(n.key(n.count-1), high) >= 0) {
+		w.bad(fmt.Errorf("%w: page %d has keys that belong elsewhere", ErrDamaged, id))
+		return nil
+	}
+	return w.node(n, high, depth)
+}
+
+func (w *walk) node(n node, high []byte, depth int) error {
+	for i := range n.count {
+		if n.leaf {
+			if err := w.fn(n.key(i), n.value(i), n.isBucket(i)); err != nil {
+				return err
+			}
+			continue
+		}
+		next := high
+		if i+1 < n.count {
+			next = n.key(i + 1)
+		}
+		if err := w.page(n.child(i), n.key(i), next, depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A tree is where a bucket is: on pages of its own, or within the value that names it.
+type tree struct {
+	root   uint64 // 0: inline
+	inline []byte
+}
+
+// trees finds the buckets.
+func (im *image) trees(seen map[uint64]struct{}, bad func(error)) map[string]tree {
+	if im.missing > 0 {
+		bad(fmt.Errorf("%w: the last %d pages are missing", ErrDamaged, im.missing))
+	}
+	found := make(map[string]tree)
+	w := walk{im: im, seen: seen, bad: bad, fn: func(key, value []byte, bucket bool) error {
+		if !bucket || len(value) < 16 {
+			bad(fmt.Errorf("%w: %q is no bucket", ErrDamaged, key))
+			return nil
+		}
+		found[string(key)] = tree{root: binary.LittleEndian.Uint64(value), inline: value[16:]}
+		return nil
+	}}
+	_ = w.page(im.root, nil, nil, 0)
+	return found
+}
+
+// each visits the keys of one bucket.
+func (im *image) each(t tree, seen map[uint64]struct{}, bad func(error), fn func(key, value []byte) error) error {
+	w := walk{im: im, seen: seen, bad: bad, fn: func(key, value []byte, bucket bool) error {
+		if bucket {
+			bad(fmt.Errorf("%w: a bucket at key %x", ErrDamaged, key))
+			return nil
+		}
+		return fn(key, value)
+	}}
+	if t.root != 0 {
+		return w.page(t.root, nil, nil, 0)
+	}
+	n, err := parseNode(t.inline)
+	if err == nil && !n.leaf {
+		err = fmt.Errorf("%w: an inline bucket with branches", ErrDamaged)
+	}
+	if err != nil {
+		bad(err)
+		return nil
+	}
+	return w.node(n, nil, 0)
+}
+
+// get finds one key, without regard to what else may be wrong. It returns nil if it cannot.
+func (im *image) get(t tree, key []byte) []byte {
+	n, err := parseNode(t.inline)
+	if t.root != 0 {
+		n, _, err = im.load(t.root)
+	}
+	for range maxDepth {
+		if err != nil {
+			return nil
+		}
+		i := 0
+		for i < n.count && bytes.Compare(n.key(i), key) <= 0 {
+			i++
+		}
+		if i == 0 {
+			return nil
+		}
+		if n.leaf {
+			if bytes.Equal(n.key(i-1), key) {
+				return n.value(i - 1)
+			}
+			return nil
+		}
+		n, _, err = im.load(n.child(i - 1))
+	}
+	return nil
+}

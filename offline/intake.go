@@ -1,0 +1,178 @@
+package offline
+
+import (
+	"sync"
+	"time"
+)
+
+// A unit is what one Submit has handed over: it becomes durable as a whole or not at all.
+type unit struct {
+	ops   []op
+	size  int64 // bytes of memory it takes while it waits, about
+	grows int64 // bytes that it adds to the file, about; 0: it may free some
+	done  func(error)
+	err   error // why it has no effect
+}
+
+// A batch is what one commit takes. It is bounded so that a commit of a large backlog on a slow
+// disk does not keep those who come after it waiting for too long.
+const (
+	batchUnits = 4096
+	batchBytes = 4 << 20
+)
+
+// linger is how long the committer waits for as many units as the batch before had.
+const linger = time.Millisecond
+
+// An intake is the queue before the committer. It is bounded in bytes: put waits while it is full.
+type intake struct {
+	window     time.Duration // how long lazy units may wait
+	maxPending int64
+
+	wake chan struct{} // room for one signal: when it is full the committer will look anyway
+
+	mu       sync.Mutex
+	room     sync.Cond
+	register register
+	units    []*unit
+	bytes    int64     // of units and of those taken but not committed
+	urgent   int       // units that somebody waits for
+	oldest   time.Time // when the first of units came
+	expected int       // units that end the linger
+	overflow bool      // the notifier holds up the committer: put must not hold up the notifier
+	closed   bool
+}
+
+func newIntake(window time.Duration, maxPending int64) *intake {
+	in := &intake{
+		window: window, maxPending: maxPending,
+		wake:     make(chan struct{}, 1),
+		register: register{sessions: make(map[string]*entry)},
+	}
+	in.room.L = &in.mu
+	return in
+}
+
+// put appends a unit, and gives it its numbers. It reports false after close.
+func (in *intake) put(u *unit, lazy bool) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for in.bytes > in.maxPending && !in.overflow && !in.closed {
+		in.room.Wait()
+	}
+	if in.closed {
+		return false
+	}
+	for _, o := range u.ops {
+		o.place(&in.register)
+	}
+	if len(in.units) == 0 {
+		in.oldest = time.Now()
+	}
+	in.units = append(in.units, u)
+	in.bytes += u.size
+	if !lazy {
+		in.urgent++
+	}
+	if len(in.units) == 1 || in.urgent == 1 || in.full() || len(in.units) == in.expected {
+		in.signal()
+	}
+	return true
+}
+
+func (in *intake) signal() {
+	select {
+	case in.wake <- struct{}{}:
+	default:
+	}
+}
+
+// full reports that lazy units have no time left, because memory has not.
+func (in *intake) full() bool { return in.bytes >= in.maxPending/2 || len(in.units) >= batchUnits }
+
+// due returns how long the committer may still wait before it takes; negative: there is nothing.
+func (in *intake) due() time.Duration {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case len(in.units) == 0:
+		return -1
+	case in.urgent > 0 || in.full() || in.closed:
+		return 0
+	}
+	return max(in.window-time.Since(in.oldest), 0)
+}
+
+// expect arranges to be woken when n units wait, and reports whether they do already.
+func (in *intake) expect(n int) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.expected = n
+	return len(in.units) >= n || in.full() || in.closed
+}
+
+// take returns the units of the next batch.
+func (in *intake) take() []*unit {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	n, bytes := 0, int64(0)
+	for n < len(in.units) && n < batchUnits && (n == 0 || bytes < batchBytes) {
+		bytes += in.units[n].size
+		n++
+	}
+	batch := in.units[:n:n]
+	if n == len(in.units) {
+		in.units, in.urgent = nil, 0
+	} else {
+		// Whether an urgent one is among the rest does not matter: the rest is taken at once.
+		in.units = in.units[n:]
+	}
+	return batch
+}
+
+// finished gives back the room of a batch that is committed. What its failed units have promised
+// is taken back.
+func (in *intake) finished(batch []*unit) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, u := range batch {
+		in.bytes -= u.size
+		if u.err == nil {
+			continue
+		}
+		for _, o := range u.ops {
+			if o, ok := o.(*removeOp); ok {
+				o.undo(&in.register)
+			}
+		}
+	}
+	in.room.Broadcast()
+}
+
+// overflowing tells that the committer waits for the notifier, whose callbacks may submit.
+func (in *intake) overflowing(on bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.overflow = on
+	in.room.Broadcast()
+}
+
+// close refuses all units from now on. Those that wait stay.
+func (in *intake) close() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.closed {
+		return false
+	}
+	in.closed = true
+	in.room.Broadcast()
+	in.signal()
+	return true
+}
+
+// state returns the pending bytes and whether the intake is closed.
+func (in *intake) state() (bytes int64, closed bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.bytes, in.closed
+}

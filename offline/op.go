@@ -1,0 +1,362 @@
+package offline
+
+import (
+	"fmt"
+
+	"gateway/broker/packet"
+	"gateway/broker/session"
+)
+
+// An op is a change on its way to the file.
+type op interface {
+	// place gives it its numbers, in the order of submission.
+	place(r *register)
+	// apply writes it, in the order of submission, as part of a transaction.
+	apply(t *txn) error
+}
+
+// A register knows the durable sessions as they are after everything that was submitted.
+type register struct {
+	sessions    map[string]*entry
+	lastSession uint64
+	lastBody    uint64
+}
+
+type entry struct {
+	number uint64
+	next   uint64 // the next position in its queue
+}
+
+// number returns the number of a session, 0 if there is none.
+func (r *register) number(client string) uint64 {
+	if e := r.sessions[client]; e != nil {
+		return e.number
+	}
+	return 0
+}
+
+// encode makes ops of changes. It does all the work that needs no lock.
+func (c clock) encode(changes []session.Change) (ops []op, grows int64, err error) {
+	ops = make([]op, 0, len(changes))
+	for _, change := range changes {
+		var o op
+		switch change := change.(type) {
+		case *session.Enqueued:
+			e, failed := c.encodeEnqueued(change)
+			o, err = e, failed
+			grows += e.grows()
+		case *session.Retained:
+			r, failed := c.encodeRetained(change.Message)
+			o, err = r, failed
+			grows += int64(len(r.record))
+		case *session.Opened:
+			o = &openOp{change: change, record: sessionRecord{
+				client: change.Client, version: change.Version, expiry: change.Expiry, will: change.Will,
+			}}
+		case *session.Closed:
+			o = &closeOp{client: change.Client, at: c.stamp(change.At, 0)}
+		case *session.Removed:
+			o = &removeOp{client: change.Client}
+		case *session.Subscribed:
+			o = &keyOp{client: change.Client, bucket: bucketSubscriptions, name: change.Subscription.Filter,
+				record: subscriptionRecord(change.Subscription, change.ID)}
+		case *session.Unsubscribed:
+			o = &keyOp{client: change.Client, bucket: bucketSubscriptions, name: change.Filter}
+		case *session.Received:
+			o = &keyOp{client: change.Client, bucket: bucketReceived, id: change.ID, record: seal(unsealed(0))}
+		case *session.Released:
+			o = &keyOp{client: change.Client, bucket: bucketReceived, id: change.ID}
+		case *session.Advanced:
+			o = &advanceOp{client: change.Client, position: change.Position, stage: change.Stage}
+		default:
+			err = fmt.Errorf("a %T cannot be stored", change)
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		ops = append(ops, o)
+	}
+	return ops, grows, nil
+}
+
+// An openOp is an Opened.
+type openOp struct {
+	change *session.Opened // nil once it has its Incarnation
+	record sessionRecord
+}
+
+func (o *openOp) place(r *register) {
+	e := r.sessions[o.record.client]
+	if e == nil {
+		r.lastSession++
+		e = &entry{number: r.lastSession, next: 1}
+		r.sessions[o.record.client] = e
+	}
+	o.record.number = e.number
+	o.change.Incarnation = e.number
+	o.change = nil
+}
+
+func (o *openOp) apply(t *txn) error {
+	if old := t.sessionRecord(o.record.client); old != nil && old.number != o.record.number {
+		if err := t.discard(old.number); err != nil {
+			return err
+		}
+	}
+	if t.session(o.record.number) == nil {
+		t.touched[o.record.number] = newCursor()
+	}
+	return t.putSession(&o.record)
+}
+
+// A closeOp is a Closed.
+type closeOp struct {
+	client string
+	number uint64
+	at     stamp
+}
+
+func (o *closeOp) place(r *register) { o.number = r.number(o.client) }
+
+func (o *closeOp) apply(t *txn) error {
+	rec := t.sessionRecord(o.client)
+	if rec == nil || rec.number != o.number {
+		return nil
+	}
+	rec.closed, rec.will = &o.at, nil
+	return t.putSession(rec)
+}
+
+// A removeOp is a Removed.
+type removeOp struct {
+	client string
+	entry  *entry // nil: there was no such session
+}
+
+func (o *removeOp) place(r *register) {
+	o.entry = r.sessions[o.client]
+	delete(r.sessions, o.client)
+}
+
+// undo brings the session back after the removal failed, unless a new one has taken its place.
+func (o *removeOp) undo(r *register) {
+	if o.entry != nil && r.sessions[o.client] == nil {
+		r.sessions[o.client] = o.entry
+	}
+}
+
+func (o *removeOp) apply(t *txn) error {
+	rec := t.sessionRecord(o.client)
+	if rec == nil || o.entry == nil || rec.number != o.entry.number {
+		return nil
+	}
+	if err := t.bucket(bucketSessions).Delete(nameKey(nil, o.client)); err != nil {
+		return err
+	}
+	return t.discard(rec.number)
+}
+
+// A keyOp puts or deletes one key that belongs to a session: a subscription by its filter, a
+// received packet identifier by its number.
+type keyOp struct {
+	client string
+	number uint64
+	bucket int
+	name   string
+	id     uint16
+	record []byte // nil: delete
+}
+
+func (o *keyOp) place(r *register) { o.number = r.number(o.client) }
+
+func (o *keyOp) apply(t *txn) error {
+	if t.session(o.number) == nil {
+		return nil
+	}
+	key := receivedKey(o.number, o.id)
+	if o.bucket == bucketSubscriptions {
+		key = nameKey(numberKey(o.number), o.name)
+	}
+	if o.record == nil {
+		return t.bucket(o.bucket).Delete(key)
+	}
+	return t.bucket(o.bucket).Put(key, o.record)
+}
+
+// An advanceOp is an Advanced.
+type advanceOp struct {
+	client   string
+	number   uint64
+	position uint64
+	stage    session.Stage
+}
+
+func (o *advanceOp) place(r *register) { o.number = r.number(o.client) }
+
+func (o *advanceOp) apply(t *txn) error {
+	if c := t.session(o.number); c != nil {
+		c.advance(o.position, o.stage)
+	}
+	return nil
+}
+
+// A retainOp is a Retained.
+type retainOp struct {
+	topic  string
+	record []byte // nil: delete
+}
+
+func (c clock) encodeRetained(m *session.Message) (*retainOp, error) {
+	o := &retainOp{topic: m.Publish.Topic}
+	if len(m.Publish.Payload) == 0 {
+		return o, nil
+	}
+	rec, err := appendMessage(unsealed(messageSize(&m.Publish)), c.stamp(m.At, m.Waited), m.Publish)
+	if err != nil {
+		return o, err
+	}
+	o.record = seal(rec)
+	return o, nil
+}
+
+func (*retainOp) place(*register) {}
+
+func (o *retainOp) apply(t *txn) error {
+	key := nameKey(nil, o.topic)
+	if o.record == nil {
+		return t.bucket(bucketRetained).Delete(key)
+	}
+	return t.bucket(bucketRetained).Put(key, o.record)
+}
+
+// An enqueueOp is an Enqueued. With one target the message is in its record, with several it is
+// stored once.
+type enqueueOp struct {
+	targets []target
+	body    []byte // record of the message, nil with one target
+	number  uint64 // of the body
+	size    int64  // of the PUBLISH packet
+}
+
+type target struct {
+	change           *session.Target // nil once it has its position
+	number, position uint64          // 0: there is no such session
+	record           []byte          // sealed, or waiting for the number of the body
+}
+
+// messageSize is about what a message needs in a record.
+func messageSize(p *packet.Publish) int {
+	const stampSize = 8 + 3*4
+	return stampSize + p.Size(packet.V5)
+}
+
+func (c clock) encodeEnqueued(change *session.Enqueued) (*enqueueOp, error) {
+	m := change.Message
+	o := &enqueueOp{targets: make([]target, len(change.To)), size: int64(m.Publish.Size(packet.V5))}
+	when := c.stamp(m.At, m.Waited)
+	shared := len(change.To) > 1
+	room := 2
+	if !shared {
+		room += messageSize(&m.Publish)
+	}
+	for i, to := range change.To {
+		to.Position = 0
+		o.targets[i] = target{change: to, record: appendTarget(unsealed(room+5*len(to.SubscriptionIDs)), to, shared)}
+	}
+	var err error
+	switch len(change.To) {
+	case 0:
+	case 1:
+		t := &o.targets[0]
+		if t.record, err = appendMessage(t.record, when, m.Publish); err == nil {
+			seal(t.record)
+		}
+	default:
+		if o.body, err = appendMessage(unsealed(messageSize(&m.Publish)), when, m.Publish); err == nil {
+			seal(o.body)
+		}
+	}
+	return o, err
+}
+
+// grows is what the op adds to the file, about.
+func (o *enqueueOp) grows() int64 {
+	n := int64(len(o.body))
+	for i := range o.targets {
+		n += int64(len(o.targets[i].record))
+	}
+	return n
+}
+
+func (o *enqueueOp) place(r *register) {
+	if o.body != nil {
+		r.lastBody++
+		o.number = r.lastBody
+	}
+	for i := range o.targets {
+		t := &o.targets[i]
+		if e := r.sessions[t.change.Client]; e != nil && e.number == t.change.Incarnation {
+			t.number, t.position = e.number, e.next
+			t.change.Position = e.next
+			e.next++
+		}
+		t.change = nil
+	}
+}
+
+func (o *enqueueOp) apply(t *txn) error {
+	references := uint64(0)
+	for i := range o.targets {
+		to := &o.targets[i]
+		c := t.session(to.number)
+		if c == nil {
+			continue
+		}
+		rec := to.record
+		if o.body != nil {
+			// A copy: the transaction may fail and be tried again.
+			rec = seal(appendShared(append([]byte(nil), rec...), o.number, o.size))
+		}
+		if err := t.bucket(bucketQueue).Put(queueKey(to.number, to.position), rec); err != nil {
+			return err
+		}
+		c.add(to.position, o.size)
+		t.messages++
+		references++
+	}
+	if o.body == nil || references == 0 {
+		return nil
+	}
+	key := numberKey(o.number)
+	if err := t.bucket(bucketBodies).Put(key, o.body); err != nil {
+		return err
+	}
+	return t.bucket(bucketRefs).Put(key, numberRecord(references))
+}
+
+// A skipOp raises the next position of a session's queue, when a queue is saved from a damaged
+// file: the packet identifiers of what was sent are not used again so soon.
+type skipOp struct {
+	client string
+	number uint64
+	next   uint64
+}
+
+func (o *skipOp) place(r *register) {
+	if e := r.sessions[o.client]; e != nil {
+		o.number = e.number
+		e.next = max(e.next, o.next)
+	}
+}
+
+func (o *skipOp) apply(t *txn) error {
+	c := t.session(o.number)
+	if c == nil || c.next >= o.next {
+		return nil
+	}
+	if c.head == c.next {
+		c.head = o.next
+	}
+	c.next = o.next
+	return nil
+}

@@ -1,0 +1,281 @@
+package offline
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+
+	"gateway/broker/session"
+)
+
+// lockFile takes the lock of a store. It is on a file of its own, because the store's may be
+// replaced by another.
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrInUse
+		}
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// Salvaged tells what was saved from a damaged file.
+type Salvaged struct {
+	Cause    error  // what is wrong with it
+	Aside    string // where it is now
+	Sessions int64
+	Messages int64 // each queue counted
+	Retained int64
+	Problems int64 // pages and records that could not be read or kept
+}
+
+// prepare sees to it that there is a sound file at path. Every step leaves the folder so that the
+// next start can go on:
+//
+//   - a new file is made as path.new, and is path.new until all of it is on disk;
+//   - while a damaged file is at path, path.new is unfinished and is made again;
+//   - when nothing is at path, path.new is finished if it is sound.
+func prepare(path string, hard int64, log *slog.Logger) (*Salvaged, error) {
+	fresh := path + ".new"
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		if verify(fresh) != nil {
+			if err := create(fresh, hard); err != nil {
+				return nil, err
+			}
+		}
+		return nil, rename(fresh, path)
+	}
+	cause := verify(path)
+	if cause == nil || errors.Is(cause, ErrVersion) || !errors.Is(cause, ErrDamaged) {
+		return nil, cause
+	}
+	if err := create(fresh, hard); err != nil {
+		return nil, err
+	}
+	saved, err := salvage(path, fresh, hard)
+	if err != nil {
+		return nil, fmt.Errorf("save what is left of a damaged store: %w", err)
+	}
+	saved.Cause, saved.Aside = cause, asideName(path)
+	if err := rename(path, saved.Aside); err != nil {
+		return nil, err
+	}
+	log.Error("the store was damaged: it is set aside, and what could be read of it goes on",
+		"path", path, "aside", saved.Aside, "cause", cause, "sessions", saved.Sessions,
+		"messages", saved.Messages, "retained", saved.Retained, "problems", saved.Problems)
+	return saved, rename(fresh, path)
+}
+
+// asideName returns a name for a damaged file that no other has. A board without a clock chip
+// starts at the same time again and again.
+func asideName(path string) string {
+	name := path + ".corrupt-" + time.Now().UTC().Format("20060102T150405Z")
+	for n := 2; ; n++ {
+		if _, err := os.Lstat(name); err != nil {
+			return name
+		}
+		name = fmt.Sprintf("%s.corrupt-%s-%d", path, time.Now().UTC().Format("20060102T150405Z"), n)
+	}
+}
+
+// rename renames a file durably.
+func rename(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	folder, err := os.Open(filepath.Dir(to))
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}
+
+// create makes an empty store, anew if there is one. It is complete when it has a format, which
+// comes with its only commit.
+func create(path string, hard int64) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := openFile(path, hard)
+	if err != nil {
+		return err
+	}
+	err = f.update(func(tx *bolt.Tx) error {
+		for _, name := range bucketNames {
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(bucketNames[bucketMeta]).Put(keyFormat, numberRecord(formatVersion))
+	})
+	return errors.Join(err, f.close())
+}
+
+// verify reads all pages of a file as bbolt will, but does not panic.
+func verify(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var first error
+	bad := func(err error) {
+		if first == nil {
+			first = err
+		}
+	}
+	src, err := openImage(f, bad)
+	if err != nil {
+		return err
+	}
+	for i := range bucketNames {
+		err = errors.Join(err, src.each(i, func(_, _ []byte) error { return nil }))
+	}
+	return errors.Join(first, err)
+}
+
+// openImage opens a file of this format as a source.
+func openImage(f *os.File, bad func(error)) (*imageSource, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("it is not a file")
+	}
+	im, err := newImage(f, info.Size())
+	if err != nil {
+		return nil, err
+	}
+	src := newImageSource(im, bad)
+	format, err := parseNumber(src.get(bucketMeta, keyFormat))
+	switch {
+	case err != nil:
+		bad(fmt.Errorf("format: %w", err))
+	case format > formatVersion:
+		return nil, fmt.Errorf("%w: format %d, not %d: use the gateway that wrote it, or move the file away",
+			ErrVersion, format, formatVersion)
+	}
+	return src, nil
+}
+
+// salvage copies what can be read of a damaged file into a new one.
+func salvage(from, to string, hard int64) (*Salvaged, error) {
+	damaged, err := os.Open(from)
+	if err != nil {
+		return nil, err
+	}
+	defer damaged.Close()
+	f, err := openFile(to, hard)
+	if err != nil {
+		return nil, err
+	}
+	o := Options{MaxBytes: hard}
+	o.defaults()
+	r := &rescue{store: assemble(f, o), saved: new(Salvaged)}
+	if err := r.store.load(); err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	bad := func(error) { r.saved.Problems++ }
+	src, err := openImage(damaged, bad)
+	if errors.Is(err, ErrDamaged) {
+		return r.saved, f.close() // nothing of it can be read
+	}
+	if err == nil {
+		err = facts(src, r.calendar(src), bad, r.add)
+		r.flush()
+	}
+	return r.saved, errors.Join(err, f.close())
+}
+
+// A rescue replays facts into a new store, without its goroutines.
+type rescue struct {
+	store *Store
+	saved *Salvaged
+	units []*unit
+	size  int64
+}
+
+// calendar reads the times of the damaged file. Its count of the machine's starts is not that of
+// the new one.
+func (r *rescue) calendar(src source) calendar {
+	c := r.store.clock
+	c.boot = 0 // no record has it
+	if number, id := parseBoot(src.get(bucketMeta, keyBoot)); id != "" && id == bootID() {
+		c.boot = number
+	}
+	return c.restore
+}
+
+func (r *rescue) add(change session.Change) error {
+	register := &r.store.intake.register
+	changes := []session.Change{change}
+	var extra []op
+	switch change := change.(type) {
+	case *session.Opened:
+		r.saved.Sessions++
+	case *session.Retained:
+		r.saved.Retained++
+	case *session.Enqueued:
+		to := change.To[0]
+		to.Incarnation = register.number(to.Client)
+		register.sessions[to.Client].next = to.Position
+		r.saved.Messages++
+	case *session.Summary:
+		changes = nil
+		for _, id := range change.Received {
+			changes = append(changes, &session.Received{Client: change.Client, ID: id})
+		}
+		extra = append(extra, &skipOp{client: change.Client, next: change.Next})
+	}
+	u := &unit{}
+	u.ops, u.grows, u.err = r.store.clock.encode(changes)
+	u.ops = append(u.ops, extra...)
+	for _, o := range u.ops {
+		o.place(register)
+	}
+	r.units = append(r.units, u)
+	r.size += u.grows
+	if len(r.units) >= batchUnits || r.size >= batchBytes {
+		r.flush()
+	}
+	return nil
+}
+
+func (r *rescue) flush() {
+	r.store.committer.commit(r.units)
+	for _, u := range r.units {
+		if u.err != nil {
+			r.saved.Problems++
+		}
+	}
+	r.units, r.size = nil, 0
+}
+
+// bootRecord is the number of the machine's last known start, and the kernel's name for it.
+func bootRecord(number uint64, id string) []byte {
+	return seal(appendText(binary.AppendUvarint(unsealed(48), number), id))
+}
+
+func parseBoot(rec []byte) (number uint64, id string) {
+	b, err := unseal(rec)
+	if err != nil {
+		return 0, ""
+	}
+	p := parser{b: b}
+	number, id = p.uvarint(), p.text()
+	return number, id
+}
