@@ -43,6 +43,10 @@ type item struct {
 	released bool
 }
 
+// clientBuffer is how many messages wait for Next before QoS 0 is dropped and the rest stays in
+// the session's queue.
+const clientBuffer = 1000
+
 // ErrClosed is the error of a client that was closed.
 var ErrClosed = errors.New("the client is closed")
 
@@ -157,7 +161,7 @@ func (c *Client) Next(ctx context.Context) (p packet.Publish, released bool, err
 			} else {
 				c.wake()
 			}
-			resume := c.stalled && len(c.waiting) < c.srv.limits.QueueMessages/2
+			resume := c.stalled && len(c.waiting) < clientBuffer/2
 			c.stalled = c.stalled && !resume
 			c.mu.Unlock()
 			if resume {
@@ -250,11 +254,11 @@ func (c *Client) pubrel(id uint16) {
 	c.take(item{p: packet.Publish{ID: id, QoS: 2}, released: true})
 }
 
-// room reports whether another message may wait for Next: as many as a queue in memory has.
+// room reports whether another message may wait for Next.
 func (c *Client) room() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	full := len(c.waiting) >= c.srv.limits.QueueMessages
+	full := len(c.waiting) >= clientBuffer
 	c.stalled = c.stalled || full
 	return c.session != nil && c.ended == nil && !full
 }

@@ -294,7 +294,7 @@ func (c *conn) disconnect(body []byte) error {
 		return &packet.Error{Clause: "3.14.2.2.5", Reason: packet.ProtocolError, Text: "a server reference from a client"}
 	}
 	if p.HasSessionExpiry {
-		if err := c.srv.expire(c.session, c, p.SessionExpiry); err != nil {
+		if err := c.srv.expire(c.session, c, c.srv.limits.capExpiry(p.SessionExpiry)); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package broker
 import (
 	"crypto/rand"
 	"crypto/tls"
+	"strings"
 	"time"
 
 	"gateway/broker/auth"
@@ -27,6 +28,9 @@ func (c *conn) connect(p *packet.Connect) error {
 		p.ClientID = "auto-" + rand.Text()
 		props.AssignedClientID = p.ClientID
 	}
+	if strings.HasPrefix(p.ClientID, "$") {
+		return c.refuse(&packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: "client identifiers that begin with $ are the gateway's own"})
+	}
 	if p.Will != nil {
 		if err := checkTopic(p.Will.Topic); err != nil {
 			return c.refuse(err)
@@ -43,12 +47,16 @@ func (c *conn) connect(p *packet.Connect) error {
 		props.HasServerKeepAlive, props.ServerKeepAlive = true, uint16(m/time.Second)
 	}
 	c.keepAlive = keepAlive * 3 / 2
+	expiry := c.srv.limits.capExpiry(expiryOf(p))
+	if expiry != expiryOf(p) {
+		props.HasSessionExpiry, props.SessionExpiry = true, expiry
+	}
 	c.maxPacket = int(min(p.Properties.MaximumPacketSize, packet.MaxLength))
 	c.bridge = p.Bridge
 
 	n, present, err := c.srv.attach(arrival{
 		peer: c, id: p.ClientID, user: id.User, cleanStart: p.CleanStart,
-		expiry: expiryOf(p), window: c.window(p), will: p.Will, version: p.Version,
+		expiry: expiry, window: c.window(p), will: p.Will, version: p.Version,
 	})
 	c.session = n
 	if err != nil {
@@ -99,8 +107,8 @@ func (c *conn) window(p *packet.Connect) uint16 {
 	return c.srv.limits.Inflight
 }
 
-// expiryOf returns the session expiry interval that a CONNECT asks for. Before 5.0 a session that
-// is not clean never expires.
+// expiryOf returns the session expiry interval in seconds that a CONNECT asks for. Before 5.0 a
+// session that is not clean never expires.
 func expiryOf(p *packet.Connect) uint32 {
 	switch {
 	case p.Version == packet.V5:

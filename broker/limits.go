@@ -10,8 +10,9 @@ type Limits struct {
 	ReceiveMaximum uint16        // incoming QoS 1 and 2 messages that are not acknowledged yet, per client; default 500
 	Inflight       uint16        // outgoing QoS 1 and 2 messages that are not acknowledged yet, per client; default 100, at most session.MaxWindow
 	Subscriptions  int           // per session; default 1,000
-	QueueMessages  int           // messages that wait in memory, per session that is not durable; default 1,000
-	QueueBytes     int           // their bytes; default 1 MiB
+	QueueMessages  int           // messages that wait for one session of the network; newer ones are dropped; default 100,000
+	QueueBytes     int           // their bytes, for a session that is in memory only; default 1 MiB
+	SessionExpiry  time.Duration // longest life of a session of the network without a connection; default 7 days
 	OutBytes       int           // bytes on their way to one client beyond which QoS 0 is dropped; default 256 KiB
 	ConnectTime    time.Duration // from the connection to its CONNECT, TLS included; default 10 s
 	WriteTime      time.Duration // for a client that takes nothing to take something; default 30 s
@@ -24,8 +25,9 @@ func (l Limits) withDefaults() Limits {
 	or(&l.ReceiveMaximum, 500)
 	or(&l.Inflight, 100)
 	or(&l.Subscriptions, 1000)
-	or(&l.QueueMessages, 1000)
+	or(&l.QueueMessages, 100_000)
 	or(&l.QueueBytes, 1<<20)
+	or(&l.SessionExpiry, 7*24*time.Hour)
 	or(&l.OutBytes, 256<<10)
 	or(&l.ConnectTime, 10*time.Second)
 	or(&l.WriteTime, 30*time.Second)
@@ -37,4 +39,9 @@ func or[T comparable](field *T, value T) {
 	if *field == zero {
 		*field = value
 	}
+}
+
+// capExpiry lowers a session expiry interval, in seconds, to the limit.
+func (l *Limits) capExpiry(seconds uint32) uint32 {
+	return uint32(min(int64(seconds), int64(l.SessionExpiry/time.Second)))
 }

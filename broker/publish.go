@@ -68,13 +68,12 @@ func (s *Server) deliver(r *routing, h *hit, u *unit) {
 	switch {
 	case h.qos == 0:
 		h.s.offer(r, h)
+	case h.s.full():
+		s.stats.Dropped.Add(1)
 	case h.s.durable:
 		u.enqueue(r, h)
 	default:
-		m := session.Queued{QoS: h.qos, Retain: h.retain, SubscriptionIDs: h.ids, Message: r.message()}
-		if !h.s.push(m) {
-			s.stats.Dropped.Add(1)
-		}
+		h.s.push(session.Queued{QoS: h.qos, Retain: h.retain, SubscriptionIDs: h.ids, Message: r.message()})
 	}
 }
 

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -19,18 +20,19 @@ type Session struct {
 	durable bool   // it is in the store
 	number  uint64 // its incarnation there
 
-	mu      sync.Mutex
-	state   session.State
-	peer    peer      // nil while the client is away
-	ended   bool      // it is no longer in the server's table
-	loading bool      // messages are being read from the store
-	backlog []waiting // retained messages at QoS 0, and what must not overtake them
-	subs    map[string]subscription
-	expiry  uint32       // seconds after the connection ends
-	will    *packet.Will // nil when none is due
-	user    string
-	since   time.Time   // when the connection ended
-	timer   *time.Timer // to the delayed will, or to the end of the session
+	mu       sync.Mutex
+	state    session.State
+	peer     peer      // nil while the client is away
+	ended    bool      // it is no longer in the server's table
+	dropping bool      // its queue was full when the last message came
+	loading  bool      // messages are being read from the store
+	backlog  []waiting // retained messages at QoS 0, and what must not overtake them
+	subs     map[string]subscription
+	expiry   uint32       // seconds after the connection ends
+	will     *packet.Will // nil when none is due
+	user     string
+	since    time.Time   // when the connection ended
+	timer    *time.Timer // to the delayed will, or to the end of the session
 }
 
 // A peer is what a session delivers to: a network connection or a client in the process. Its
@@ -64,6 +66,7 @@ type waiting struct {
 }
 
 const (
+	backlogLimit   = 1000      // messages that wait at QoS 0 behind retained ones
 	readAhead      = 128       // messages of a durable queue that are read from the store at a time
 	readAheadBytes = 512 << 10 // bytes beyond which new ones stay in the store only
 )
@@ -76,7 +79,7 @@ func (s *Session) offer(r *routing, h *hit) {
 	case s.peer == nil:
 		return
 	case len(s.backlog) > 0:
-		if len(s.backlog) < s.srv.limits.QueueMessages {
+		if len(s.backlog) < backlogLimit {
 			s.backlog = append(s.backlog, waiting{r.message(), h.retain, h.ids})
 			return
 		}
@@ -86,20 +89,37 @@ func (s *Session) offer(r *routing, h *hit) {
 	s.srv.stats.Dropped.Add(1)
 }
 
-// push queues a message for a session that lives in memory only, and reports false when there is
-// no room for it.
-func (s *Session) push(q session.Queued) bool {
-	s.mu.Lock()
-	l := &s.srv.limits
-	if s.ended || s.state.Queue.Waiting() >= l.QueueMessages || s.state.Queue.Bytes() >= l.QueueBytes {
-		s.mu.Unlock()
+// full reports whether the queue has all that it may hold. What the gateway's own clients wait for
+// is bounded by the store alone. A client is told of in the log once, when its messages begin to
+// be dropped.
+func (s *Session) full() bool {
+	if strings.HasPrefix(s.id, "$") {
 		return false
+	}
+	l := &s.srv.limits
+	s.mu.Lock()
+	full := s.state.Queue.Len() >= l.QueueMessages || !s.durable && s.state.Queue.Bytes() >= l.QueueBytes
+	begins := full && !s.dropping
+	s.dropping = full
+	s.mu.Unlock()
+	if begins {
+		s.srv.log.Warn("a client's queue is full: newer messages for it are dropped until it takes some", "client", s.id,
+			"limit", l.QueueMessages, "remedy", "let the client connect, or raise limits.queue")
+	}
+	return full
+}
+
+// push queues a message for a session that lives in memory only.
+func (s *Session) push(q session.Queued) {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return
 	}
 	s.state.Queue.Push(q)
 	changes := s.pump()
 	s.mu.Unlock()
 	s.srv.later(changes)
-	return true
 }
 
 // committed takes a message that the store has put into the session's queue.

@@ -153,6 +153,15 @@ func (q *Queue) Finish(e *Entry) {
 // Waiting returns how many messages in memory have not been sent on this connection.
 func (q *Queue) Waiting() int { return len(q.entries) - q.unsent }
 
+// Len returns how many positions the queue spans, in memory and in the store: an upper bound of
+// the messages that are not Done.
+func (q *Queue) Len() int {
+	if len(q.entries) > 0 {
+		return int(q.next - q.entries[0].Position)
+	}
+	return int(q.next - q.loaded)
+}
+
 // Bytes returns the topic and payload bytes of the messages in memory.
 func (q *Queue) Bytes() int { return q.bytes }
 
