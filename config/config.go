@@ -72,10 +72,10 @@ type Limits struct {
 	ReceiveMaximum int           `yaml:"receive_maximum" default:"500" range:"1..65535"`        // unacknowledged QoS 1 and 2 messages from one client
 	Inflight       int           `yaml:"inflight" default:"100" range:"1..1024"`                // unacknowledged QoS 1 and 2 messages to one client
 	Subscriptions  int           `yaml:"subscriptions" default:"1000" range:"1..100000"`        // per session
-	Queue          int           `yaml:"queue" default:"1000" range:"1..10000000"`              // messages in memory for one session that is not durable
-	QueueSize      int64         `yaml:"queue_size,size" default:"1MiB" range:"1KiB..256MiB"`   // their bytes
+	Queue          int           `yaml:"queue" default:"100000" range:"1..10000000"`            // messages that wait for one session; newer ones are dropped
+	QueueSize      int64         `yaml:"queue_size,size" default:"1MiB" range:"1KiB..256MiB"`   // their bytes, for a session that is in memory only
 	OutputSize     int64         `yaml:"output_size,size" default:"256KiB" range:"4KiB..64MiB"` // bytes on their way to one client beyond which QoS 0 is dropped
-	SessionExpiry  time.Duration `yaml:"session_expiry" default:"7d" range:"0s..365d"`          // longest life of a session without a connection
+	SessionExpiry  time.Duration `yaml:"session_expiry" default:"7d" range:"1s..365d"`          // longest life of a session without a connection
 	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`          // from accept to CONNECT, TLS handshake included
 	WriteTimeout   time.Duration `yaml:"write_timeout" default:"30s" range:"1s..10m"`           // for a client that takes nothing to take something
 	KeepAlive      time.Duration `yaml:"keep_alive" default:"0s" range:"0s..18h12m15s"`         // longest that an MQTT 5.0 client may ask for; 0s any
