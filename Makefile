@@ -38,9 +38,10 @@ vm: ## the drivers against a real kernel's simulated pins
 	@internal/vm/build.sh >/dev/null
 	go test -count 1 -exec "$(CURDIR)/internal/vm/run" ./board/... ./sensors/...
 
-bench: ## the figures of the README, beside mosquitto
+bench: arm ## the figures of the README, beside mosquitto
 	@scripts/setup test
-	@scripts/bench
+	@CGO_ENABLED=0 go build -o build/bench ./internal/bench
+	@build/bench -dist dist
 
 arm: ## static binaries for arm/6, arm/7, arm64 and amd64 in dist/
 	@VERSION=$(VERSION) scripts/build
