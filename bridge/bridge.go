@@ -13,13 +13,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"gateway/broker/packet"
@@ -235,7 +233,7 @@ func (b *Bridge) connect(ctx context.Context, s Session) try {
 	}
 	up, err := b.upstream.connect(dialCtx, conn, b.connectOptions(), l, h)
 	if err != nil {
-		return try{err: explain(b.target, err)}
+		return try{err: explain(b.target, fmt.Errorf("%w: %w", errUnanswered, err))}
 	}
 	start := time.Now()
 	err = b.handOver(ctx, s, h, up)
@@ -303,9 +301,8 @@ func (b *Bridge) judge(h *handover, useful bool, err error) error {
 		return nil
 	}
 	head, ok := h.head()
-	closed := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 	switch {
-	case useful || !ok || !closed || time.Since(head.at) > b.config.AckTimeout:
+	case useful || !ok || !closedByPeer(err) || time.Since(head.at) > b.config.AckTimeout:
 		b.suspect = suspicion{}
 	case b.suspect.losses > 0 && b.suspect.id == head.id:
 		b.suspect.losses++

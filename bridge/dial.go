@@ -74,7 +74,7 @@ func dial(ctx context.Context, t target, config func() (*tls.Config, error)) (ne
 	secured := tls.Client(conn, tlsConfig)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("TLS: %w", err)
+		return nil, fmt.Errorf("%w: %w", errHandshake, err)
 	}
 	return secured, nil
 }

@@ -14,6 +14,12 @@ import (
 	"time"
 )
 
+// Where a connection attempt has come to, for explain.
+var (
+	errHandshake  = errors.New("TLS")
+	errUnanswered = errors.New("CONNECT")
+)
+
 // A refusal is the return code of a CONNACK that refuses the connection (3.1.1, 3.2.2.3).
 type refusal byte
 
@@ -75,10 +81,21 @@ func explainNet(t target, err error) string {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
 		errors.As(err, &timeout) && timeout.Timeout():
 		return "no answer in time: check the network, a firewall that drops packets, and whether MQTT is spoken there"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case closedByPeer(err) && errors.Is(err, errHandshake):
+		return "the cloud closed the connection instead of speaking TLS: check that this is its TLS port (8883 as a rule)"
+	case closedByPeer(err) && errors.Is(err, errUnanswered) && t.secure:
+		return "the cloud closed the connection without an answer: check client_id and certificate"
+	case closedByPeer(err) && errors.Is(err, errUnanswered):
+		return "the cloud closed the connection without an answer: check client_id, and use mqtts:// if this is a TLS port"
+	case closedByPeer(err):
 		return "the cloud closed the connection"
 	}
 	return ""
+}
+
+func closedByPeer(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 func explainTLS(t target, err error) string {
