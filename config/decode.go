@@ -80,12 +80,14 @@ func (d *decoder) section(n ast.Node, v reflect.Value, path string) {
 	for _, pair := range d.pairs(n, path) {
 		key := pair.Key.GetToken().Value
 		at := join(path, key)
-		if first, ok := d.lines[at]; ok && given[key] {
-			d.reportAt(pair.Key.GetToken().Position.Line, at, "given twice, first on line %d; keep one", first)
+		line := pair.Key.GetToken().Position.Line
+		if given[key] {
+			p := d.problem(at, "given twice, first on line %d; keep one", d.lines[at])
+			p.Line = line
+			d.problems = append(d.problems, p)
 			continue
 		}
-		d.lines[at] = pair.Key.GetToken().Position.Line
-		given[key] = true
+		d.lines[at], given[key] = line, true
 		i := slices.IndexFunc(fields, func(f field) bool { return f.key == key })
 		if i < 0 {
 			d.report(at, "unknown key; %s", suggest(key, fields))
@@ -98,12 +100,6 @@ func (d *decoder) section(n ast.Node, v reflect.Value, path string) {
 			d.report(join(path, f.key), "missing; %s", addIt(f))
 		}
 	}
-}
-
-func (d *decoder) reportAt(line int, key, format string, args ...any) {
-	p := d.problem(key, format, args...)
-	p.Line = line
-	d.problems = append(d.problems, p)
 }
 
 // addIt is the remedy for a required key that is missing.

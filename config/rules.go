@@ -11,7 +11,7 @@ import (
 // maxRules bounds all rules of a file, as each is compared with each.
 const maxRules = 1000
 
-func (k *checker) rules(b Bridge, at string) {
+func (k network) rules(b Bridge, at string) {
 	k.want(len(b.Rules) > 0, at+".rules", "nothing would cross this bridge; add a rule")
 	seen := make(map[string]string)
 	for i, r := range b.Rules {
@@ -29,7 +29,7 @@ func (k *checker) rules(b Bridge, at string) {
 }
 
 // prefix checks the front part of a topic.
-func (k *checker) prefix(s, key string) {
+func (k network) prefix(s, key string) {
 	if s == "" {
 		return
 	}
@@ -42,7 +42,7 @@ func (k *checker) prefix(s, key string) {
 // loops finds rules that would carry one message round and round, or bring back what was sent.
 // An upstream broker returns what its bridge publishes when a rule subscribes to it, unless
 // the bridge is announced. Two bridges to one broker do not know each other's messages.
-func (k *checker) loops(c *Config) {
+func (k network) loops(c *Config) {
 	type place struct {
 		Rule
 		bridge int

@@ -8,21 +8,25 @@ import (
 	"strings"
 )
 
-// points checks inputs, outputs and serial ports together: they share topics and lines.
-func (k *checker) points(c *Config) {
-	k.topics = make(map[string]string)
-	lines := make(map[string]string)
+// points checks inputs, outputs and serial ports: they share topics and lines.
+type points struct {
+	*checker
+	topics map[string]string // topic -> key of the point that uses it
+	pins   map[string]string // digital line -> key
+}
+
+func (k points) all(c *Config) {
 	for i, in := range c.Inputs {
 		at := fmt.Sprintf("inputs[%d]", i)
 		k.point(in.Point, at+".point")
-		k.gpio(c.Board, in.Line, at+".line", lines)
+		k.gpio(c.Board, in.Line, at+".line")
 		k.switchWords(in.On, in.Off, at)
 		k.report(in.Report, at)
 	}
 	for i, o := range c.Outputs {
 		at := fmt.Sprintf("outputs[%d]", i)
 		k.point(o.Point, at+".point", commandSuffixes...)
-		k.gpio(c.Board, o.Line, at+".line", lines)
+		k.gpio(c.Board, o.Line, at+".line")
 		k.output(o, at)
 		k.command(c, o.Command, at)
 	}
@@ -40,7 +44,7 @@ func (k *checker) points(c *Config) {
 }
 
 // point checks a point's topic and takes it, with the topics that end in suffixes.
-func (k *checker) point(point, key string, suffixes ...string) {
+func (k points) point(point, key string, suffixes ...string) {
 	if point == "" {
 		return
 	}
@@ -56,15 +60,15 @@ func (k *checker) point(point, key string, suffixes ...string) {
 var commandSuffixes = []string{"/set", "/state", "/result"}
 
 // takes takes the topics of a point that end in suffixes.
-func (k *checker) takes(point, key string, suffixes ...string) {
+func (k points) takes(point, key string, suffixes ...string) {
 	for _, s := range suffixes {
 		k.once(k.topics, point+s, key)
 	}
 }
 
 // gpio checks the name of a line and that it is used once.
-func (k *checker) gpio(board, line, key string, seen map[string]string) {
-	k.once(seen, line, key)
+func (k points) gpio(board, line, key string) {
+	k.once(k.pins, line, key)
 	chip, offset, ok := strings.Cut(line, ":")
 	if board != "linux" || !ok {
 		return
@@ -75,7 +79,7 @@ func (k *checker) gpio(board, line, key string, seen map[string]string) {
 
 // switchWords checks the two words of a switch. What every command understands must not be
 // turned round.
-func (k *checker) switchWords(on, off, at string) {
+func (k points) switchWords(on, off, at string) {
 	k.want(on != "", at+".on", "must not be empty")
 	k.want(off != "", at+".off", "must not be empty")
 	k.want(on != off, at+".on", "on and off must be different words")
@@ -83,12 +87,12 @@ func (k *checker) switchWords(on, off, at string) {
 	k.want(!slices.Contains([]string{"on", "true", "1"}, off), at+".off", "%s always means on; turn the level round with active_low", quoteShort(off))
 }
 
-func (k *checker) report(r Report, at string) {
+func (k points) report(r Report, at string) {
 	k.want(r.Heartbeat == 0 || r.MinInterval <= r.Heartbeat, at+".min_interval", "longer than heartbeat, %v; shorten it", r.Heartbeat)
 }
 
 // command checks what outputs of all kinds have in common.
-func (k *checker) command(c *Config, o Command, at string) {
+func (k points) command(c *Config, o Command, at string) {
 	if o.LinkLoss == nil || o.LinkLoss.Bridge == "" {
 		return
 	}
@@ -96,7 +100,7 @@ func (k *checker) command(c *Config, o Command, at string) {
 	k.want(known, at+".link_loss.bridge", "no bridge is called %s; name one of section bridges", quoteShort(o.LinkLoss.Bridge))
 }
 
-func (k *checker) output(o Output, at string) {
+func (k points) output(o Output, at string) {
 	k.switchWords(o.On, o.Off, at)
 	k.want(o.Safe == "" || o.Safe == o.On || o.Safe == o.Off, at+".safe",
 		"%s or %s, the words of on and off, not %s", quoteShort(o.On), quoteShort(o.Off), quoteShort(o.Safe))
@@ -113,7 +117,7 @@ var bauds = []int{
 	230400, 460800, 500000, 576000, 921600, 1000000, 1152000, 1500000, 2000000, 2500000, 3000000, 3500000, 4000000,
 }
 
-func (k *checker) serial(board string, s Serial, at string) {
+func (k points) serial(board string, s Serial, at string) {
 	sim := strings.HasPrefix(s.Port, "sim:")
 	k.want(s.Port == "" || board != "linux" || strings.HasPrefix(s.Port, "/"), at+".port",
 		"a path, best below /dev/serial/by-id, not %s", quoteShort(s.Port))
@@ -127,7 +131,7 @@ func (k *checker) serial(board string, s Serial, at string) {
 }
 
 // write checks an output of the serial port at port.
-func (k *checker) write(w Write, port, at string) {
+func (k points) write(w Write, port, at string) {
 	if topicProblem(w.Point) == "" && strings.HasPrefix(k.topics[w.Point], port+".frames[") {
 		// The field of this port that has the same point measures the output.
 		k.takes(w.Point, at+".point", commandSuffixes...)
@@ -149,7 +153,7 @@ func (k *checker) write(w Write, port, at string) {
 		"%s or %s, the words of on and off, not %s", quoteShort(w.On), quoteShort(w.Off), quoteShort(w.Safe))
 }
 
-func (k *checker) frame(f Frame, at string) {
+func (k points) frame(f Frame, at string) {
 	k.want(f.Format == "split" || !k.given(at+".separator"), at+".separator", "only with format: split")
 	k.want(f.Format == "regexp" || !k.given(at+".pattern"), at+".pattern", "only with format: regexp")
 	k.want(f.Format != "regexp" || f.Pattern != "", at+".pattern", "missing; format: regexp needs it")
@@ -186,13 +190,13 @@ func hasGroup(pattern *regexp.Regexp, group string) bool {
 	return pattern.SubexpIndex(group) >= 0
 }
 
-func (k *checker) field(f Field, at string) {
+func (k points) field(f Field, at string) {
 	k.typed(f.Type, f.On, f.Off, f.Min, f.Max, at)
 	k.want(f.Type != "number" || f.Scale != 0, at+".scale", "0 would make every value the same")
 }
 
 // typed checks that only keys of a value's type are given.
-func (k *checker) typed(kind, on, off string, low, high *float64, at string) {
+func (k points) typed(kind, on, off string, low, high *float64, at string) {
 	others := []string{"unit", "scale", "offset", "min", "max", "deadband"}
 	only := "number"
 	if kind == "number" {
