@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"gateway/board"
+	"gateway/board/guard"
+	"gateway/board/linux"
+	"gateway/board/sim"
+	"gateway/broker"
+	"gateway/broker/auth"
+	"gateway/broker/listen"
+	"gateway/config"
+	"gateway/offline"
+)
+
+// A gateway is everything that runs. Its parts are started in the order of the fields and end in
+// the reverse order, so that each can use what came before it for as long as it lives.
+type gateway struct {
+	log    *slog.Logger
+	board  board.Board
+	points *points      // their outputs are safe before anything else is done
+	guard  *guard.Guard // nil on a simulated board
+	store  *offline.Store
+	server *broker.Server
+
+	stopListening context.CancelFunc
+	listening     sync.WaitGroup
+	stopUplinks   context.CancelFunc
+	uplinks       sync.WaitGroup
+}
+
+// start starts a gateway. What can be mended while it runs, a missing device or an address in
+// use, is no error: it is logged, and tried again.
+func start(c *config.Config, log *slog.Logger) (g *gateway, err error) {
+	if err := os.MkdirAll(c.Gateway.Data, 0o700); err != nil {
+		log.Error("the data folder cannot be made: nothing will be kept", "error", err, "remedy", "make it, or set gateway.data to one that can be written")
+	}
+	g = &gateway{log: log, stopListening: func() {}, stopUplinks: func() {}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.stop())
+		}
+	}()
+	if err := g.takeOutputs(c); err != nil {
+		return g, err
+	}
+	if err := g.openStore(c); err != nil {
+		return g, err
+	}
+	if err := g.points.run(g.server, log); err != nil {
+		return g, err
+	}
+	g.listen(c.Listeners)
+	return g, g.bridge(c)
+}
+
+// takeOutputs makes the outputs safe, and puts a guard on them.
+func (g *gateway) takeOutputs(c *config.Config) (err error) {
+	simulated := c.Board == "sim"
+	if simulated {
+		g.board = sim.New(sim.Options{Speed: c.Sim.Speed})
+	} else {
+		if err := guard.TakeOver(c.Gateway.Data); err != nil {
+			g.log.Error("the guard of an earlier run keeps its outputs", "error", err)
+		}
+		if g.board, err = linux.New(g.log); err != nil {
+			return err
+		}
+	}
+	if g.points, err = newPoints(c, g.board, g.log); err != nil {
+		return err
+	}
+	if err := g.points.makeSafe(); err != nil {
+		g.log.Error("not every output is safe yet: it will be tried again", "error", err)
+	}
+	if simulated || len(c.Outputs) == 0 {
+		return nil
+	}
+	exe, err := os.Executable()
+	if err == nil {
+		g.guard, err = guard.Start(exe, c.Gateway.Data, outputLines(c), g.log)
+	}
+	if err != nil {
+		g.log.Error("no guard: outputs will not be made safe if the gateway is killed", "error", err)
+	}
+	return nil
+}
+
+// openStore opens the store and starts the broker on it. Without a store there is local control
+// and QoS 0; what must be durable is refused.
+func (g *gateway) openStore(c *config.Config) error {
+	var store broker.Store
+	opened, err := offline.Open(c.StorePath(), offline.Options{
+		Log: g.log, TelemetryCommit: c.Store.TelemetryCommit, MaxBytes: c.Store.MaxSize,
+	})
+	switch {
+	case errors.Is(err, offline.ErrInUse), errors.Is(err, offline.ErrVersion):
+		return err
+	case err != nil:
+		g.log.Error("no store: QoS 1 and 2 for durable sessions is refused, everything else goes on",
+			"error", err, "remedy", "mend "+filepath.Dir(c.StorePath())+" and restart the gateway")
+		store = noStore{err}
+	default:
+		g.store, store = opened, opened
+	}
+	g.server, err = broker.New(broker.Options{Store: store, Limits: limits(c.Limits), Log: g.log, Version: "gateway " + version})
+	return err
+}
+
+func limits(l config.Limits) broker.Limits {
+	return broker.Limits{
+		Connections:    l.Connections,
+		PacketSize:     int(l.PacketSize),
+		ReceiveMaximum: uint16(l.Inflight),
+		Inflight:       uint16(l.Inflight),
+		Subscriptions:  l.Subscriptions,
+		QueueMessages:  l.Queue,
+		SessionExpiry:  l.SessionExpiry,
+		ConnectTime:    l.ConnectTimeout,
+	}
+}
+
+// listenAgain is the time between two tries to open an address.
+const listenAgain = 5 * time.Second
+
+// listen serves the addresses of the configuration.
+func (g *gateway) listen(listeners []config.Listener) {
+	var ctx context.Context
+	ctx, g.stopListening = context.WithCancel(context.Background())
+	for _, l := range listeners {
+		// The first try is made here, so that a gateway that is ready can be reached.
+		ln, err := openListener(ctx, l)
+		g.listening.Go(func() {
+			for told := false; ; told = true {
+				if err == nil {
+					g.log.Info("listening", "listener", l.Name, "address", ln.Addr())
+					if err = g.server.Serve(ln, broker.Listener{Name: l.Name, Auth: authenticator(l)}); err == nil {
+						return
+					}
+				}
+				if !told {
+					g.log.Error("cannot listen: it will be tried again", "listener", l.Name, "error", err, "every", listenAgain)
+				}
+				select {
+				case <-time.After(listenAgain):
+				case <-ctx.Done():
+					return
+				}
+				ln, err = openListener(ctx, l)
+			}
+		})
+	}
+}
+
+func openListener(ctx context.Context, l config.Listener) (net.Listener, error) {
+	if l.TLS == nil {
+		return listen.TCP(ctx, l.Address)
+	}
+	f := listen.Files{Cert: l.TLS.Cert, Key: l.TLS.Key, ClientCA: l.TLS.ClientCA, RequireCertificate: l.TLS.RequireCertificate}
+	t, err := f.Config()
+	if err != nil {
+		return nil, err
+	}
+	ln, err := listen.TCP(ctx, l.Address)
+	if err != nil {
+		return nil, err
+	}
+	return tls.NewListener(ln, t), nil
+}
+
+func authenticator(l config.Listener) auth.Authenticator {
+	if l.Anonymous {
+		return auth.Anonymous{}
+	}
+	return auth.Certificate{}
+}
+
+// stop ends what was started. Outputs are made safe while the broker still tells of it.
+func (g *gateway) stop() error {
+	var errs []error
+	g.stopUplinks()
+	if g.points != nil {
+		errs = append(errs, g.points.stop())
+	}
+	g.uplinks.Wait()
+	g.stopListening()
+	if g.server != nil {
+		errs = append(errs, g.server.Close())
+	}
+	g.listening.Wait()
+	if g.store != nil {
+		errs = append(errs, g.store.Close())
+	}
+	if g.points != nil {
+		errs = append(errs, g.points.release())
+	}
+	if g.guard != nil {
+		errs = append(errs, g.guard.Release())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	return nil
+}

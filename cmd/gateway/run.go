@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"gateway/broker"
+	"gateway/broker/packet"
+	"gateway/config"
+)
+
+func newRun() *cobra.Command {
+	var live bool
+	cmd := &cobra.Command{
+		Use:   "run FILE",
+		Short: "Run the gateway that a configuration file describes",
+		Example: "  gateway run /etc/gateway/gateway.yaml\n" +
+			"  gateway run --live docs/examples/sim.yaml",
+		Args: oneFile,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := config.Load(args[0])
+			if err != nil {
+				return usageError{err}
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			if !live {
+				log := newLog(cmd.ErrOrStderr(), c.Gateway.Log)
+				return run(ctx, c, log, nil)
+			}
+			s := newScreen(cmd.OutOrStdout(), c)
+			return run(ctx, c, newLog(s, c.Gateway.Log), s.show)
+		},
+	}
+	cmd.Flags().BoolVar(&live, "live", false, "show the points in the terminal")
+	return cmd
+}
+
+// newLog returns a log of one line an event. Under systemd the journal adds the time.
+func newLog(w io.Writer, least string) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(least)) // the configuration knows the words
+	o := &slog.HandlerOptions{Level: level}
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// run starts the gateway, lets with, if any, do its work beside it, and stops it when ctx ends.
+func run(ctx context.Context, c *config.Config, log *slog.Logger, with func(context.Context, *broker.Server) error) error {
+	for _, w := range c.Warnings {
+		log.Warn(w.Text, "where", w.Where())
+	}
+	for _, p := range c.CheckFiles() {
+		log.Error(p.Text, "where", p.Where())
+	}
+	g, err := start(c, log)
+	if err != nil {
+		return err
+	}
+	log.Info("gateway is running", "version", version, "id", c.Gateway.ID)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watched := make(chan error, 1)
+	go func() { watched <- watch(ctx, g.server) }()
+	shown := make(chan error, 1)
+	go func() {
+		if with != nil {
+			shown <- with(ctx, g.server)
+			cancel()
+			return
+		}
+		shown <- nil
+	}()
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	<-ctx.Done()
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	log.Info("gateway is stopping: outputs go to their safe states")
+	err = errors.Join(<-watched, <-shown, g.stop())
+	if err == nil {
+		log.Info("gateway has stopped")
+	}
+	return err
+}
+
+// watch tells systemd's watchdog that the gateway lives, for as long as messages make their way
+// through the broker.
+func watch(ctx context.Context, server *broker.Server) error {
+	period, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || period == 0 {
+		return err
+	}
+	c, err := server.Connect(broker.ClientOptions{ID: "$watchdog", CleanStart: true})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	const beat = "$SYS/broker/heartbeat"
+	if _, err := c.Subscribe(packet.Subscribe{Filters: []packet.Subscription{{Filter: beat}}}); err != nil {
+		return err
+	}
+	tick := time.NewTicker(period / 3)
+	defer tick.Stop()
+	for {
+		c.Publish(packet.Publish{Topic: beat}, nil)
+		if _, _, err := c.Next(ctx); err != nil {
+			return nil // the gateway stops
+		}
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"time"
+
+	"gateway/bridge"
+	"gateway/broker"
+	"gateway/broker/packet"
+	"gateway/config"
+)
+
+// bridge starts the bridges. Whatever happens upstream, they go on trying.
+func (g *gateway) bridge(c *config.Config) error {
+	var ctx context.Context
+	ctx, g.stopUplinks = context.WithCancel(context.Background())
+	for _, b := range c.Bridges {
+		session := "$bridge/" + b.Name
+		window := uint16(min(b.Window, 32767))
+		password, err := b.Password.Reveal()
+		if err != nil {
+			// The cloud will refuse the bridge, whose queue is needed all the same.
+			g.log.Error("the bridge has no password", "bridge", b.Name, "error", err)
+		}
+		cfg := bridge.Config{
+			Name: b.Name, URL: b.URL, ClientID: b.ClientID,
+			Username: b.Username, Password: password,
+			AnnounceBridge: b.Announce, Rules: bridgeRules(b.Rules), StateTopic: b.StateTopic,
+			TLS:       func() (*tls.Config, error) { return bridgeTLS(b.TLS) },
+			KeepAlive: b.KeepAlive, ConnectTimeout: b.ConnectTimeout, AckTimeout: b.AckTimeout,
+			BackoffMin: b.Backoff.Min, BackoffMax: b.Backoff.Max, Window: int(window),
+			Open: func(context.Context) (bridge.Session, error) {
+				return g.server.Connect(broker.ClientOptions{ID: session, SessionExpiry: broker.Never, ReceiveMaximum: window})
+			},
+			Log: g.log,
+		}
+		if g.store != nil {
+			cfg.Backlog = func() (int, time.Time) {
+				n, _, oldest := g.store.Count(session)
+				return int(n), oldest
+			}
+		}
+		up, err := bridge.New(cfg)
+		if err != nil {
+			return usageError{err}
+		}
+		g.uplinks.Go(func() {
+			if err := up.Run(ctx); err != nil {
+				g.log.Error("bridge ended", "bridge", b.Name, "error", err)
+			}
+		})
+	}
+	return nil
+}
+
+func bridgeRules(rules []config.Rule) []bridge.Rule {
+	directions := map[string]bridge.Direction{"out": bridge.Out, "in": bridge.In, "both": bridge.Both}
+	var out []bridge.Rule
+	for _, r := range rules {
+		out = append(out, bridge.Rule{
+			Direction: directions[r.Direction], Filter: r.Filter, QoS: packet.QoS(r.QoS),
+			LocalPrefix: r.LocalPrefix, RemotePrefix: r.RemotePrefix,
+		})
+	}
+	return out
+}
+
+// bridgeTLS loads the files of a bridge afresh, so that renewed ones are used.
+func bridgeTLS(f config.BridgeTLS) (*tls.Config, error) {
+	t := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.ServerName}
+	if f.CA != "" {
+		pem, err := os.ReadFile(f.CA)
+		if err != nil {
+			return nil, fmt.Errorf("load CA: %w", err)
+		}
+		t.RootCAs = x509.NewCertPool()
+		if !t.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("load CA: %s has no certificate in PEM form", f.CA)
+		}
+	}
+	if f.Cert != "" {
+		cert, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+		if err != nil {
+			return nil, fmt.Errorf("load certificate %s with key %s: %w", f.Cert, f.Key, err)
+		}
+		t.Certificates = []tls.Certificate{cert}
+	}
+	return t, nil
+}
