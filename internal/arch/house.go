@@ -8,7 +8,7 @@ var House = Plan{
 
 	Rooms: []Room{
 		// floor, path, sees, pure
-		{5, "cmd/gateway", "*", false}, // the only place where parts meet
+		{5, "cmd/gateway", "*", false},       // the only place where parts meet
 		{4, "config", "broker/topic", false}, // no engine: it says what is wanted
 		{3, "broker", "broker/session broker/auth broker/topic broker/packet", false},
 		{3, "offline", "broker/session broker/packet", false}, // fulfils broker's Store without knowing it
