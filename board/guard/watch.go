@@ -49,7 +49,7 @@ func Watch(in io.Reader, out io.Writer, dataDir string, b board.Board, log *slog
 	}
 
 	word, err := r.ReadString('\n') // for all the life of the gateway
-	if word == farewell {
+	if word == farewell || len(lines) == 0 {
 		return nil
 	}
 	log.Warn("the gateway has died: the guard drives its outputs to their safe levels", "outputs", len(lines), "cause", err)

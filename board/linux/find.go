@@ -68,9 +68,9 @@ func findName(name string) (place, error) {
 		}
 		for _, l := range lines {
 			switch l.name {
+			case "", "-", "_": // the ways to say that a line has no name
 			case name:
 				places = append(places, l)
-			case "", "-", "_": // the ways to say that a line has no name
 			default:
 				names = append(names, l.name)
 			}

@@ -284,8 +284,7 @@ func (l *line) err(doing string, err error) error {
 // lost tells whether the kernel says that the device has left. periph.io passes only the words
 // of errno on.
 func lost(err error) bool {
-	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) ||
-		strings.HasSuffix(err.Error(), unix.ENODEV.Error())
+	return errors.Is(err, unix.ENODEV) || strings.HasSuffix(err.Error(), unix.ENODEV.Error())
 }
 
 // requestFault says why a line was refused.
@@ -297,8 +296,8 @@ func requestFault(p place, name string, err error) error {
 			who = fmt.Sprintf("%q", c)
 		}
 		return faultf(board.ErrBusy, "line %s is in use by %s: stop it or choose another line", name, who)
-	case errors.Is(err, unix.EINVAL):
-		return faultf(err, "line %s: the kernel refuses this use of the line (it may have no edges, or no pull): %v", name, err)
+	case errors.Is(err, unix.ENXIO):
+		return faultf(err, "line %s: its chip reports no edges: choose another line for an input", name)
 	}
 	return fmt.Errorf("line %s: %w", name, chipFault(p.chip, err))
 }

@@ -55,6 +55,10 @@ cd "linux-source-$version"
 sed -i 's/HOST_FP_SIZE, 2696/HOST_FP_SIZE, 12288/' arch/x86/um/user-offsets.c
 grep -q 'HOST_FP_SIZE, 12288' arch/x86/um/user-offsets.c
 
+# Its interrupts are 64 and all its own: an input of gpio-sim needs another.
+sed -i 's/^\(#define NR_IRQS\t*\)UM_LAST_SIGNAL_IRQ$/\1(UM_LAST_SIGNAL_IRQ + 256)/' arch/um/include/asm/irq.h
+grep -q '+ 256' arch/um/include/asm/irq.h
+
 # gpio-sim raises its interrupts from the tick: a tick of 1 ms brings an edge in 1 to 2 ms.
 sed -i '/^config HZ$/,/default/ s/default 100$/default 1000/' arch/um/Kconfig
 
