@@ -49,8 +49,12 @@ type Config struct {
 	AckTimeout     time.Duration // without any acknowledgement while one is due; default 30 s
 	BackoffMin     time.Duration // default 1 s
 	BackoffMax     time.Duration // default 60 s
-	Window         int           // unacknowledged outgoing messages, 1 to 32,767; default 100
-	MaxPacket      int           // bytes of one incoming packet; default 1 MiB
+	// Window is how many outgoing messages may be unacknowledged, 1 to 32,767; default 20. Before
+	// 5.0 the cloud cannot announce what it takes, and mosquitto 2.0 acknowledges and discards
+	// what exceeds its max_inflight_messages, by default 20: a window above the cloud's limit
+	// loses messages.
+	Window    int
+	MaxPacket int // bytes of one incoming packet; default 1 MiB
 
 	// Open opens the bridge's session with the local broker: always the same one, never clean,
 	// without expiry, with a receive maximum of at least Window.
@@ -99,7 +103,7 @@ func New(c Config) (*Bridge, error) {
 	c.AckTimeout = cmp.Or(c.AckTimeout, 30*time.Second)
 	c.BackoffMin = cmp.Or(c.BackoffMin, time.Second)
 	c.BackoffMax = cmp.Or(c.BackoffMax, 60*time.Second)
-	c.Window = cmp.Or(c.Window, 100)
+	c.Window = cmp.Or(c.Window, 20)
 	c.MaxPacket = cmp.Or(c.MaxPacket, 1<<20)
 	c.Log = cmp.Or(c.Log, slog.Default())
 	t, err := parseTarget(c.URL)
