@@ -176,12 +176,12 @@ func (k *checker) queued(key, rec []byte) error {
 		if k.queues[number] == nil {
 			k.queues[number] = newCursor()
 		}
-		k.queues[number].add(position, q.size)
+		k.queues[number].add(position, storedSize(rec))
 		if at.stages[position] == session.Done {
 			k.Dead++
 		} else {
 			k.Messages++
-			k.Bytes += q.size
+			k.Bytes += storedSize(rec)
 		}
 	}
 	return nil

@@ -72,9 +72,7 @@ func (c *cursor) settle(queue *bolt.Bucket, number uint64) {
 		}
 		c.count--
 		c.dead++
-		if q, err := parseTarget(rec[min(sealSize, len(rec)):]); err == nil {
-			c.bytes -= q.size
-		}
+		c.bytes -= storedSize(rec)
 	}
 	if c.head == c.next {
 		c.count, c.bytes = 0, 0

@@ -214,6 +214,16 @@ func parseTarget(b []byte) (queued, error) {
 	return q, p.end()
 }
 
+// storedSize returns the size of the message in a record of a queue, which may be damaged, as it
+// was counted when the record was written.
+func storedSize(rec []byte) int64 {
+	q, err := parseTarget(rec[min(sealSize, len(rec)):])
+	if err != nil {
+		return 0
+	}
+	return q.size
+}
+
 // A sessionRecord is what the file holds of a session besides its subscriptions and its queue.
 type sessionRecord struct {
 	number  uint64 // of this incarnation: a session that is removed and opened again gets another

@@ -175,8 +175,7 @@ func (s *Store) mend(lost []uint64) error {
 				if !ok {
 					break
 				}
-				q, _ := parseQueued(rec)
-				c.add(position, q.size)
+				c.add(position, storedSize(rec))
 			}
 			if err := tx.Bucket(bucketNames[bucketCursors]).Put(numberKey(number), c.record()); err != nil {
 				return err
