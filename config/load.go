@@ -20,6 +20,7 @@ import (
 const (
 	maxFile  = 1 << 20 // bytes
 	maxDepth = 32      // sections within sections; the schema needs 8
+	maxWidth = 10_000  // entries of one section; the parser's time grows with the square
 )
 
 // Load reads the file at path, with secrets from the environment of this process. An error
@@ -144,30 +145,44 @@ func invalidUTF8(src []byte) int {
 	return -1
 }
 
-// plain refuses nesting beyond maxDepth, and anchors, aliases, tags and directives.
+// plain refuses what would let a small file grow large or deep, before it is parsed: anchors,
+// aliases, tags and directives; sections beyond maxDepth or maxWidth.
 func plain(tokens token.Tokens) *Problem {
-	flow := 0         // open [ and {
-	var columns []int // of the open block sections
+	type section struct{ column, width int }
+	var block []section // that are open; each is further right than the one around it
+	flow := 0           // open [ and {
 	for _, t := range tokens {
-		line, column := t.Position.Line, t.Position.Column
+		refuse := func(format string, args ...any) *Problem {
+			return &Problem{Line: t.Position.Line, Text: fmt.Sprintf(format, args...)}
+		}
+		column := t.Position.Column
 		switch t.Type {
 		case token.AnchorType, token.AliasType, token.MergeKeyType, token.TagType, token.DirectiveType:
-			return &Problem{Line: line, Text: fmt.Sprintf("%q: anchors, aliases, tags and directives are not used here; write the value out, or in quotes if it is text", t.Value)}
+			return refuse("%q: anchors, aliases, tags and directives are not used here; write the value out, or in quotes if it is text", t.Value)
 		case token.MappingStartType, token.SequenceStartType:
 			flow++
 		case token.MappingEndType, token.SequenceEndType:
 			flow--
-		case token.SequenceEntryType, token.MappingKeyType, token.MappingValueType:
-			if t.Type == token.MappingValueType && t.Prev != nil {
-				column = t.Prev.Position.Column // of the key
+		case token.MappingValueType:
+			if flow > 0 || t.Prev == nil {
+				continue
 			}
-			for len(columns) > 0 && columns[len(columns)-1] >= column {
-				columns = columns[:len(columns)-1]
+			column = t.Prev.Position.Column // of the key
+			fallthrough
+		case token.SequenceEntryType, token.MappingKeyType:
+			for len(block) > 0 && block[len(block)-1].column > column {
+				block = block[:len(block)-1]
 			}
-			columns = append(columns, column)
+			if len(block) == 0 || block[len(block)-1].column < column {
+				block = append(block, section{column: column})
+			}
+			block[len(block)-1].width++
+			if block[len(block)-1].width > maxWidth {
+				return refuse("more than %d entries in one section", maxWidth)
+			}
 		}
-		if flow+len(columns) > maxDepth {
-			return &Problem{Line: line, Text: fmt.Sprintf("more than %d sections within each other; check the indentation", maxDepth)}
+		if flow+len(block) > maxDepth {
+			return refuse("more than %d sections within each other; check the indentation", maxDepth)
 		}
 	}
 	return nil

@@ -103,6 +103,8 @@ func TestProblems(t *testing.T) {
 		{"too large", strings.Repeat("# \n", maxFile), "gateway.yaml: larger than 1 MiB"},
 		{"flow depth", "a: " + strings.Repeat("[", 100000), "gateway.yaml:1: more than 32 sections within each other"},
 		{"block depth", strings.Repeat("- ", 100000), "gateway.yaml:1: more than 32 sections within each other"},
+		{"depth of entries in a list", "a: [" + strings.Repeat("- ", 100000), "gateway.yaml:1: more than 32 sections within each other"},
+		{"width", strings.Repeat("a: 1\n", 100000), "gateway.yaml:10001: more than 10000 entries in one section"},
 		{"alias", "a: &x 1\nb: *x\n", `gateway.yaml:1: "&": anchors, aliases, tags and directives are not used here`},
 		{"merge", "a:\n  <<: {b: 1}\n", `gateway.yaml:2: "<<": anchors`},
 		{"tag", "a: !!str 1\n", `gateway.yaml:1: "!!str": anchors`},
@@ -271,6 +273,17 @@ serial:
 		if !reflect.DeepEqual(tt.got, tt.want) {
 			t.Errorf("%s: got %v, want %v", tt.what, tt.got, tt.want)
 		}
+	}
+}
+
+func TestLongLinesAreNotDeep(t *testing.T) {
+	var inputs strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&inputs, "{point: p%d, line: l%[1]d}, ", i)
+	}
+	c := parse(t, good+"inputs: ["+inputs.String()+"]\n")
+	if len(c.Inputs) != 100 {
+		t.Errorf("%d inputs, want 100", len(c.Inputs))
 	}
 }
 
