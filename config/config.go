@@ -5,7 +5,8 @@
 // fields are the schema:
 //
 //	yaml:"key"      the key; ",required" must be given; ",path" a file, relative to the
-//	                configuration's folder; ",inline" the fields belong to the enclosing struct
+//	                configuration's folder; ",size" a count of bytes; ",text" text that may
+//	                look like a number; ",inline" the fields belong to the enclosing struct
 //	default:"…"     the value when the key is not given, written as in the file
 //	range:"a..b"    the smallest and the largest number, duration or size
 //	words:"a b c"   the only words allowed

@@ -228,7 +228,7 @@ func (d *decoder) secret(n ast.Node, s *Secret, path string) {
 		case text.text == "":
 			d.report(path, "is empty; remove the key, or use {file: path}")
 		}
-		s.text = text.text
+		s.text, s.inline = text.text, true
 		return
 	}
 	var from struct {

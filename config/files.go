@@ -34,7 +34,11 @@ func (c *Config) checkFiles(now time.Time) Problems {
 		at := fmt.Sprintf("bridges[%d]", i)
 		f.pair(b.TLS.Cert, b.TLS.Key, at+".tls", x509.ExtKeyUsageClientAuth)
 		f.authorities(b.TLS.CA, at+".tls.ca")
-		if _, err := b.Password.Reveal(); err != nil {
+		_, err := b.Password.Reveal()
+		if b.Password.inline {
+			err = private(c.at.file)
+		}
+		if err != nil {
 			f.failed(at+".password", err)
 		}
 	}

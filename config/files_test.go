@@ -53,6 +53,23 @@ func write(t *testing.T, name, text string, mode os.FileMode) {
 	}
 }
 
+func TestPasswordInAFileForEveryone(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "gateway.yaml")
+	write(t, name, "bridges: [{name: a, url: mqtts://localhost, username: u, password: s3cret, rules: [{direction: out, filter: a}]}]\n", 0o644)
+	c, err := Load(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := name + ":1: bridges[0].password: " + name + " can be read by everyone on this machine; run: chmod 640 " + name
+	if got := c.CheckFiles().Error(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	write(t, name, "", 0o640)
+	if got := c.CheckFiles(); len(got) > 0 {
+		t.Errorf("a file for its group: %v", got)
+	}
+}
+
 // nameless writes a server's certificate that has only a common name, as old recipes make it.
 func nameless(t *testing.T, dir string) {
 	t.Helper()

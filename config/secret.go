@@ -12,8 +12,9 @@ import (
 // A Secret is a password or a token: text in the file, {env: NAME}, or {file: path}. It never
 // shows itself when it is printed, logged or encoded.
 type Secret struct {
-	text string
-	file string
+	text   string
+	file   string
+	inline bool // text stands in the configuration file itself
 }
 
 // maxSecret bounds a secret's file.
