@@ -43,6 +43,6 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newPub(), newSub(), newHealth(), newCheck(), newCA(), newGuard(), newRun())
+	root.AddCommand(newPub(), newSub(), newHealth(), newCheck(), newCA(), newStore(), newGuard(), newRun())
 	return root
 }

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gateway/broker/packet"
+	"gateway/broker/session"
+	"gateway/offline"
+)
+
+// storeFile makes a store that a bridge and a sleeping device have messages in.
+func storeFile(t *testing.T) (path string, s *offline.Store) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "store.db")
+	s, err := offline.Open(path, offline.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bridge := &session.Opened{Client: "bridge", Expiry: 0xFFFFFFFF, Version: packet.V5}
+	device := &session.Opened{Client: "device", Expiry: 60, Version: packet.V311,
+		Will: &packet.Will{Topic: "device/state", Payload: []byte("gone")}}
+	s.Submit([]session.Change{bridge, device}, true, nil)
+	message := func(topic string, payload []byte) *session.Message {
+		return &session.Message{At: time.Now(), Publish: packet.Publish{QoS: 1, Topic: topic, Payload: payload,
+			Properties: &packet.PublishProperties{MessageExpiry: 0, HasMessageExpiry: true}}}
+	}
+	done := make(chan error, 1)
+	s.Submit([]session.Change{
+		&session.Subscribed{Client: "bridge", Subscription: packet.Subscription{Filter: "greenhouse/#", QoS: 2}},
+		&session.Enqueued{Message: message("greenhouse/air", []byte("21,5 °C")), To: []*session.Target{
+			{Client: "bridge", Incarnation: bridge.Incarnation, QoS: 1},
+			{Client: "device", Incarnation: device.Incarnation, QoS: 1},
+		}},
+		&session.Enqueued{Message: message("greenhouse/image", []byte{0xFF, 0xD8, 0xFF}), To: []*session.Target{
+			{Client: "bridge", Incarnation: bridge.Incarnation, QoS: 2},
+		}},
+		&session.Advanced{Client: "bridge", Position: 2, Stage: session.Accepted},
+		&session.Received{Client: "device", ID: 9},
+		&session.Closed{Client: "device", At: time.Now()},
+		&session.Retained{Message: message("greenhouse/vent/state", []byte("open"))},
+	}, false, func(err error) { done <- err })
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	return path, s
+}
+
+func command(args ...string) (string, error) {
+	var out bytes.Buffer
+	root := newRoot()
+	root.SetOut(&out)
+	root.SetArgs(args)
+	err := root.Execute()
+	return out.String(), err
+}
+
+func TestStoreCheck(t *testing.T) {
+	path, s := storeFile(t)
+	if _, err := command("store", "check", path); !errors.Is(err, offline.ErrInUse) || !strings.Contains(err.Error(), path) {
+		t.Errorf("while a gateway has it: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := command("store", "check", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"sessions 2", "subscriptions 1", "received identifiers 1", "waiting messages 3",
+		"shared messages 1", "retained messages 1"} {
+		if !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, bytes.ReplaceAll(content, []byte("21,5"), []byte("99,5")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err = command("store", "check", path)
+	if err == nil || errors.As(err, new(usageError)) || !strings.Contains(out, "problem: body 1: ") {
+		t.Errorf("damaged: %v\n%s", err, out)
+	}
+	for _, args := range [][]string{{"store"}, {"store", "check"}, {"store", "dump", "a", "b"}} {
+		if _, err := command(args...); !errors.As(err, new(usageError)) {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+	if _, err := command("store", "check", path+".not"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing file: %v", err)
+	}
+}
+
+func TestStoreDump(t *testing.T) {
+	path, s := storeFile(t)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := command("store", "dump", "--payload-bytes", "6", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var facts []string
+	var enqueued []map[string]any
+	for line := range strings.Lines(out) {
+		var f map[string]any
+		if err := json.Unmarshal([]byte(line), &f); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		facts = append(facts, f["fact"].(string))
+		if f["fact"] == "enqueued" {
+			enqueued = append(enqueued, f)
+		}
+	}
+	const want = "opened subscribed opened closed enqueued enqueued advanced enqueued summary summary retained"
+	if got := strings.Join(facts, " "); got != want {
+		t.Errorf("facts %s\nwant  %s", got, want)
+	}
+	for key, want := range map[string]any{
+		"client": "bridge", "position": 1.0, "topic": "greenhouse/air", "delivery_qos": 1.0,
+		"payload": "21,5 ", "payload_bytes": 8.0, "message_expiry_s": 0.0, // cut before the two bytes of °
+	} {
+		if got := enqueued[0][key]; got != want {
+			t.Errorf("%s is %v, not %v", key, got, want)
+		}
+	}
+	if got := enqueued[1]["payload_base64"]; got != "/9j/" {
+		t.Errorf("binary payload: %v", got)
+	}
+}
