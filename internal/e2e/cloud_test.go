@@ -39,7 +39,7 @@ require_certificate true
 use_identity_as_username true
 persistence true
 persistence_location %s/
-max_queued_messages 0
+max_queued_messages 1000000
 `, port, c.file, server.cert, server.key, t.TempDir())
 	file := filepath.Join(t.TempDir(), "mosquitto.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
