@@ -46,7 +46,7 @@ type Config struct {
 
 	KeepAlive      time.Duration // whole seconds, 5 s to 18h12m15s; default 30 s: a dead cloud is noticed within 45 s
 	ConnectTimeout time.Duration // from looking up the name to CONNACK; default 30 s
-	AckTimeout     time.Duration // without any acknowledgement while one is due; default 30 s
+	AckTimeout     time.Duration // for the acknowledgement of the oldest message; default 30 s
 	BackoffMin     time.Duration // default 1 s
 	BackoffMax     time.Duration // default 60 s
 	// Window is how many outgoing messages may be unacknowledged, 1 to 32,767; default 20. Before
@@ -252,9 +252,6 @@ func (b *Bridge) handOver(ctx context.Context, s Session, h *handover, up link) 
 	if h.lost && b.subscribed {
 		b.log.Warn("the cloud has lost its session: messages that were in flight are sent again and may arrive twice")
 	}
-	b.mu.Lock()
-	b.state.LastError = ""
-	b.mu.Unlock()
 	b.enter(Connected, nil)
 	var subscribe []packet.Subscription
 	if h.lost || !b.subscribed {

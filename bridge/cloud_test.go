@@ -35,9 +35,10 @@ type cloud struct {
 	seen        map[uint16]bool     // identifiers of PUBLISH; a test sends too few to use one twice
 	down        []*downward         // messages for the bridge
 	nextID      uint16
-	silent      bool // reads, and answers nothing but CONNECT
-	hold        bool // acknowledges no PUBLISH
-	inFlight    int  // PUBLISH not acknowledged on this connection
+	silent      bool   // reads, and answers nothing but CONNECT
+	hold        bool   // acknowledges no PUBLISH
+	skip        string // topic that is never acknowledged
+	inFlight    int    // PUBLISH not acknowledged on this connection
 	maxInFlight int
 	// reject is a topic for which the connection is closed, as a kernel does it when bytes are
 	// unread: the acknowledgements of the moments before are lost.
@@ -323,7 +324,7 @@ func (c *cloudConn) judgePublish(p *packets.PublishPacket) (packets.ControlPacke
 		c.topics[p.TopicName] = append(c.topics[p.TopicName], string(p.Payload))
 	}
 	c.seen[p.MessageID] = true
-	if c.hold {
+	if c.hold || p.TopicName == c.skip {
 		if p.Qos == 2 {
 			c.received[p.MessageID] = true
 		}

@@ -30,7 +30,7 @@ type handover struct {
 	session Session
 	rules   rules
 	window  int           // unacknowledged messages
-	timeout time.Duration // without any acknowledgement
+	timeout time.Duration // for the acknowledgement of the oldest message
 	life    *life
 	link    link
 	log     *slog.Logger
@@ -46,7 +46,7 @@ type handover struct {
 	line     []*delivery // in order of sending; finished ones leave when they are at the front
 	limit    int         // of len(out): the window, or less after a suspicious loss
 	awaiting int         // deliveries that wait for the cloud, not for the disk
-	watch    *time.Timer // ends the connection when the cloud acknowledges nothing
+	watch    *time.Timer // ends the connection when the head of the line is not acknowledged
 	acked    int64       // acknowledgements that came
 
 	// room has one slot: a signal that a delivery has ended. Full, it is a signal already.
@@ -80,14 +80,25 @@ func newHandover(c Config, s Session, l *life, log *slog.Logger, dropped *atomic
 		limit:    c.Window,
 		room:     make(chan struct{}, 1),
 	}
-	h.watch = time.AfterFunc(c.AckTimeout, func() { l.end(errSilent) })
+	h.watch = time.AfterFunc(c.AckTimeout, h.late)
 	h.watch.Stop() // until something is sent
 	return h
 }
 
+// late ends the connection, unless the head of the line waits for the local disk.
+func (h *handover) late() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.line) > 0 && h.line[0].stage == accepting {
+		h.watch.Reset(h.timeout)
+		return
+	}
+	h.life.end(errSilent)
+}
+
 var (
 	errLocal    = errors.New("local session")
-	errSilent   = errors.New("the cloud acknowledges nothing")
+	errSilent   = errors.New("the cloud does not acknowledge what it is sent")
 	errProtocol = errors.New("the cloud breaks the protocol")
 )
 
@@ -295,19 +306,22 @@ func (h *handover) finish(a packet.Ack, q packet.QoS, from stage) error {
 	return nil
 }
 
-// advance moves a delivery to a stage. h.mu is held.
+// advance moves a delivery to a stage. Only what happens to the head of the line gives the cloud
+// more time: one message that is never acknowledged must not stay so behind others that
+// are. h.mu is held.
 func (h *handover) advance(d *delivery, to stage) {
 	if d.stage == sent || d.stage == released {
 		h.awaiting-- // an acknowledgement has come
 		h.acked++
 	}
-	d.stage = to
 	if to == released {
 		h.awaiting++
 	}
-	if h.awaiting == 0 || h.life.Err() != nil {
+	d.stage = to
+	switch {
+	case h.awaiting == 0 || h.life.Err() != nil:
 		h.watch.Stop()
-	} else {
+	case h.line[0] == d:
 		h.watch.Reset(h.timeout)
 	}
 	if to != finished {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -210,10 +211,43 @@ func TestAckTimeout(t *testing.T) {
 	b, _ := start(t, config)
 	eventually(t, "the reason in the state", func() bool {
 		s := b.State()
-		return s.State == Down && s.LastError == b.target.address()+": the cloud acknowledges nothing: the line is stalled or the broker is overloaded"
+		return s.State == Down && s.LastError == b.target.address()+": the cloud does not acknowledge what it is sent: the line is stalled or the broker is overloaded"
 	})
 	c.mu.Lock()
 	c.hold = false
+	c.mu.Unlock()
+	eventually(t, "the message as done", func() bool { _, open := l.durable(1); return !open })
+}
+
+// One message without its acknowledgement is not forgotten behind others that have theirs.
+func TestOneAcknowledgementMissing(t *testing.T) {
+	l := newLedger(t, 0)
+	c := newCloud(t, l)
+	c.skip = "site/up/skipped"
+	l.add(message("up/skipped", 1, 0))
+	config := testConfig(t, l, c.url())
+	config.AckTimeout = 200 * time.Millisecond
+	b, _ := start(t, config)
+	stop := make(chan struct{})
+	fed := make(chan struct{})
+	go func() { // acknowledgements come all the time
+		defer close(fed)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+				l.add(message("up/a", 1, i))
+			}
+		}
+	}()
+	eventually(t, "the reason in the state", func() bool {
+		return strings.Contains(b.State().LastError, "does not acknowledge what it is sent")
+	})
+	close(stop)
+	<-fed
+	c.mu.Lock()
+	c.skip = ""
 	c.mu.Unlock()
 	eventually(t, "the message as done", func() bool { _, open := l.durable(1); return !open })
 }

@@ -83,7 +83,7 @@ func observe(t *testing.T, address, filter string, secure *tls.Config) *observer
 		scheme = "mqtts://"
 	}
 	o := &observer{}
-	o.Client = mqtt.NewClient(mqtt.NewClientOptions().AddBroker(scheme + address).SetClientID("observer").SetTLSConfig(secure).
+	o.Client = mqtt.NewClient(mqtt.NewClientOptions().AddBroker(scheme + address).SetAutoReconnect(false).SetTLSConfig(secure).
 		SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) {
 			o.mu.Lock()
 			defer o.mu.Unlock()
@@ -122,13 +122,13 @@ type cable struct {
 	after int64 // bytes upwards until a connection is cut; 0: never
 }
 
-func newCable(t *testing.T, to string) *cable {
+func newCable(t *testing.T, to string, after int64) *cable {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cable{Listener: ln, to: to}
+	c := &cable{Listener: ln, to: to, after: after}
 	c.wait.Go(func() {
 		for {
 			near, err := ln.Accept()
@@ -177,7 +177,7 @@ func (c *cable) cut() {
 func TestStateOnBothSides(t *testing.T) {
 	address := mosquitto(t, "allow_anonymous true")
 	o := observe(t, address, "site/state", nil)
-	line := newCable(t, address)
+	line := newCable(t, address, 0)
 	l := newLedger(t, 0)
 	config := testConfig(t, l, "mqtt://"+line.Addr().String())
 	config.StateTopic = "site/state"
@@ -248,8 +248,7 @@ func TestMutualTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := observe(t, address, "site/up/#", observing)
-	line := newCable(t, address)
-	line.after = 3000
+	line := newCable(t, address, 3000)
 	l := newLedger(t, time.Millisecond)
 	for i := range messages {
 		l.add(message("up/one", 1, i), message("up/two", 2, i))

@@ -55,7 +55,8 @@ func (paho311) connect(ctx context.Context, conn net.Conn, o connectOptions, lif
 	stop := context.AfterFunc(ctx, func() { life.end(context.Cause(ctx)) })
 	defer stop()
 	<-token.Done()
-	if token.Error() != nil { // paho has closed the wire
+	if err := token.Error(); err != nil {
+		life.end(err) // if paho has not closed the wire
 		<-l.flushed
 		return nil, life.cause()
 	}

@@ -64,8 +64,11 @@ func (b *Bridge) enter(state string, cause error) bool {
 	if b.state.State != state {
 		b.state.State, b.state.Since = state, &now
 	}
-	if cause != nil {
+	switch {
+	case cause != nil:
 		b.state.LastError = cause.Error()
+	case state == Connected:
+		b.state.LastError = ""
 	}
 	after := b.state
 	b.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,7 +99,7 @@ func TestFullJitter(t *testing.T) {
 func TestDeadCloudIsNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t, 0)
-		var up time.Time
+		up := make(chan time.Time, 1)
 		b, stop := bubble(t, l, func(ctx context.Context, nth int) (net.Conn, error) {
 			if nth > 1 {
 				<-ctx.Done()
@@ -113,7 +114,7 @@ func TestDeadCloudIsNoticed(t *testing.T) {
 				suback := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
 				suback.MessageID, suback.ReturnCodes = 1<<15, []byte{2}
 				suback.Write(far)
-				up = time.Now()
+				up <- time.Now()
 				io.Copy(io.Discard, far)
 			}()
 			return near, nil
@@ -127,7 +128,7 @@ func TestDeadCloudIsNoticed(t *testing.T) {
 		if s.State != Down || !strings.Contains(s.LastError, "no answer in time") {
 			t.Errorf("45 s after the last byte: %+v", s)
 		}
-		if d := s.Since.Sub(up); d < 30*time.Second {
+		if d := s.Since.Sub(<-up); d < 30*time.Second {
 			t.Errorf("given up after %s, a living cloud has 30 s to send something", d)
 		}
 		stop()
@@ -138,7 +139,7 @@ func TestDeadCloudIsNoticed(t *testing.T) {
 func TestPing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t, 0)
-		pings := 0
+		var pings atomic.Int64
 		b, stop := bubble(t, l, func(ctx context.Context, nth int) (net.Conn, error) {
 			near, far := net.Pipe()
 			go func() {
@@ -156,7 +157,7 @@ func TestPing(t *testing.T) {
 						suback.MessageID, suback.ReturnCodes = p.MessageID, p.Qoss
 						suback.Write(far)
 					case *packets.PingreqPacket:
-						pings++
+						pings.Add(1)
 						packets.NewControlPacket(packets.Pingresp).Write(far)
 					}
 				}
@@ -168,8 +169,8 @@ func TestPing(t *testing.T) {
 		if s := b.State(); s.State != Connected || s.Since.Sub(begin) > time.Second {
 			t.Errorf("after three idle hours: %+v", s)
 		}
-		if pings < 300 {
-			t.Errorf("%d pings in three hours, want one each 30 to 35 s", pings)
+		if n := pings.Load(); n < 300 {
+			t.Errorf("%d pings in three hours, want one each 30 to 35 s", n)
 		}
 		stop()
 	})

@@ -25,10 +25,10 @@ const (
 )
 
 var (
-	errClosed      = errors.New("connection closed")
-	errDeaf        = errors.New("the cloud does not read what is sent to it")
-	errEnded       = errors.New("the connection has ended") // all that paho is told
-	errPahoPartial = errors.New("the MQTT library wrote part of a packet")
+	errClosed = errors.New("connection closed")
+	errDeaf   = errors.New("the cloud does not read what is sent to it")
+	errEnded  = errors.New("the connection has ended") // all that paho is told
+	errPaho   = errors.New("the MQTT library wrote what it was not asked to write")
 )
 
 // A wire stands between paho.mqtt.golang and the socket, and sees whole packets.
@@ -151,7 +151,7 @@ func (w *wire) next() ([]byte, error) {
 		}
 	}
 	if h.Length > w.opts.maxPacket {
-		return nil, fmt.Errorf("the cloud sent a packet of %d bytes: the limit of this bridge is %d", h.Length, w.opts.maxPacket)
+		return nil, fmt.Errorf("the cloud sent a packet of %d bytes: the limit of this bridge is %d, raise it or keep such messages from this client", h.Length, w.opts.maxPacket)
 	}
 	start := len(raw)
 	raw = append(raw, make([]byte, h.Length)...)
@@ -163,7 +163,7 @@ func (w *wire) next() ([]byte, error) {
 
 // received gives one packet to whom it concerns.
 func (w *wire) received(h packet.Header, raw, body []byte) ([]byte, error) {
-	if w.answered == (h.Type == packet.CONNACK) {
+	if w.answered == (h.Type == packet.CONNACK) { // CONNACK comes first, and once
 		return nil, fmt.Errorf("%w: %s at the wrong time", errProtocol, h.Type)
 	}
 	switch h.Type {
@@ -230,7 +230,7 @@ func (w *wire) suback(raw, body []byte) ([]byte, error) {
 func (w *wire) Write(b []byte) (int, error) {
 	h, n, err := packet.ParseHeader(b)
 	if err != nil || n == 0 || n+h.Length != len(b) {
-		w.life.end(errors.Join(errPahoPartial, err))
+		w.life.end(errors.Join(errPaho, err))
 		return len(b), nil
 	}
 	w.mu.Lock()
@@ -244,6 +244,11 @@ func (w *wire) Write(b []byte) (int, error) {
 	switch h.Type {
 	case packet.PUBLISH:
 		if h.Flags&0b0110 == 0 {
+			break
+		}
+		if len(w.handed) == 0 {
+			w.unsent = w.unsent[:start]
+			w.life.end(errPaho)
 			break
 		}
 		p := w.handed[0]
