@@ -10,6 +10,7 @@ import (
 
 // A bus is the outputs that share a wire, and the goroutine that serves them.
 type bus struct {
+	desk    *Desk
 	outputs []*output
 	wake    chan struct{} // at most one token: look again. A full channel says so already
 	idle    chan struct{} // closed when the goroutine has ended
@@ -24,12 +25,12 @@ func (b *bus) poke() {
 }
 
 // serve is the goroutine of one bus.
-func (d *Desk) serve(ctx context.Context, b *bus) {
-	defer d.leave(b)
+func (b *bus) serve(ctx context.Context) {
+	defer b.leave()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		act, wait := d.next(b)
+		act, wait := b.next()
 		if act != nil {
 			act(ctx)
 			continue
@@ -44,14 +45,14 @@ func (d *Desk) serve(ctx context.Context, b *bus) {
 }
 
 // finish waits for the goroutine of a bus, but not for ever: other outputs have to become safe.
-func (d *Desk) finish(b *bus) {
+func (b *bus) finish() {
 	select {
 	case <-b.idle:
 		return
 	case <-time.After(finishTime):
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	b.desk.mu.Lock()
+	defer b.desk.mu.Unlock()
 	select {
 	case <-b.idle:
 	default:
@@ -61,25 +62,26 @@ func (d *Desk) finish(b *bus) {
 
 // leave ends the goroutine of a bus. If nobody waited for its last call, that call may have come
 // after the outputs were driven safe, so it is done again.
-func (d *Desk) leave(b *bus) {
-	d.mu.Lock()
+func (b *bus) leave() {
+	b.desk.mu.Lock()
 	late := b.late
 	close(b.idle)
-	d.mu.Unlock()
+	b.desk.mu.Unlock()
 	if !late {
 		return
 	}
 	for _, o := range b.outputs {
-		if err := o.makeSafe(context.Background()); err != nil {
-			d.log.Error("output may not be safe", "point", o.Point, "err", err)
-		}
+		b.desk.mu.Lock()
+		o.mustBeSafe("its wire answered only after the end", time.Now())
+		b.desk.mu.Unlock()
+		b.desk.safe(context.Background(), o)
 	}
 }
 
-// next chooses what bus b does now: safety first, then the oldest command, then reading back.
+// next chooses what the bus does now: safety first, then the oldest command, then reading back.
 // If there is nothing, wait says for how long.
-func (d *Desk) next(b *bus) (act func(context.Context), wait time.Duration) {
-	now := time.Now()
+func (b *bus) next() (act func(context.Context), wait time.Duration) {
+	d, now := b.desk, time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var command, read *output

@@ -57,7 +57,7 @@ func NewDesk(log *slog.Logger, outputs ...Output) (*Desk, error) {
 		o.setDefaults()
 		b := buses[o.Bus]
 		if b == nil {
-			b = &bus{wake: make(chan struct{}, 1), idle: make(chan struct{})}
+			b = &bus{desk: d, wake: make(chan struct{}, 1), idle: make(chan struct{})}
 			buses[o.Bus] = b
 			d.buses = append(d.buses, b)
 		}
@@ -85,7 +85,7 @@ func (d *Desk) Run(ctx context.Context, p Publisher) error {
 	}
 	d.mu.Unlock()
 	for _, b := range d.buses {
-		go d.serve(ctx, b)
+		go b.serve(ctx)
 	}
 	<-ctx.Done()
 
@@ -101,7 +101,7 @@ func (d *Desk) Run(ctx context.Context, p Publisher) error {
 	d.mu.Unlock()
 	d.publish(dropped...)
 
-	err := d.allSafe(context.WithoutCancel(ctx), d.finish)
+	err := d.allSafe(context.WithoutCancel(ctx), (*bus).finish)
 	var states []report
 	d.mu.Lock()
 	for _, o := range d.outputs {

@@ -234,7 +234,7 @@ func TestDeskUnderstands(t *testing.T) {
 		{Number, ` {"value":42.5}`, 42.5, ""},
 		{Number, `{"value":"42"}`, 42.0, ""},
 		{Number, "100", 100.0, ""},
-		{Number, "100.1", nil, "100.1 % is outside 0 to 100 %"},
+		{Number, "100.1", nil, "100.1 % is above 100 %"},
 		{Number, "NaN", nil, "not a number"},
 		{Number, "inf", nil, "not a number"},
 		{Number, "1e999", nil, "not a number"},
@@ -583,6 +583,9 @@ func TestDeskStop(t *testing.T) {
 		synctest.Wait()
 		if level, writes, _ := stuck.now(); level != false || writes != 1 {
 			t.Errorf("after the late write the vent is %v (%d writes), want closed", level, writes)
+		}
+		if got := b.states("vent"); !strings.HasSuffix(got, "closed") {
+			t.Errorf("states %q after the late write, want closed at last", got)
 		}
 	})
 }

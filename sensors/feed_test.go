@@ -149,9 +149,11 @@ func TestFeedPayload(t *testing.T) {
 		{"plain bad removes the retained value", Point{Format: Plain}, Reading{Quality: Bad, At: at}, ""},
 		{"calibrated", Point{Filter: Filter{Calibration: Calibration{Scale: 1.1, Offset: -0.5}}}, Reading{Value: 21.5, At: at},
 			`{"value":23.15,"quality":"good","at":"2026-11-21T08:00:00.123Z"}`},
+		{"below the range", Point{Filter: Filter{Range: &Range{-40, math.Inf(1)}}}, Reading{Value: -127.0, At: at},
+			`{"value":null,"quality":"bad","error":"-127 is below -40","at":"2026-11-21T08:00:00.123Z"}`},
 		{"range after calibration", Point{Filter: Filter{Calibration: Calibration{Offset: 60}, Range: &Range{-40, 60}}},
 			Reading{Value: 25.0, Unit: "°C", At: at},
-			`{"value":null,"unit":"°C","quality":"bad","error":"85 °C is outside -40 to 60 °C","at":"2026-11-21T08:00:00.123Z"}`},
+			`{"value":null,"unit":"°C","quality":"bad","error":"85 °C is above 60 °C","at":"2026-11-21T08:00:00.123Z"}`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -208,7 +210,7 @@ func TestFeedOneBadReadingPerChange(t *testing.T) {
 			}
 			got = append(got, r.Quality+" "+r.Error)
 		}
-		want := []string{"bad cable", "bad gone", "good ", "bad 60 is outside 0 to 50", "good "}
+		want := []string{"bad cable", "bad gone", "good ", "bad 60 is above 50", "good "}
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("got %q, want %q", got, want)
 		}

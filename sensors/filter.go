@@ -27,7 +27,8 @@ func (c Calibration) Apply(v float64) float64 {
 	return f
 }
 
-// A Range is the interval of numbers that are believed or allowed; both ends belong to it.
+// A Range is the interval of numbers that are believed or allowed; both ends belong to it, and
+// may be infinite.
 type Range struct{ Min, Max float64 }
 
 // A RangeError tells of a number outside its range.
@@ -42,7 +43,10 @@ func (e *RangeError) Error() string {
 	if unit != "" {
 		unit = " " + unit
 	}
-	return fmt.Sprintf("%v%s is outside %v to %v%s", e.Value, unit, e.Range.Min, e.Range.Max, unit)
+	if e.Value < e.Range.Min {
+		return fmt.Sprintf("%v%s is below %v%s", e.Value, unit, e.Range.Min, unit)
+	}
+	return fmt.Sprintf("%v%s is above %v%s", e.Value, unit, e.Range.Max, unit)
 }
 
 // check returns a *RangeError when v is outside.

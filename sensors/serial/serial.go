@@ -314,9 +314,11 @@ func (r *reader) works() {
 	r.mu.Unlock()
 }
 
-// bad emits a bad reading if the point does not have this fault already.
+// bad emits a bad reading if the point does not have this fault already. What may come and go
+// with every frame does not take turns with another fault of the frames.
 func (r *reader) bad(point string, f fault, err error) bool {
-	if r.faults[point] == f {
+	has := r.faults[point]
+	if has == f || (f == faultNoise || f == faultUnseen) && has > faultIdle {
 		return false
 	}
 	r.faults[point] = f

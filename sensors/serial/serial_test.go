@@ -338,6 +338,8 @@ func TestSortsShareAPort(t *testing.T) {
 			dev.send("H=52\n")
 		}
 		r.expect("h=52 w!what the port sends has matched no frame of this point yet: check match, pattern and delimiter h=52 h=52")
+		dev.send("a\x01b\n") // t and w have their own faults already
+		r.expect("h!" + errBinary.Error())
 	})
 }
 
