@@ -513,7 +513,7 @@ func TestDeskKeepsTryingToBeSafe(t *testing.T) {
 		r := &relay{level: true, safeErr: errors.New("port missing")}
 		b := newBench(t, vent(r))
 		defer b.stop()
-		time.Sleep(20 * time.Second)
+		time.Sleep(14500 * time.Millisecond) // between two read-backs
 		b.expect("vent", "failed cannot be driven safe (start): port missing")
 		b.expectState("open")
 		r.set(func(r *relay) { r.safeErr = nil })

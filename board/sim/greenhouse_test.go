@@ -25,6 +25,7 @@ func control(t *rapid.T) (controls, bool) {
 func TestBalanceAndBounds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := newGreenhouse(rapid.Uint64().Draw(t, "seed"), float64(rapid.IntRange(0, 86399).Draw(t, "time")), 0)
+		g.vapour = rapid.Float64Range(0, 30).Draw(t, "vapour") // more than the air may hold: it rains
 		for range rapid.IntRange(1, 20).Draw(t, "settings") {
 			g.controls, g.door = control(t)
 			for range rapid.IntRange(1, 2000).Draw(t, "seconds") {
