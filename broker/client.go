@@ -27,25 +27,10 @@ type Client struct {
 	srv     *Server
 	session *Session
 	present bool
-
-	mu      sync.Mutex
-	waiting []item
-	stalled bool          // the session found no room
-	ended   error         // why there will be no more
-	ready   chan struct{} // of size 1: told when something waits; one that is full says so already
-	publish sync.Mutex    // keeps the order of Publish
+	mail    mailbox
+	publish sync.Mutex // keeps the order of Publish
 	r       *routing
 }
-
-// An item is what Next returns.
-type item struct {
-	p        packet.Publish
-	released bool
-}
-
-// clientBuffer is how many messages wait for Next before QoS 0 is dropped and the rest stays in
-// the session's queue.
-const clientBuffer = 1000
 
 // ErrClosed is the error of a client that was closed.
 var ErrClosed = errors.New("the client is closed")
@@ -53,22 +38,21 @@ var ErrClosed = errors.New("the client is closed")
 // Connect connects a client in the process. It returns when its session is as durable as it is to
 // be.
 func (s *Server) Connect(o ClientOptions) (*Client, error) {
-	c := &Client{srv: s, ready: make(chan struct{}, 1)}
+	c := &Client{srv: s}
+	c.mail = mailbox{stats: &s.stats, ready: make(chan struct{}, 1)}
 	window := s.limits.Inflight
 	if o.ReceiveMaximum > 0 {
 		window = min(o.ReceiveMaximum, session.MaxWindow)
 	}
-	n, present, err := s.attach(arrival{
-		peer: c, id: o.ID, user: o.User, cleanStart: o.CleanStart,
+	n, present, err := s.registry.attach(arrival{
+		peer: &c.mail, id: o.ID, user: o.User, cleanStart: o.CleanStart,
 		expiry: o.SessionExpiry, window: window, will: o.Will, version: packet.V5,
 	})
 	if err != nil {
-		s.detach(n, c, true)
 		return nil, fmt.Errorf("connect %s: %w", o.ID, err)
 	}
-	c.mu.Lock()
 	c.session, c.present, c.r = n, present, newRouting(n)
-	c.mu.Unlock()
+	c.mail.open()
 	n.resume()
 	return c, nil
 }
@@ -150,119 +134,28 @@ func (c *Client) Unsubscribe(p packet.Unsubscribe) (packet.Suback, error) {
 // but QoS and ID. The error is ErrClosed, another that says who ended the session's connection,
 // or ctx's.
 func (c *Client) Next(ctx context.Context) (p packet.Publish, released bool, err error) {
-	for {
-		c.mu.Lock()
-		if len(c.waiting) > 0 {
-			i := c.waiting[0]
-			c.waiting[0] = item{}
-			c.waiting = c.waiting[1:]
-			if len(c.waiting) == 0 {
-				c.waiting = nil
-			} else {
-				c.wake()
-			}
-			resume := c.stalled && len(c.waiting) < clientBuffer/2
-			c.stalled = c.stalled && !resume
-			c.mu.Unlock()
-			if resume {
-				c.session.resume()
-			}
-			return i.p, i.released, nil
-		}
-		ended := c.ended
-		c.mu.Unlock()
-		if ended != nil {
-			return packet.Publish{}, false, ended
-		}
-		select {
-		case <-c.ready:
-		case <-ctx.Done():
-			return packet.Publish{}, false, ctx.Err()
-		}
+	i, drained, err := c.mail.next(ctx)
+	if drained {
+		c.session.resume()
 	}
+	return i.p, i.released, err
 }
 
 // Accepted tells that PUBREC has come for a message. done(nil) is called when that is durable, so
 // that PUBREL may leave; done(err) when it cannot be.
 func (c *Client) Accepted(id uint16, done func(error)) {
-	err := c.session.acknowledge(c, packet.Ack{Type: packet.PUBREC, ID: id}, func(_ packet.Ack, err error) { done(err) })
+	err := c.session.acknowledge(&c.mail, packet.Ack{Type: packet.PUBREC, ID: id}, func(_ packet.Ack, err error) { done(err) })
 	if err != nil {
 		done(err)
 	}
 }
 
 // Done tells that a message is delivered: PUBACK or PUBCOMP has come.
-func (c *Client) Done(id uint16) { c.session.done(c, id) }
+func (c *Client) Done(id uint16) { c.session.done(&c.mail, id) }
 
 // Close disconnects without a will. A session with an expiry interval stays.
 func (c *Client) Close() error {
-	c.finish(ErrClosed)
-	c.srv.detach(c.session, c, true)
+	c.mail.end(ErrClosed)
+	c.srv.registry.detach(c.session, &c.mail, true)
 	return nil
-}
-
-func (c *Client) finish(err error) {
-	c.mu.Lock()
-	if c.ended == nil {
-		c.ended = err
-	}
-	c.wake()
-	c.mu.Unlock()
-}
-
-// wake tells Next to look again. The lock is held.
-func (c *Client) wake() {
-	select {
-	case c.ready <- struct{}{}:
-	default:
-	}
-}
-
-func (c *Client) take(i item) {
-	c.mu.Lock()
-	c.waiting = append(c.waiting, i)
-	c.wake()
-	c.mu.Unlock()
-	c.srv.stats.Sent.Add(1)
-}
-
-// The methods below make a Client a peer.
-
-func (c *Client) offer(r *routing, h *hit) bool {
-	if !c.room() {
-		return false
-	}
-	m := r.message()
-	expiry := uint32(0)
-	if x := m.Publish.Properties; x != nil {
-		expiry = x.MessageExpiry
-	}
-	p := outgoing(&m.Publish, expiry, h.ids)
-	p.QoS, p.Retain = 0, h.retain
-	c.take(item{p: p})
-	return true
-}
-
-func (c *Client) deliver(e *session.Entry, expiry uint32, dup bool) bool {
-	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs)
-	p.ID, p.QoS, p.Retain, p.Dup = session.PacketID(e.Position), e.QoS, e.Retain, dup
-	c.take(item{p: p})
-	return true
-}
-
-func (c *Client) pubrel(id uint16) {
-	c.take(item{p: packet.Publish{ID: id, QoS: 2}, released: true})
-}
-
-// room reports whether another message may wait for Next.
-func (c *Client) room() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	full := len(c.waiting) >= clientBuffer
-	c.stalled = c.stalled || full
-	return c.session != nil && c.ended == nil && !full
-}
-
-func (c *Client) kick(reason packet.ReasonCode) {
-	c.finish(fmt.Errorf("disconnected: %s", reason))
 }

@@ -8,12 +8,10 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"gateway/broker/auth"
 	"gateway/broker/packet"
-	"gateway/broker/session"
 )
 
 // A Listener says how connections from one net.Listener are treated.
@@ -22,26 +20,22 @@ type Listener struct {
 	Auth auth.Authenticator
 }
 
-// A conn is one network connection. Its reader goroutine handles one packet after the other and
-// never waits for the disk; its answers leave through out.
+// A conn is the reading side of one network connection. Its goroutine handles one packet after
+// the other and never waits for the disk; its answers leave through the link.
 type conn struct {
 	srv      *Server
 	listener Listener
 	nc       net.Conn
 	in       frames
-	out      out
 	dec      packet.Decoder
+	link     link
 	r        *routing
 	p        packet.Publish // the one being routed
 
 	session   *Session
 	bridge    bool
-	keepAlive time.Duration                // 1.5 times what the client asked for, 0: for ever
-	maxPacket int                          // bytes that the client takes, 0: any
-	incoming  atomic.Int32                 // QoS 1 and 2 messages taken and not acknowledged
-	begun     atomic.Bool                  // CONNACK has been sent
-	goodbye   bool                         // DISCONNECT came, and the will is not wanted
-	cause     atomic.Pointer[packet.Error] // why the server ended the connection
+	keepAlive time.Duration // 1.5 times what the client asked for, 0: for ever
+	goodbye   bool          // DISCONNECT came, and the will is not wanted
 }
 
 // errGone is how a client that says DISCONNECT ends its connection.
@@ -50,7 +44,8 @@ var errGone = errors.New("disconnected")
 func newConn(s *Server, nc net.Conn, l Listener) *conn {
 	c := &conn{srv: s, listener: l, nc: nc}
 	c.in = frames{r: nc, limit: s.limits.PacketSize}
-	c.out.init(nc, &s.limits)
+	c.link.stats = &s.stats
+	c.link.out.init(nc, &s.limits)
 	return c
 }
 
@@ -61,7 +56,7 @@ func (c *conn) run() {
 		err = c.serve()
 	}
 	c.close(err)
-	c.out.wait()
+	c.link.out.wait()
 	c.srv.table.Lock()
 	delete(c.srv.conns, c)
 	c.srv.table.Unlock()
@@ -83,7 +78,7 @@ func (c *conn) handshake() error {
 		return &packet.Error{Clause: "MQTT-3.1.0-1", Reason: packet.ProtocolError, Text: "the first packet is not CONNECT but " + h.Type.String()}
 	}
 	p, err := c.dec.Connect(body)
-	c.out.version = c.dec.Version
+	c.link.version = c.dec.Version
 	if err != nil {
 		return c.refuse(err)
 	}
@@ -145,11 +140,11 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 			return err
 		}
 		if h.Type == packet.PUBREL {
-			place := c.out.reserve()
-			c.session.release(a, func(a packet.Ack, err error) { c.answered(place, a, err) })
+			place := c.link.out.reserve()
+			c.session.release(a, func(a packet.Ack, err error) { c.link.answered(place, a, err) })
 			return nil
 		}
-		return c.session.acknowledge(c, a, c.released)
+		return c.session.acknowledge(&c.link, a, c.link.released)
 	case packet.SUBSCRIBE:
 		return c.subscribe(body)
 	case packet.UNSUBSCRIBE:
@@ -157,11 +152,11 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 		if err != nil {
 			return err
 		}
-		place := c.out.reserve()
-		c.srv.handleUnsubscribe(c.session, &p, func(a packet.Suback) { c.out.completeSub(place, &a) })
+		place := c.link.out.reserve()
+		c.srv.handleUnsubscribe(c.session, &p, func(a packet.Suback) { c.link.out.completeSub(place, &a) })
 		return nil
 	case packet.PINGREQ:
-		c.out.send(&packet.Ping{Type: packet.PINGRESP})
+		c.link.out.send(&packet.Ping{Type: packet.PINGRESP})
 		return nil
 	case packet.DISCONNECT:
 		return c.disconnect(body)
@@ -199,10 +194,10 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 		return nil
 	}
 	c.breathe()
-	if n := c.incoming.Add(1); c.dec.Version == packet.V5 && n > int32(c.srv.limits.ReceiveMaximum) {
+	if n := c.link.incoming.Add(1); c.dec.Version == packet.V5 && n > int32(c.srv.limits.ReceiveMaximum) {
 		return &packet.Error{Clause: "MQTT-3.3.4-9", Reason: packet.ReceiveMaximumExceeded, Text: fmt.Sprintf("more than %d messages without acknowledgement", c.srv.limits.ReceiveMaximum)}
 	}
-	place, a := c.out.reserve(), packet.Ack{Type: packet.PUBACK, ID: p.ID}
+	place, a := c.link.out.reserve(), packet.Ack{Type: packet.PUBACK, ID: p.ID}
 	if p.QoS == 2 {
 		a.Type = packet.PUBREC
 	}
@@ -212,13 +207,13 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 			a.Reason = packet.Success // it has no other answer [MQTT-3.3.5-2]
 		}
 		c.srv.stats.Dropped.Add(1)
-		c.acknowledged(place, a)
+		c.link.acknowledged(place, a)
 		return nil
 	}
 	c.r.begin(p)
 	c.srv.publish(c.r, func(reason packet.ReasonCode) {
 		a.Reason = reason
-		c.acknowledged(place, a)
+		c.link.acknowledged(place, a)
 	})
 	return nil
 }
@@ -226,45 +221,13 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 // breathe waits while too many acknowledgements are on their way to the disk: a client that has
 // no Receive Maximum is slowed down by not being read.
 func (c *conn) breathe() {
-	for c.out.pending() >= 2*int(c.srv.limits.ReceiveMaximum) {
+	for c.link.out.pending() >= 2*int(c.srv.limits.ReceiveMaximum) {
 		select {
-		case <-c.out.space:
+		case <-c.link.out.space:
 		case <-c.srv.ctx.Done():
 			return
 		}
 	}
-}
-
-// acknowledged sends a PUBACK or PUBREC. Before 5.0 neither can tell of a failure: the client
-// keeps its message, and sends it again when it is back.
-func (c *conn) acknowledged(place uint64, a packet.Ack) {
-	if a.Type == packet.PUBACK || a.Reason.Failed() {
-		c.incoming.Add(-1)
-	}
-	if a.Reason.Failed() && c.dec.Version < packet.V5 {
-		c.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: a.Reason, Text: "the message could not be stored"})
-		return
-	}
-	c.out.complete(place, a)
-}
-
-// answered sends a PUBCOMP.
-func (c *conn) answered(place uint64, a packet.Ack, err error) {
-	if err != nil {
-		c.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: reasonOf(err), Text: "PUBREL could not be stored"})
-		return
-	}
-	c.incoming.Add(-1)
-	c.out.complete(place, a)
-}
-
-// released sends a PUBREL.
-func (c *conn) released(a packet.Ack, err error) {
-	if err != nil {
-		c.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: reasonOf(err), Text: "PUBREC could not be stored"})
-		return
-	}
-	c.out.send(&a)
 }
 
 // subscribe handles a SUBSCRIBE.
@@ -279,8 +242,8 @@ func (c *conn) subscribe(body []byte) error {
 			p.Filters[i].RetainAsPublished = true
 		}
 	}
-	place := c.out.reserve()
-	c.srv.handleSubscribe(c.session, &p, func(a packet.Suback) { c.out.completeSub(place, &a) })
+	place := c.link.out.reserve()
+	c.srv.handleSubscribe(c.session, &p, func(a packet.Suback) { c.link.out.completeSub(place, &a) })
 	return nil
 }
 
@@ -294,27 +257,12 @@ func (c *conn) disconnect(body []byte) error {
 		return &packet.Error{Clause: "3.14.2.2.5", Reason: packet.ProtocolError, Text: "a server reference from a client"}
 	}
 	if p.HasSessionExpiry {
-		if err := c.srv.expire(c.session, c, c.srv.limits.capExpiry(p.SessionExpiry)); err != nil {
+		if err := c.srv.registry.expire(c.session, &c.link, c.srv.limits.capExpiry(p.SessionExpiry)); err != nil {
 			return err
 		}
 	}
 	c.goodbye = p.Reason != packet.DisconnectWithWill
 	return errGone
-}
-
-// fail ends the connection from another goroutine.
-func (c *conn) fail(e *packet.Error) {
-	c.cause.CompareAndSwap(nil, e)
-	c.end(e)
-}
-
-// end sends a DISCONNECT, where the version has one for servers, and closes the connection.
-func (c *conn) end(e *packet.Error) {
-	if c.begun.Load() && c.out.version == packet.V5 {
-		c.out.end(&packet.Disconnect{Reason: e.Reason, ReasonString: e.Error()})
-		return
-	}
-	c.out.end(nil)
 }
 
 // close ends the connection for the reason err, and leaves the session.
@@ -326,21 +274,21 @@ func (c *conn) close(err error) {
 			e = &packet.Error{Clause: "MQTT-3.1.4-1", Reason: packet.ProtocolError, Text: "no CONNECT in time"}
 		}
 	}
-	if cause := c.cause.Load(); cause != nil {
+	if cause := c.link.cause.Load(); cause != nil {
 		e = cause
 	}
 	if e != nil {
-		c.end(e)
+		c.link.end(e)
 		err = e
 	} else {
-		c.out.end(nil)
+		c.link.out.end(nil)
 	}
 	if c.session == nil {
 		c.srv.stats.Refused.Add(1)
 		c.srv.log.Info("connection refused", "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", why(err))
 		return
 	}
-	c.srv.detach(c.session, c, c.goodbye)
+	c.srv.registry.detach(c.session, &c.link, c.goodbye)
 	c.srv.log.Info("client disconnected", "client", c.session.id, "from", c.nc.RemoteAddr(), "reason", why(err))
 }
 
@@ -355,50 +303,4 @@ func why(err error) string {
 		return "the gateway closed the connection"
 	}
 	return err.Error()
-}
-
-// The methods below make a conn a peer.
-
-func (c *conn) offer(r *routing, h *hit) bool {
-	if !c.begun.Load() {
-		return false
-	}
-	expiry := uint32(0)
-	if x := r.p.Properties; x != nil {
-		expiry = x.MessageExpiry
-	}
-	p := outgoing(r.p, expiry, h.ids)
-	p.Dup, p.QoS, p.ID, p.Retain = false, 0, 0, h.retain
-	if c.maxPacket > 0 && p.Size(c.dec.Version) > c.maxPacket {
-		c.srv.stats.TooLarge.Add(1)
-		return true
-	}
-	sent := c.out.offer(&p)
-	if sent {
-		c.srv.stats.Sent.Add(1)
-	}
-	return sent
-}
-
-func (c *conn) deliver(e *session.Entry, expiry uint32, dup bool) bool {
-	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs)
-	p.ID, p.QoS, p.Retain, p.Dup = session.PacketID(e.Position), e.QoS, e.Retain, dup
-	if c.maxPacket > 0 && p.Size(c.dec.Version) > c.maxPacket {
-		return false
-	}
-	c.out.send(&p)
-	c.srv.stats.Sent.Add(1)
-	return true
-}
-
-func (c *conn) pubrel(id uint16) { c.out.send(&packet.Ack{Type: packet.PUBREL, ID: id}) }
-
-func (c *conn) room() bool { return c.begun.Load() && c.out.room() }
-
-func (c *conn) kick(reason packet.ReasonCode) {
-	text := "the gateway ends the connection"
-	if reason == packet.SessionTakenOver {
-		text = "another connection uses the client identifier"
-	}
-	c.fail(&packet.Error{Clause: "MQTT-3.1.4-3", Reason: reason, Text: text})
 }

@@ -51,25 +51,23 @@ func (c *conn) connect(p *packet.Connect) error {
 	if expiry != expiryOf(p) {
 		props.HasSessionExpiry, props.SessionExpiry = true, expiry
 	}
-	c.maxPacket = int(min(p.Properties.MaximumPacketSize, packet.MaxLength))
+	c.link.maxPacket = int(min(p.Properties.MaximumPacketSize, packet.MaxLength))
 	c.bridge = p.Bridge
 
-	n, present, err := c.srv.attach(arrival{
-		peer: c, id: p.ClientID, user: id.User, cleanStart: p.CleanStart,
+	n, present, err := c.srv.registry.attach(arrival{
+		peer: &c.link, id: p.ClientID, user: id.User, cleanStart: p.CleanStart,
 		expiry: expiry, window: c.window(p), will: p.Will, version: p.Version,
 	})
-	c.session = n
 	if err != nil {
-		c.session = nil
-		c.srv.detach(n, c, true)
-		return c.refuse(&packet.Error{Clause: "3.1.4", Reason: packet.ServerUnavailable, Text: "the session could not be stored: " + err.Error()})
+		return c.refuse(&packet.Error{Clause: "3.1.4", Reason: packet.ServerUnavailable, Text: err.Error()})
 	}
+	c.session = n
 	c.r = newRouting(n)
-	c.out.drained = n.resume
+	c.link.drained = n.resume
 	c.srv.log.Info("client connected", "client", n.id, "listener", c.listener.Name, "from", c.nc.RemoteAddr(),
 		"version", versionName(p.Version), "user", id.User, "resumed", present)
-	c.out.send(&packet.Connack{SessionPresent: present, Properties: &props})
-	c.begun.Store(true)
+	c.link.send(&packet.Connack{SessionPresent: present, Properties: &props})
+	c.link.begun.Store(true)
 	n.resume()
 	return nil
 }
@@ -83,7 +81,7 @@ func (c *conn) refuse(err error) error {
 	}
 	// Malformed packets have no return code before 5.0: the connection is just closed.
 	if c.dec.Version == packet.V5 || e.Reason.ReturnCode() != 0 {
-		c.out.end(&packet.Connack{Reason: e.Reason, Properties: &packet.ConnackProperties{ReasonString: e.Error()}})
+		c.link.out.end(&packet.Connack{Reason: e.Reason, Properties: &packet.ConnackProperties{ReasonString: e.Error()}})
 	}
 	return err
 }

@@ -6,6 +6,7 @@ import "time"
 // default, which suits a board with 512 MB of memory.
 type Limits struct {
 	Connections    int           // network connections at a time; default 1,000
+	Sessions       int           // sessions of all kinds, with and without connection; default 10,000
 	PacketSize     int           // bytes of one incoming packet, fixed header included; default 256 KiB
 	ReceiveMaximum uint16        // incoming QoS 1 and 2 messages that are not acknowledged yet, per client; default 500
 	Inflight       uint16        // outgoing QoS 1 and 2 messages that are not acknowledged yet, per client; default 100, at most session.MaxWindow
@@ -21,6 +22,7 @@ type Limits struct {
 
 func (l Limits) withDefaults() Limits {
 	or(&l.Connections, 1000)
+	or(&l.Sessions, 10_000)
 	or(&l.PacketSize, 256<<10)
 	or(&l.ReceiveMaximum, 500)
 	or(&l.Inflight, 100)

@@ -16,18 +16,18 @@ import (
 // sessions, the retained message, and the identifier of a QoS 2 PUBLISH. A message for sessions
 // that live in memory only needs no store, so local control goes on when the disk does not.
 func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
-	if s.repeated(r) {
+	if r.repeated() {
 		s.store.Submit(nil, false, func(err error) { done(reasonOf(err)) })
 		return
 	}
-	s.match(r)
+	s.routes.match(r)
 	reason := packet.Success
 	if len(r.hits) == 0 {
 		reason = packet.NoMatchingSubscribers
 	}
 	u := unit{srv: s, done: done, reason: reason, changes: r.with}
 	for i := range r.hits {
-		s.deliver(r, &r.hits[i], &u)
+		u.deliver(r, &r.hits[i])
 	}
 	if u.enqueued != nil {
 		u.changes = append(u.changes, u.enqueued)
@@ -39,7 +39,7 @@ func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
 		u.from, u.id = r.from, r.p.ID
 	}
 	if r.p.Retain {
-		s.retain(r, &u)
+		u.retain(r)
 		return
 	}
 	u.submit()
@@ -47,7 +47,7 @@ func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
 
 // repeated reports whether a QoS 2 PUBLISH is the repetition of one that was taken before, which
 // starts no other delivery [MQTT-4.3.3-10]; the first may still be on its way to the disk.
-func (s *Server) repeated(r *routing) bool {
+func (r *routing) repeated() bool {
 	if r.p.QoS != 2 || r.from == nil {
 		return false
 	}
@@ -56,20 +56,13 @@ func (s *Server) repeated(r *routing) bool {
 	return !r.from.state.Inbox.Receive(r.p.ID)
 }
 
-// match finds the sessions that a message goes to.
-func (s *Server) match(r *routing) {
-	s.routes.RLock()
-	s.subs.Match(r.p.Topic, r.visit)
-	s.routes.RUnlock()
-}
-
 // deliver passes a message on to one session: at once, or in the unit if the session is durable.
-func (s *Server) deliver(r *routing, h *hit, u *unit) {
+func (u *unit) deliver(r *routing, h *hit) {
 	switch {
 	case h.qos == 0:
 		h.s.offer(r, h)
 	case h.s.full():
-		s.stats.Dropped.Add(1)
+		u.srv.stats.Dropped.Add(1)
 	case h.s.durable:
 		u.enqueue(r, h)
 	default:
@@ -77,22 +70,19 @@ func (s *Server) deliver(r *routing, h *hit, u *unit) {
 	}
 }
 
-// retain replaces the retained message of the topic, in memory and with the unit. Statistics are
-// retained in memory only.
-func (s *Server) retain(r *routing, u *unit) {
+// retain submits the unit together with the message as the retained one of its topic. Statistics
+// are retained in memory only.
+func (u *unit) retain(r *routing) {
 	m := r.message()
-	s.retaining.Lock()
-	defer s.retaining.Unlock()
-	s.routes.Lock()
-	if len(m.Publish.Payload) == 0 {
-		s.retained.Delete(m.Publish.Topic)
-	} else {
-		s.retained.Set(m.Publish.Topic, m)
+	if strings.HasPrefix(m.Publish.Topic, "$SYS/") {
+		u.srv.routes.keep(m)
+		u.submit()
+		return
 	}
-	s.routes.Unlock()
-	if !strings.HasPrefix(m.Publish.Topic, "$SYS/") {
-		u.changes = append(u.changes, &session.Retained{Message: m})
-	}
+	u.changes = append(u.changes, &session.Retained{Message: m})
+	u.srv.retaining.Lock()
+	defer u.srv.retaining.Unlock()
+	u.srv.routes.keep(m)
 	u.submit()
 }
 
@@ -168,4 +158,13 @@ func reasonOf(err error) packet.ReasonCode {
 	default:
 		return packet.ImplementationSpecificError
 	}
+}
+
+// publishWill publishes a will message, together with changes that go with it.
+func (s *Server) publishWill(w *packet.Will, with []session.Change) {
+	p := packet.Publish{Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Retain: w.Retain, Properties: w.Properties}
+	r := newRouting(nil)
+	r.begin(&p)
+	r.with = with
+	s.publish(r, func(packet.ReasonCode) {})
 }

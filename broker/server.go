@@ -2,8 +2,8 @@
 // for network clients and for clients in the same process. What is durable it leaves to a Store,
 // and no acknowledgement leaves before the store has said that what it promises is on disk.
 //
-// Locks are taken in this order: Server.table, Server.routes, Session.mu, and the locks of peers.
-// None is held during I/O, a callback or Submit.
+// Locks are taken in this order: those of the registry, of the routes, of a session, of its peer.
+// But for the two that say so, none is held during I/O, a callback or Submit.
 package broker
 
 import (
@@ -11,13 +11,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
 	"gateway/broker/packet"
 	"gateway/broker/session"
-	"gateway/broker/topic"
 )
 
 // Options are what a Server is made from.
@@ -38,18 +39,11 @@ type Server struct {
 	began   time.Time
 	stats   Stats
 
-	// attaching orders what the store is told of sessions that begin and end. Like retaining it is
-	// held across Submit, and guards nothing else. It comes before all other locks.
-	attaching sync.Mutex
+	registry registry
+	routes   routes
 
-	table    sync.Mutex
-	sessions map[string]*Session
-	conns    map[*conn]struct{}
-	closing  bool
-
-	routes   sync.RWMutex
-	subs     topic.Tree[*Session, subscription]
-	retained topic.Names[*session.Message]
+	table sync.Mutex
+	conns map[*conn]struct{}
 
 	// retaining orders the retained messages in memory as the store orders them. It is held across
 	// Submit, which is the reason why it guards nothing else.
@@ -65,76 +59,63 @@ type Server struct {
 // queues, subscriptions and wills, and retained messages. Every connection of before has ended.
 func New(o Options) (*Server, error) {
 	s := &Server{
-		store:    o.Store,
-		limits:   o.Limits.withDefaults(),
-		log:      o.Log,
-		version:  o.Version,
-		began:    time.Now(),
-		sessions: make(map[string]*Session),
-		conns:    make(map[*conn]struct{}),
+		store:   o.Store,
+		limits:  o.Limits.withDefaults(),
+		log:     o.Log,
+		version: o.Version,
+		began:   time.Now(),
+		conns:   make(map[*conn]struct{}),
 	}
+	s.registry = registry{srv: s, sessions: make(map[string]*Session)}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	if err := s.restore(); err != nil {
 		s.stop()
 		return nil, fmt.Errorf("restore sessions: %w", err)
 	}
-	s.start(s.publishStats)
+	r := &reporter{srv: s, last: make(map[string]string)}
+	r.report()
+	s.start(r.run)
 	return s, nil
 }
 
 // restore replays the store's facts, then lets the time go on for sessions whose clients are
 // away.
 func (s *Server) restore() error {
+	sessions := s.registry.sessions
 	closed := make(map[*Session]time.Time)
 	err := s.store.Restore(func(c session.Change) {
 		switch c := c.(type) {
 		case *session.Opened:
-			n := s.newSession(c.Client, true)
+			n := newSession(s, c.Client, true)
 			n.number, n.expiry, n.will = c.Incarnation, c.Expiry, c.Will
-			s.sessions[c.Client] = n
+			sessions[c.Client] = n
 		case *session.Closed:
-			closed[s.sessions[c.Client]] = c.At
-			s.sessions[c.Client].will = nil
+			closed[sessions[c.Client]] = c.At
+			sessions[c.Client].will = nil
 		case *session.Subscribed:
-			n := s.sessions[c.Client]
-			s.subscribe(n, c.Subscription, c.ID)
+			s.routes.subscribe(sessions[c.Client], c.Subscription, c.ID)
 		case *session.Summary:
-			n := s.sessions[c.Client]
+			n := sessions[c.Client]
 			n.state.Queue = session.RestoredQueue(c)
 			n.state.Inbox = session.RestoredInbox(c)
 		case *session.Retained:
-			s.retained.Set(c.Message.Publish.Topic, c.Message)
+			s.routes.keep(c.Message)
 		}
 	})
 	if err != nil {
 		return err
 	}
-	// The clock of a board without battery may be years off: time away never counts twice, and
-	// never before it was.
 	now := time.Now()
-	for _, n := range s.sessions {
-		n.since = now
-		if at, ok := closed[n]; ok && at.Before(now) {
-			n.since = at
+	for _, n := range sessions {
+		// The clock of a board without battery may be years off: time away is never negative.
+		away := time.Duration(0)
+		if at, ok := closed[n]; ok {
+			away = max(0, now.Sub(at))
 		}
-		s.table.Lock()
-		n.mu.Lock()
-		will, changes := s.elapse(n)
-		ended := n.ended
-		n.mu.Unlock()
-		s.table.Unlock()
-		s.settle(n, will, changes, ended)
+		n.since = now.Add(-away)
+		s.registry.due(n)
 	}
 	return nil
-}
-
-// newSession returns a session that is in no table yet.
-func (s *Server) newSession(id string, durable bool) *Session {
-	return &Session{
-		id: id, srv: s, durable: durable,
-		state: session.State{Client: id, Durable: durable},
-		subs:  make(map[string]subscription),
-	}
 }
 
 // start runs f in a goroutine that Close waits for. It reports false when the server is closing.
@@ -180,7 +161,7 @@ func (s *Server) accept(nc net.Conn, l Listener) {
 	c := newConn(s, nc, l)
 	s.table.Lock()
 	full := len(s.conns) >= s.limits.Connections
-	if !full && !s.closing && s.start(c.run) {
+	if !full && s.start(c.run) {
 		s.conns[c] = struct{}{}
 		nc = nil
 	}
@@ -200,32 +181,18 @@ func (s *Server) accept(nc net.Conn, l Listener) {
 // are gone. Sessions stay in the store; wills of clients that were connected are published when
 // a server goes on with it (5.0, 3.1.2.5). The store is not closed.
 func (s *Server) Close() error {
-	s.table.Lock()
-	s.closing = true
-	var peers []peer
-	for _, n := range s.sessions {
-		n.mu.Lock()
-		if n.peer != nil {
-			peers = append(peers, n.peer)
-		}
-		if n.timer != nil {
-			n.timer.Stop()
-		}
-		n.mu.Unlock()
-	}
-	conns := make([]*conn, 0, len(s.conns))
-	for c := range s.conns {
-		conns = append(conns, c)
-	}
-	s.table.Unlock()
+	peers := s.registry.close()
 	s.starting.Lock()
 	s.stop()
 	s.starting.Unlock()
+	s.table.Lock()
+	conns := slices.Collect(maps.Keys(s.conns))
+	s.table.Unlock()
 	for _, p := range peers {
 		p.kick(packet.ServerShuttingDown)
 	}
 	for _, c := range conns {
-		c.kick(packet.ServerShuttingDown)
+		c.link.kick(packet.ServerShuttingDown)
 	}
 	s.work.Wait()
 	return nil

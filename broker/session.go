@@ -35,6 +35,15 @@ type Session struct {
 	timer    *time.Timer // to the delayed will, or to the end of the session
 }
 
+// newSession returns a session that is in no table yet.
+func newSession(s *Server, id string, durable bool) *Session {
+	return &Session{
+		id: id, srv: s, durable: durable,
+		state: session.State{Client: id, Durable: durable},
+		subs:  make(map[string]subscription),
+	}
+}
+
 // A peer is what a session delivers to: a network connection or a client in the process. Its
 // methods do not wait, and are called with the session locked.
 type peer interface {

@@ -26,41 +26,40 @@ func (s *Server) Stats() *Stats { return &s.stats }
 // statsPeriod is how often the statistics are published.
 const statsPeriod = 10 * time.Second
 
-// publishStats publishes the statistics below $SYS/broker until the server closes.
-func (s *Server) publishStats() {
+// A reporter publishes the statistics below $SYS/broker, until the server closes.
+type reporter struct {
+	srv  *Server
+	last map[string]string // as published
+}
+
+func (r *reporter) run() {
 	tick := time.NewTicker(statsPeriod)
 	defer tick.Stop()
-	last := make(map[string]string)
 	for {
-		for topic, value := range s.statistics() {
-			if last[topic] != value {
-				last[topic] = value
-				s.announce(topic, value)
-			}
-		}
 		select {
 		case <-tick.C:
-		case <-s.ctx.Done():
+			r.report()
+		case <-r.srv.ctx.Done():
 			return
 		}
 	}
 }
 
-// statistics returns the values to publish, by topic.
-func (s *Server) statistics() map[string]string {
-	s.table.Lock()
-	connected, total := 0, len(s.sessions)
-	for _, n := range s.sessions {
-		n.mu.Lock()
-		if n.peer != nil {
-			connected++
+// report publishes what has changed.
+func (r *reporter) report() {
+	for topic, value := range r.values() {
+		if r.last[topic] != value {
+			r.last[topic] = value
+			r.publish(topic, value)
 		}
-		n.mu.Unlock()
 	}
-	s.table.Unlock()
-	s.routes.RLock()
-	subs, retained := s.subs.Len(), s.retained.Len()
-	s.routes.RUnlock()
+}
+
+// values returns what there is to tell, by topic.
+func (r *reporter) values() map[string]string {
+	s := r.srv
+	total, connected := s.registry.count()
+	subs, retained := s.routes.count()
 	number := func(n int64) string { return strconv.FormatInt(n, 10) }
 	return map[string]string{
 		"$SYS/broker/version":                    s.version,
@@ -80,10 +79,10 @@ func (s *Server) statistics() map[string]string {
 	}
 }
 
-// announce publishes a retained message of the gateway itself.
-func (s *Server) announce(topic, value string) {
+// publish publishes a retained message of the gateway itself.
+func (r *reporter) publish(topic, value string) {
 	p := packet.Publish{Topic: topic, Payload: []byte(value), Retain: true}
-	r := newRouting(nil)
-	r.begin(&p)
-	s.publish(r, nil)
+	m := newRouting(nil)
+	m.begin(&p)
+	r.srv.publish(m, nil)
 }

@@ -9,44 +9,6 @@ import (
 	"gateway/broker/topic"
 )
 
-// subscribe adds a subscription to a session and to the routes, unless the session has ended.
-func (s *Server) subscribe(n *Session, f packet.Subscription, id uint32) (existed bool) {
-	sub := subscription{qos: f.QoS, noLocal: f.NoLocal, retainAsPublished: f.RetainAsPublished, id: id}
-	s.routes.Lock()
-	defer s.routes.Unlock()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.ended {
-		return false
-	}
-	_, existed = n.subs[f.Filter]
-	n.subs[f.Filter] = sub
-	s.subs.Set(f.Filter, n, sub)
-	return existed
-}
-
-// unsubscribe removes a subscription from a session and from the routes.
-func (s *Server) unsubscribe(n *Session, filter string) (existed bool) {
-	s.routes.Lock()
-	defer s.routes.Unlock()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	delete(n.subs, filter)
-	return s.subs.Delete(filter, n)
-}
-
-// unroute removes all subscriptions of a session that has ended.
-func (s *Server) unroute(n *Session) {
-	s.routes.Lock()
-	defer s.routes.Unlock()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for filter := range n.subs {
-		s.subs.Delete(filter, n)
-	}
-	clear(n.subs)
-}
-
 // handleSubscribe carries out a SUBSCRIBE. done is called with the SUBACK when the subscriptions
 // are durable, if the session is. Retained messages follow, as the options say [MQTT-3.3.1-9..11].
 func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, done func(packet.Suback)) {
@@ -55,12 +17,12 @@ func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, done func(pack
 	var fresh []packet.Subscription // those whose retained messages are to be sent
 	var added []string
 	for _, f := range p.Filters {
-		reason := s.mayCarry(n, f)
+		reason := n.mayCarry(f)
 		ack.Reasons = append(ack.Reasons, reason)
 		if reason.Failed() {
 			continue
 		}
-		existed := s.subscribe(n, f, p.SubscriptionID)
+		existed := s.routes.subscribe(n, f, p.SubscriptionID)
 		if f.RetainHandling == 0 || f.RetainHandling == 1 && !existed {
 			fresh = append(fresh, f)
 		}
@@ -73,7 +35,7 @@ func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, done func(pack
 	}
 	s.conclude(changes, ack, func(ack packet.Suback, err error) {
 		for i := 0; err != nil && i < len(added); i++ {
-			s.unsubscribe(n, added[i])
+			s.routes.unsubscribe(n, added[i])
 		}
 		done(ack)
 	})
@@ -101,7 +63,7 @@ func (s *Server) conclude(changes []session.Change, ack packet.Suback, done func
 }
 
 // mayCarry decides about one filter of a SUBSCRIBE: the QoS granted, or why not.
-func (s *Server) mayCarry(n *Session, f packet.Subscription) packet.ReasonCode {
+func (n *Session) mayCarry(f packet.Subscription) packet.ReasonCode {
 	if _, _, shared, err := topic.ParseShared(f.Filter); err != nil {
 		return packet.TopicFilterInvalid
 	} else if shared {
@@ -112,7 +74,7 @@ func (s *Server) mayCarry(n *Session, f packet.Subscription) packet.ReasonCode {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if _, existed := n.subs[f.Filter]; !existed && len(n.subs) >= s.limits.Subscriptions {
+	if _, existed := n.subs[f.Filter]; !existed && len(n.subs) >= n.srv.limits.Subscriptions {
 		return packet.QuotaExceeded
 	}
 	if n.ended {
@@ -123,19 +85,12 @@ func (s *Server) mayCarry(n *Session, f packet.Subscription) packet.ReasonCode {
 
 // sendRetained sends the retained messages that match a new subscription.
 func (s *Server) sendRetained(n *Session, f packet.Subscription, id uint32) {
-	var found []*session.Message
-	s.routes.RLock()
-	s.retained.Match(f.Filter, func(_ string, m *session.Message) bool {
-		found = append(found, m)
-		return true
-	})
-	s.routes.RUnlock()
 	r := newRouting(nil)
 	h := hit{s: n, retain: true}
 	if id != 0 {
 		h.ids = []uint32{id}
 	}
-	for _, m := range found {
+	for _, m := range s.routes.kept(f.Filter) {
 		p := m.Publish
 		r.begin(&p)
 		r.m = m
@@ -145,7 +100,7 @@ func (s *Server) sendRetained(n *Session, f packet.Subscription, id uint32) {
 			continue
 		}
 		u := unit{srv: s}
-		s.deliver(r, &h, &u)
+		u.deliver(r, &h)
 		if u.enqueued != nil {
 			u.changes = append(u.changes, u.enqueued)
 			u.submit()
@@ -173,7 +128,7 @@ func (s *Server) handleUnsubscribe(n *Session, p *packet.Unsubscribe, done func(
 		switch {
 		case topic.ValidFilter(filter) != nil:
 			reason = packet.TopicFilterInvalid
-		case !s.unsubscribe(n, filter):
+		case !s.routes.unsubscribe(n, filter):
 			reason = packet.NoSubscriptionExisted
 		case n.durable:
 			changes = append(changes, &session.Unsubscribed{Client: n.id, Filter: filter})

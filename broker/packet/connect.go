@@ -178,7 +178,9 @@ func readWill(r *reader, flags byte, v Version) *Will {
 		}
 	}
 	topic := r.raw("will topic")
-	r.checkTopic(topic, "will topic")
+	if err := topicError(topic, "will topic"); err != nil {
+		r.fail(err)
+	}
 	if len(topic) == 0 {
 		r.fail(&Error{"MQTT-4.7.3-1", TopicNameInvalid, "will topic is empty"})
 	}

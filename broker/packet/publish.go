@@ -81,7 +81,10 @@ func (d *Decoder) topicName(r *reader) string {
 	if ok {
 		return name
 	}
-	if r.checkTopic(b, "topic name"); r.err != nil {
+	if err := topicError(b, "topic name"); err != nil {
+		r.fail(err)
+	}
+	if r.err != nil {
 		return ""
 	}
 	name = string(b)
@@ -89,12 +92,13 @@ func (d *Decoder) topicName(r *reader) string {
 	return name
 }
 
-// checkTopic refuses what cannot be a topic name, but for the empty one.
-func (r *reader) checkTopic(b []byte, what string) {
-	r.checkText(b, what)
+// topicError tells why b cannot be a topic name, nil if it can. The empty one is for others to
+// refuse.
+func topicError(b []byte, what string) *Error {
 	if bytes.IndexByte(b, '+') >= 0 || bytes.IndexByte(b, '#') >= 0 {
-		r.fail(&Error{"MQTT-3.3.2-2", TopicNameInvalid, what + " contains a wildcard"})
+		return &Error{"MQTT-3.3.2-2", TopicNameInvalid, what + " contains a wildcard"}
 	}
+	return textError(b, what)
 }
 
 // read reads the property that p is at, of a PUBLISH or a will.

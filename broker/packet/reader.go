@@ -82,19 +82,24 @@ func (r *reader) binary(what string) []byte {
 // text reads a UTF-8 Encoded String (clause 1.5.4).
 func (r *reader) text(what string) string {
 	b := r.raw(what)
-	r.checkText(b, what)
+	if err := textError(b, what); err != nil {
+		r.fail(err)
+	}
 	if r.err != nil {
 		return ""
 	}
 	return string(b)
 }
 
-func (r *reader) checkText(b []byte, what string) {
-	if !utf8.Valid(b) {
-		r.fail(malformed("MQTT-1.5.4-1", what+" is not well-formed UTF-8"))
-	} else if bytes.IndexByte(b, 0) >= 0 {
-		r.fail(malformed("MQTT-1.5.4-2", what+" contains the null character"))
+// textError tells why b is no UTF-8 Encoded String, nil if it is one.
+func textError(b []byte, what string) *Error {
+	switch {
+	case !utf8.Valid(b):
+		return malformed("MQTT-1.5.4-1", what+" is not well-formed UTF-8")
+	case bytes.IndexByte(b, 0) >= 0:
+		return malformed("MQTT-1.5.4-2", what+" contains the null character")
 	}
+	return nil
 }
 
 // id reads a packet identifier, which is never 0.

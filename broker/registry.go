@@ -1,11 +1,27 @@
 package broker
 
 import (
+	"errors"
+	"fmt"
+	"sync"
 	"time"
 
 	"gateway/broker/packet"
 	"gateway/broker/session"
 )
+
+// A registry has the sessions of a server by client identifier, and lets them begin and end.
+type registry struct {
+	srv *Server
+
+	// ordering keeps what the store is told of sessions that begin and end in order. It is held
+	// across Submit, which is the reason why it guards nothing else, and comes before all other locks.
+	ordering sync.Mutex
+
+	mu       sync.Mutex
+	sessions map[string]*Session
+	closing  bool
+}
 
 // An arrival is what a client asks for when it connects, over the network or in the process.
 type arrival struct {
@@ -21,16 +37,21 @@ type arrival struct {
 // attach gives a client its session: the one that it had, or a new one. Whoever uses that client
 // identifier now is disconnected [MQTT-3.1.4-3]. It returns when the session is as durable as it
 // is to be. The peer tells that it has no room until the client knows that it is connected.
-func (s *Server) attach(a arrival) (n *Session, present bool, err error) {
-	s.attaching.Lock()
-	s.table.Lock()
-	old := s.sessions[a.id]
+func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
+	g.ordering.Lock()
+	g.mu.Lock()
+	old := g.sessions[a.id]
+	if g.closing || old == nil && len(g.sessions) >= g.srv.limits.Sessions {
+		g.mu.Unlock()
+		g.ordering.Unlock()
+		return nil, false, errSessions
+	}
 	// A session without expiry ends with its connection, which ends now.
 	present = old != nil && !a.cleanStart && old.durable
 	n = old
 	if !present {
-		n = s.newSession(a.id, a.expiry > 0)
-		s.sessions[a.id] = n
+		n = newSession(g.srv, a.id, a.expiry > 0)
+		g.sessions[a.id] = n
 	}
 	var changes []session.Change
 	var will *packet.Will
@@ -42,7 +63,7 @@ func (s *Server) attach(a arrival) (n *Session, present bool, err error) {
 	n.peer, n.user, n.expiry, n.will = a.peer, a.user, a.expiry, a.will
 	n.state.Queue.Resume(a.window)
 	n.mu.Unlock()
-	s.table.Unlock()
+	g.mu.Unlock()
 
 	opened := &session.Opened{Client: a.id, Expiry: a.expiry, Will: a.will, Version: a.version}
 	if n.durable {
@@ -53,25 +74,32 @@ func (s *Server) attach(a arrival) (n *Session, present bool, err error) {
 	case len(changes) == 0:
 		committed <- nil
 	case lazy:
-		s.later(changes)
+		g.srv.later(changes)
 		committed <- nil
 	default:
-		s.store.Submit(changes, false, func(err error) { committed <- err })
+		g.srv.store.Submit(changes, false, func(err error) { committed <- err })
 	}
 	if n.durable && !present {
 		n.number = opened.Incarnation // before the first subscription makes the session a target
 	}
-	s.attaching.Unlock()
+	g.ordering.Unlock()
 
 	if old != nil && !present {
-		s.unroute(old)
+		g.srv.routes.unroute(old)
 	}
 	if will != nil {
-		s.publishWill(will, nil)
+		g.srv.publishWill(will, nil)
 	}
-	s.stats.Connects.Add(1)
-	return n, present, <-committed
+	if err := <-committed; err != nil {
+		g.detach(n, a.peer, true)
+		return nil, false, fmt.Errorf("the session could not be stored: %w", err)
+	}
+	g.srv.stats.Connects.Add(1)
+	return n, present, nil
 }
+
+// errSessions is why a client that has no session gets none.
+var errSessions = errors.New("there are as many sessions as limits.sessions allows, or the gateway is stopping")
 
 // displace makes way for another connection of the same client, and, when the session ends with
 // it, ends the session. It returns what is to be stored and the will that is due.
@@ -112,14 +140,14 @@ func (n *Session) end() []session.Change {
 
 // detach tells that a client's connection has ended: with a DISCONNECT that discards its will, or
 // otherwise. Nothing happens if the session has another connection already.
-func (s *Server) detach(n *Session, p peer, discardWill bool) {
-	s.attaching.Lock()
-	s.table.Lock()
+func (g *registry) detach(n *Session, p peer, discardWill bool) {
+	g.ordering.Lock()
+	g.mu.Lock()
 	n.mu.Lock()
 	if n.peer != p {
 		n.mu.Unlock()
-		s.table.Unlock()
-		s.attaching.Unlock()
+		g.mu.Unlock()
+		g.ordering.Unlock()
 		return
 	}
 	will := n.will
@@ -129,19 +157,19 @@ func (s *Server) detach(n *Session, p peer, discardWill bool) {
 	n.quiet()
 	n.will = will
 	n.since = time.Now()
-	due, changes := s.elapse(n)
+	due, changes := g.elapse(n)
 	if due == nil && n.will == nil && !n.ended && n.durable {
 		changes = append(changes, &session.Closed{Client: n.id, At: n.since})
 	}
 	ended := n.ended
 	n.mu.Unlock()
-	s.table.Unlock()
-	s.settle(n, due, changes, ended)
-	s.attaching.Unlock()
+	g.mu.Unlock()
+	g.settle(n, due, changes, ended)
+	g.ordering.Unlock()
 }
 
 // expire changes the session expiry interval, as a DISCONNECT may (5.0, 3.14.2.2.2).
-func (s *Server) expire(n *Session, p peer, seconds uint32) error {
+func (g *registry) expire(n *Session, p peer, seconds uint32) error {
 	n.mu.Lock()
 	if n.peer != p {
 		n.mu.Unlock()
@@ -155,7 +183,7 @@ func (s *Server) expire(n *Session, p peer, seconds uint32) error {
 	opened := &session.Opened{Client: n.id, Expiry: seconds, Will: n.will, Version: packet.V5}
 	n.mu.Unlock()
 	if n.durable {
-		s.later([]session.Change{opened})
+		g.srv.later([]session.Change{opened})
 	}
 	return nil
 }
@@ -163,10 +191,10 @@ func (s *Server) expire(n *Session, p peer, seconds uint32) error {
 // elapse does what is due for a session without a connection: it takes its will out, or ends it,
 // or sets the timer to when one of them will be due. A server that closes leaves durable sessions
 // with their wills to its successor. The table and the session are locked.
-func (s *Server) elapse(n *Session) (will *packet.Will, changes []session.Change) {
+func (g *registry) elapse(n *Session) (will *packet.Will, changes []session.Change) {
 	away := time.Since(n.since)
 	left := func(seconds uint32) time.Duration { return time.Duration(seconds)*time.Second - away }
-	if s.closing && n.durable && n.expiry > 0 {
+	if g.closing && n.durable && n.expiry > 0 {
 		return nil, nil
 	}
 	if n.will != nil && left(min(n.will.Delay, n.expiry)) <= 0 {
@@ -177,53 +205,76 @@ func (s *Server) elapse(n *Session) (will *packet.Will, changes []session.Change
 	}
 	switch {
 	case n.will != nil:
-		n.timer = time.AfterFunc(left(min(n.will.Delay, n.expiry)), func() { s.start(func() { s.due(n) }) })
+		n.timer = time.AfterFunc(left(min(n.will.Delay, n.expiry)), func() { g.srv.start(func() { g.due(n) }) })
 	case n.expiry == Never:
 	case left(n.expiry) > 0:
-		n.timer = time.AfterFunc(left(n.expiry), func() { s.start(func() { s.due(n) }) })
+		n.timer = time.AfterFunc(left(n.expiry), func() { g.srv.start(func() { g.due(n) }) })
 	default:
 		changes = append(changes, n.end()...)
-		delete(s.sessions, n.id)
+		delete(g.sessions, n.id)
 	}
 	return will, changes
 }
 
 // due is elapse, at the time that the timer was set to.
-func (s *Server) due(n *Session) {
-	s.attaching.Lock()
-	defer s.attaching.Unlock()
-	s.table.Lock()
+func (g *registry) due(n *Session) {
+	g.ordering.Lock()
+	defer g.ordering.Unlock()
+	g.mu.Lock()
 	n.mu.Lock()
 	if n.peer != nil || n.ended {
 		n.mu.Unlock()
-		s.table.Unlock()
+		g.mu.Unlock()
 		return
 	}
-	will, changes := s.elapse(n)
+	will, changes := g.elapse(n)
 	ended := n.ended
 	n.mu.Unlock()
-	s.table.Unlock()
-	s.settle(n, will, changes, ended)
+	g.mu.Unlock()
+	g.settle(n, will, changes, ended)
 }
 
 // settle carries out what elapse decided, without its locks. The will and the record that it is
 // no longer due are one unit: a will is published once.
-func (s *Server) settle(n *Session, will *packet.Will, changes []session.Change, ended bool) {
+func (g *registry) settle(n *Session, will *packet.Will, changes []session.Change, ended bool) {
 	if ended {
-		s.unroute(n)
+		g.srv.routes.unroute(n)
 	}
 	if will != nil {
-		s.publishWill(will, changes)
+		g.srv.publishWill(will, changes)
 		return
 	}
-	s.later(changes)
+	g.srv.later(changes)
 }
 
-// publishWill publishes a will message, together with changes that go with it.
-func (s *Server) publishWill(w *packet.Will, with []session.Change) {
-	p := packet.Publish{Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Retain: w.Retain, Properties: w.Properties}
-	r := newRouting(nil)
-	r.begin(&p)
-	r.with = with
-	s.publish(r, func(packet.ReasonCode) {})
+// close stops the time for all sessions and returns the peers that are connected.
+func (g *registry) close() (peers []peer) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closing = true
+	for _, n := range g.sessions {
+		n.mu.Lock()
+		if n.peer != nil {
+			peers = append(peers, n.peer)
+		}
+		if n.timer != nil {
+			n.timer.Stop()
+		}
+		n.mu.Unlock()
+	}
+	return peers
+}
+
+// count returns how many sessions there are, and how many of them have a connection.
+func (g *registry) count() (total, connected int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, n := range g.sessions {
+		n.mu.Lock()
+		if n.peer != nil {
+			connected++
+		}
+		n.mu.Unlock()
+	}
+	return len(g.sessions), connected
 }

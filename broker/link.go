@@ -1,0 +1,109 @@
+package broker
+
+import (
+	"sync/atomic"
+
+	"gateway/broker/packet"
+	"gateway/broker/session"
+)
+
+// A link is the writing side of one network connection: the peer that a session delivers to.
+type link struct {
+	out
+	stats     *Stats
+	maxPacket int                          // bytes that the client takes, 0: any
+	incoming  atomic.Int32                 // QoS 1 and 2 messages taken and not acknowledged
+	begun     atomic.Bool                  // CONNACK has been sent
+	cause     atomic.Pointer[packet.Error] // why the server ended the connection
+}
+
+// acknowledged sends a PUBACK or PUBREC. Before 5.0 neither can tell of a failure: the client
+// keeps its message, and sends it again when it is back.
+func (l *link) acknowledged(place uint64, a packet.Ack) {
+	if a.Type == packet.PUBACK || a.Reason.Failed() {
+		l.incoming.Add(-1)
+	}
+	if a.Reason.Failed() && l.version < packet.V5 {
+		l.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: a.Reason, Text: "the message could not be stored"})
+		return
+	}
+	l.complete(place, a)
+}
+
+// answered sends a PUBCOMP.
+func (l *link) answered(place uint64, a packet.Ack, err error) {
+	if err != nil {
+		l.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: reasonOf(err), Text: "PUBREL could not be stored"})
+		return
+	}
+	l.incoming.Add(-1)
+	l.complete(place, a)
+}
+
+// released sends a PUBREL.
+func (l *link) released(a packet.Ack, err error) {
+	if err != nil {
+		l.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: reasonOf(err), Text: "PUBREC could not be stored"})
+		return
+	}
+	l.send(&a)
+}
+
+// fail ends the connection from another goroutine.
+func (l *link) fail(e *packet.Error) {
+	l.cause.CompareAndSwap(nil, e)
+	l.end(e)
+}
+
+// end sends a DISCONNECT, where the version has one for servers, and closes the connection.
+func (l *link) end(e *packet.Error) {
+	if l.begun.Load() && l.version == packet.V5 {
+		l.out.end(&packet.Disconnect{Reason: e.Reason, ReasonString: e.Error()})
+		return
+	}
+	l.out.end(nil)
+}
+
+func (l *link) offer(r *routing, h *hit) bool {
+	if !l.begun.Load() {
+		return false
+	}
+	expiry := uint32(0)
+	if x := r.p.Properties; x != nil {
+		expiry = x.MessageExpiry
+	}
+	p := outgoing(r.p, expiry, h.ids)
+	p.Dup, p.QoS, p.ID, p.Retain = false, 0, 0, h.retain
+	if l.maxPacket > 0 && p.Size(l.version) > l.maxPacket {
+		l.stats.TooLarge.Add(1)
+		return true
+	}
+	sent := l.out.offer(&p)
+	if sent {
+		l.stats.Sent.Add(1)
+	}
+	return sent
+}
+
+func (l *link) deliver(e *session.Entry, expiry uint32, dup bool) bool {
+	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs)
+	p.ID, p.QoS, p.Retain, p.Dup = session.PacketID(e.Position), e.QoS, e.Retain, dup
+	if l.maxPacket > 0 && p.Size(l.version) > l.maxPacket {
+		return false
+	}
+	l.send(&p)
+	l.stats.Sent.Add(1)
+	return true
+}
+
+func (l *link) pubrel(id uint16) { l.send(&packet.Ack{Type: packet.PUBREL, ID: id}) }
+
+func (l *link) room() bool { return l.begun.Load() && l.out.room() }
+
+func (l *link) kick(reason packet.ReasonCode) {
+	text := "the gateway ends the connection"
+	if reason == packet.SessionTakenOver {
+		text = "another connection uses the client identifier"
+	}
+	l.fail(&packet.Error{Clause: "MQTT-3.1.4-3", Reason: reason, Text: text})
+}

@@ -1,0 +1,138 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"gateway/broker/packet"
+	"gateway/broker/session"
+)
+
+// A mailbox is the peer that the session of a client in the process delivers to.
+type mailbox struct {
+	stats *Stats
+	ready chan struct{} // of size 1: told when something waits; one that is full says so already
+
+	mu      sync.Mutex
+	opened  bool
+	waiting []item
+	stalled bool  // the session found no room
+	ended   error // why there will be no more
+}
+
+// An item is one delivery.
+type item struct {
+	p        packet.Publish
+	released bool // p has only the QoS and ID of a message whose PUBREL is due
+}
+
+// mailboxSize is how many deliveries wait to be taken before QoS 0 is dropped and the rest stays
+// in the session's queue.
+const mailboxSize = 1000
+
+// open lets deliveries in.
+func (m *mailbox) open() {
+	m.mu.Lock()
+	m.opened = true
+	m.mu.Unlock()
+}
+
+// next returns the next delivery, waiting for one if need be. drained tells that the session may
+// deliver again.
+func (m *mailbox) next(ctx context.Context) (i item, drained bool, err error) {
+	for {
+		if i, drained, ok, err := m.poll(); ok || err != nil {
+			return i, drained, err
+		}
+		select {
+		case <-m.ready:
+		case <-ctx.Done():
+			return item{}, false, ctx.Err()
+		}
+	}
+}
+
+// poll is next, without waiting.
+func (m *mailbox) poll() (i item, drained, ok bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.waiting) == 0 {
+		return item{}, false, false, m.ended
+	}
+	i = m.waiting[0]
+	m.waiting[0] = item{}
+	m.waiting = m.waiting[1:]
+	if len(m.waiting) == 0 {
+		m.waiting = nil
+	} else {
+		m.wake()
+	}
+	drained = m.stalled && len(m.waiting) < mailboxSize/2
+	m.stalled = m.stalled && !drained
+	return i, drained, true, nil
+}
+
+// end lets nothing more in. What waits can still be taken.
+func (m *mailbox) end(why error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ended == nil {
+		m.ended = why
+	}
+	m.wake()
+}
+
+// wake tells next to look again. The lock is held.
+func (m *mailbox) wake() {
+	select {
+	case m.ready <- struct{}{}:
+	default:
+	}
+}
+
+func (m *mailbox) put(i item) {
+	m.mu.Lock()
+	m.waiting = append(m.waiting, i)
+	m.wake()
+	m.mu.Unlock()
+	m.stats.Sent.Add(1)
+}
+
+func (m *mailbox) offer(r *routing, h *hit) bool {
+	if !m.room() {
+		return false
+	}
+	kept := r.message()
+	expiry := uint32(0)
+	if x := kept.Publish.Properties; x != nil {
+		expiry = x.MessageExpiry
+	}
+	p := outgoing(&kept.Publish, expiry, h.ids)
+	p.QoS, p.Retain = 0, h.retain
+	m.put(item{p: p})
+	return true
+}
+
+func (m *mailbox) deliver(e *session.Entry, expiry uint32, dup bool) bool {
+	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs)
+	p.ID, p.QoS, p.Retain, p.Dup = session.PacketID(e.Position), e.QoS, e.Retain, dup
+	m.put(item{p: p})
+	return true
+}
+
+func (m *mailbox) pubrel(id uint16) {
+	m.put(item{p: packet.Publish{ID: id, QoS: 2}, released: true})
+}
+
+func (m *mailbox) room() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	full := len(m.waiting) >= mailboxSize
+	m.stalled = m.stalled || full
+	return m.opened && m.ended == nil && !full
+}
+
+func (m *mailbox) kick(reason packet.ReasonCode) {
+	m.end(fmt.Errorf("disconnected: %s", reason))
+}

@@ -1,0 +1,92 @@
+package broker
+
+import (
+	"sync"
+
+	"gateway/broker/packet"
+	"gateway/broker/session"
+	"gateway/broker/topic"
+)
+
+// routes know which sessions subscribe to what, and the retained messages. Publishers read them
+// side by side.
+type routes struct {
+	mu       sync.RWMutex
+	subs     topic.Tree[*Session, subscription]
+	retained topic.Names[*session.Message]
+}
+
+// match finds the sessions that a message goes to.
+func (t *routes) match(r *routing) {
+	t.mu.RLock()
+	t.subs.Match(r.p.Topic, r.visit)
+	t.mu.RUnlock()
+}
+
+// keep makes m the retained message of its topic, or removes that if m has no payload
+// [MQTT-3.3.1-5], [MQTT-3.3.1-6].
+func (t *routes) keep(m *session.Message) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(m.Publish.Payload) == 0 {
+		t.retained.Delete(m.Publish.Topic)
+	} else {
+		t.retained.Set(m.Publish.Topic, m)
+	}
+}
+
+// kept returns the retained messages that a filter matches.
+func (t *routes) kept(filter string) (found []*session.Message) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	t.retained.Match(filter, func(_ string, m *session.Message) bool {
+		found = append(found, m)
+		return true
+	})
+	return found
+}
+
+// count returns how many subscriptions and retained messages there are.
+func (t *routes) count() (subscriptions, retained int) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.subs.Len(), t.retained.Len()
+}
+
+// subscribe adds a subscription to a session and to the routes, unless the session has ended.
+func (t *routes) subscribe(n *Session, f packet.Subscription, id uint32) (existed bool) {
+	sub := subscription{qos: f.QoS, noLocal: f.NoLocal, retainAsPublished: f.RetainAsPublished, id: id}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ended {
+		return false
+	}
+	_, existed = n.subs[f.Filter]
+	n.subs[f.Filter] = sub
+	t.subs.Set(f.Filter, n, sub)
+	return existed
+}
+
+// unsubscribe removes a subscription from a session and from the routes.
+func (t *routes) unsubscribe(n *Session, filter string) (existed bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.subs, filter)
+	return t.subs.Delete(filter, n)
+}
+
+// unroute removes all subscriptions of a session that has ended.
+func (t *routes) unroute(n *Session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for filter := range n.subs {
+		t.subs.Delete(filter, n)
+	}
+	clear(n.subs)
+}
