@@ -2,7 +2,9 @@ package offline
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -26,6 +28,7 @@ func BenchmarkSubmit(b *testing.B) {
 			payload := make([]byte, 200)
 			b.ReportAllocs()
 			b.ResetTimer()
+			before := written(b)
 			var wg sync.WaitGroup
 			var left atomic.Int64
 			left.Store(int64(b.N))
@@ -49,6 +52,20 @@ func BenchmarkSubmit(b *testing.B) {
 			stats := s.Stats()
 			b.ReportMetric(float64(stats.Messages)/b.Elapsed().Seconds(), "msg/s")
 			b.ReportMetric(float64(stats.Messages)/float64(stats.Commits), "msg/commit")
+			b.ReportMetric(float64(written(b)-before)/float64(stats.Messages), "written-B/msg")
 		})
 	}
+}
+
+// written returns the bytes that the process has written to files.
+func written(b *testing.B) (n int64) {
+	io, err := os.ReadFile("/proc/self/io")
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, counts, _ := strings.Cut(string(io), "wchar: ")
+	if _, err := fmt.Sscan(counts, &n); err != nil {
+		b.Fatal(err)
+	}
+	return n
 }

@@ -31,6 +31,7 @@ type committer struct {
 	deadN   int64
 	used    int64 // bytes of the file that hold something
 	full    bool  // messages have been refused, and none was accepted since
+	failed  bool  // the last commit failed
 	last    int   // units of the last batch
 
 	// committed are batches on their way to the notifier. When it is full, the next commit waits
@@ -69,7 +70,7 @@ func (c *committer) run() {
 			if _, closed := c.intake.state(); closed {
 				return
 			}
-			sweep := pause < 0 && c.sweepDue()
+			sweep := pause < 0 && c.sweepDue() && !c.failed
 			if sweep {
 				pause = sweepPause
 			}
@@ -145,6 +146,7 @@ func (c *committer) sweepDue() bool { return c.deadN >= c.sweepAt || c.deadN > 0
 func (c *committer) commit(units []*unit) {
 	for {
 		live, err := c.try(units)
+		c.failed = err != nil
 		var bad *unitError
 		switch {
 		case err == nil:

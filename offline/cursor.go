@@ -46,9 +46,13 @@ func (c *cursor) add(position uint64, size int64) {
 	c.bytes += size
 }
 
+// maxWindow is how far behind the head a message may be to have a stage. A packet identifier has
+// 16 bits, so that no more than 65,535 positions are ever on their way at once.
+const maxWindow = 1 << 16
+
 // advance moves one message to a later stage.
 func (c *cursor) advance(position uint64, stage session.Stage) {
-	if position >= c.head && position < c.next && stage > c.stages[position] {
+	if position >= c.head && position < c.next && position-c.head < maxWindow && stage > c.stages[position] {
 		c.stages[position] = stage
 	}
 }
@@ -122,7 +126,7 @@ func parseCursor(rec []byte) (*cursor, error) {
 	for len(p.b) > 0 {
 		start := end + p.uvarint()
 		n, stage := p.uvarint(), session.Stage(p.byte())
-		if start < end || start > c.next || n > c.next-start {
+		if start < end || start > c.next || n > c.next-start || start+n-c.head > maxWindow {
 			return nil, fmt.Errorf("%w: a cursor whose stages end behind its queue", ErrDamaged)
 		}
 		for i := range n {

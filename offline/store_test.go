@@ -118,10 +118,10 @@ func TestLazy(t *testing.T) {
 	if waited := time.Since(start); waited < 50*time.Millisecond {
 		t.Errorf("lazy changes waited %v only", waited)
 	}
+	must(t, s.Close())
 	if n := s.Stats().Commits - commits; n != 1 {
 		t.Errorf("%d commits for changes of one window", n)
 	}
-	must(t, s.Close())
 
 	s = open(t, path, Options{TelemetryCommit: time.Hour})
 	s.Submit([]session.Change{enqueue("lazy", to("a", a))}, true, nil)
@@ -471,5 +471,7 @@ func TestOneBadUnit(t *testing.T) {
 	if n := len(payloads(t, s, "a")); n != 99 {
 		t.Errorf("%d messages", n)
 	}
-	eventually(t, "the store is well", func() bool { return commitNow(s, enqueue("good", to("a", a.Incarnation))) == nil && s.Stats().LastError == nil })
+	eventually(t, "the store is well", func() bool {
+		return commitNow(s, enqueue("good", to("a", a.Incarnation))) == nil && s.Stats().LastError == nil
+	})
 }
