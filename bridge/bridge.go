@@ -272,7 +272,7 @@ func (b *Bridge) handOver(ctx context.Context, s Session, h *handover, up link) 
 	}
 	defer time.AfterFunc(farewell, func() { h.life.end(errClosed) }).Stop()
 	if b.config.StateTopic != "" {
-		up.send(packet.Publish{Retain: true, Topic: b.config.StateTopic, Payload: State{State: Offline}.payload()})
+		up.send(packet.Publish{Retain: true, Topic: b.config.StateTopic, Payload: []byte(offline)})
 	}
 	up.close()
 	<-refreshed
@@ -313,7 +313,7 @@ func (b *Bridge) judge(h *handover, useful bool, err error) error {
 	const enough = 3
 	if b.suspect.losses >= enough {
 		return &explained{fmt.Sprintf("%s: the cloud closes the connection whenever it is sent the message to %q (%d bytes, QoS %d), and all others wait behind it: "+
-			"check what the cloud allows this client to publish, and its largest message", b.target.address(), head.topic, head.size, head.qos), err}
+			"check what the cloud allows this client to publish, its largest message, and that nobody else uses this client_id", b.target.address(), head.topic, head.size, head.qos), err}
 	}
 	return explain(b.target, err)
 }
@@ -325,7 +325,7 @@ func (b *Bridge) connectOptions() connectOptions {
 		maxPacket: b.config.MaxPacket, stall: b.config.AckTimeout,
 	}
 	if b.config.StateTopic != "" {
-		o.will = &packet.Will{Topic: b.config.StateTopic, Payload: State{State: Offline}.payload(), QoS: 1, Retain: true}
+		o.will = &packet.Will{Topic: b.config.StateTopic, Payload: []byte(offline), QoS: 1, Retain: true}
 	}
 	return o
 }

@@ -302,7 +302,7 @@ func TestPoison(t *testing.T) {
 	l.add(message("up/a", 1, 0), message("up/a", 1, 1), message("up/poison", 1, 2), message("up/a", 1, 3))
 	b, _ := start(t, testConfig(t, l, c.url()))
 	eventually(t, "the reason in the state", func() bool {
-		return b.State().LastError == b.target.address()+`: the cloud closes the connection whenever it is sent the message to "site/up/poison" (1 bytes, QoS 1), and all others wait behind it: check what the cloud allows this client to publish, and its largest message`
+		return b.State().LastError == b.target.address()+`: the cloud closes the connection whenever it is sent the message to "site/up/poison" (1 bytes, QoS 1), and all others wait behind it: check what the cloud allows this client to publish, its largest message, and that nobody else uses this client_id`
 	})
 	c.mu.Lock()
 	c.reject = ""

@@ -10,7 +10,7 @@ import (
 // the bridge, its subscriptions are the bridge's outgoing rules.
 //
 // Opening the same session again resumes it: what is unacknowledged comes from Next once more,
-// first and in order.
+// first and in order. All methods may be called at the same time.
 type Session interface {
 	Outbox
 	Inbox

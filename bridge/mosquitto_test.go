@@ -208,7 +208,7 @@ func TestStateOnBothSides(t *testing.T) {
 	})
 	late := observe(t, address, "site/state", nil)
 	eventually(t, "a retained state", func() bool {
-		return slices.Equal(late.all(), []string{`site/state true {"state":"offline","queued":0}`})
+		return slices.Equal(late.all(), []string{`site/state true {"state":"offline"}`})
 	})
 
 	eventually(t, "the last local state", func() bool {

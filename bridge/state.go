@@ -27,6 +27,10 @@ type State struct {
 	LastError string     `json:"last_error,omitempty"`
 }
 
+// offline is the state that the cloud has when there is no connection: the will, and the last
+// word before DISCONNECT.
+const offline = `{"state":"` + Offline + `"}`
+
 // payload returns the state as JSON.
 func (s State) payload() []byte {
 	b, err := json.Marshal(s)

@@ -22,10 +22,10 @@ type upstream interface {
 type connectOptions struct {
 	clientID, username, password string
 	keepAlive                    time.Duration
-	announceBridge               bool         // bit 0x80 of the protocol level
-	will                         *packet.Will // nil: none
-	maxPacket                    int          // bytes of one incoming packet
-	stall                        time.Duration
+	announceBridge               bool          // bit 0x80 of the protocol level
+	will                         *packet.Will  // nil: none
+	maxPacket                    int           // bytes of one incoming packet
+	stall                        time.Duration // for one write to the socket
 }
 
 // A link is one connection to the cloud.
@@ -39,7 +39,7 @@ type link interface {
 	// subscribe sends a SUBSCRIBE and waits for its SUBACK.
 	subscribe(ctx context.Context, s packet.Subscribe) (packet.Suback, error)
 	// close ends the connection, with DISCONNECT if it still lives, and waits for all its
-	// goroutines.
+	// goroutines. It may be called again.
 	close()
 }
 
