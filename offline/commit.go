@@ -30,7 +30,7 @@ type committer struct {
 	dead    map[uint64]struct{} // sessions with dead messages
 	deadN   int64
 	used    int64 // bytes of the file that hold something
-	full    bool  // messages have been refused, and none was accepted since
+	full    bool  // messages have been refused, and there is not much room since
 	failed  bool  // the last commit failed
 	last    int   // units of the last batch
 
@@ -255,9 +255,9 @@ func (c *committer) account(t *txn, units int, size int64) {
 	c.stats.LastBatch = units
 	c.stats.FileBytes, c.stats.FreeBytes, c.stats.Dead = fileSize, free, c.deadN
 	c.mu.Unlock()
-	// That something was deleted does not yet mean that there is room again.
-	if !c.full || size > 0 {
-		c.full = c.full && size == 0
+	// That something was deleted, or a small message found room where a large one did not, does
+	// not yet mean that there is room again.
+	if c.full = c.full && (size == 0 || c.used > c.maxBytes-c.maxBytes/16); !c.full {
 		c.health(nil)
 	}
 }

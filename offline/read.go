@@ -44,24 +44,20 @@ func (s *Store) Restore(apply func(session.Change)) error {
 	return nil
 }
 
-// Read returns up to max messages of a session's queue that are durable and not Done, from a
+// Read returns up to most messages of a session's queue that are durable and not Done, from a
 // position on, in order. Positions may be missing.
 //
 // A message taken in this run of the gateway has its At, to the millisecond. One from an earlier
 // run has At = when the store was opened, and in Waited how long it had waited before: exactly
 // while the machine has not started again, and by the wall clock, if it was set, after that. A
 // message that cannot be read is given up: it is logged, counted, and Done.
-func (s *Store) Read(client string, from uint64, max int) ([]session.Queued, error) {
+func (s *Store) Read(client string, from uint64, most int) ([]session.Queued, error) {
 	var found []session.Queued
 	var unreadable []session.Change
 	err := s.viewQueue(client, func(src txSource, number uint64, at *cursor) error {
 		found, unreadable = nil, nil
 		queue := src.tx.Bucket(bucketNames[bucketQueue]).Cursor()
-		from := from
-		if from < at.head {
-			from = at.head
-		}
-		for key, rec := queue.Seek(queueKey(number, from)); len(found) < max; key, rec = queue.Next() {
+		for key, rec := queue.Seek(queueKey(number, max(from, at.head))); len(found) < most; key, rec = queue.Next() {
 			position, ok := queuePosition(key, number)
 			if !ok {
 				return nil
