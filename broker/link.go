@@ -101,9 +101,9 @@ func (l *link) pubrel(id uint16) { l.send(&packet.Ack{Type: packet.PUBREL, ID: i
 func (l *link) room() bool { return l.begun.Load() && l.out.room() }
 
 func (l *link) kick(reason packet.ReasonCode) {
-	text := "the gateway ends the connection"
+	e := &packet.Error{Clause: "3.14.2.1", Reason: reason, Text: "the gateway ends the connection"}
 	if reason == packet.SessionTakenOver {
-		text = "another connection uses the client identifier"
+		e.Clause, e.Text = "MQTT-3.1.4-3", "another connection uses the client identifier"
 	}
-	l.fail(&packet.Error{Clause: "MQTT-3.1.4-3", Reason: reason, Text: text})
+	l.fail(e)
 }

@@ -69,6 +69,7 @@ type Store struct {
 // with 512 MB of memory.
 type Limits struct {
 	Connections    int           `yaml:"connections" default:"500" range:"1..100000"`
+	Sessions       int           `yaml:"sessions" default:"10000" range:"1..1000000"`           // with and without connection
 	PacketSize     int64         `yaml:"packet_size,size" default:"256KiB" range:"1KiB..64MiB"` // one incoming packet
 	ReceiveMaximum int           `yaml:"receive_maximum" default:"500" range:"1..65535"`        // unacknowledged QoS 1 and 2 messages from one client
 	Inflight       int           `yaml:"inflight" default:"100" range:"1..1024"`                // unacknowledged QoS 1 and 2 messages to one client

@@ -120,13 +120,18 @@ func (g *gateway) openStore(c *config.Config) error {
 func limits(l config.Limits) broker.Limits {
 	return broker.Limits{
 		Connections:    l.Connections,
+		Sessions:       l.Sessions,
 		PacketSize:     int(l.PacketSize),
-		ReceiveMaximum: uint16(l.Inflight),
+		ReceiveMaximum: uint16(l.ReceiveMaximum),
 		Inflight:       uint16(l.Inflight),
 		Subscriptions:  l.Subscriptions,
 		QueueMessages:  l.Queue,
+		QueueBytes:     int(l.QueueSize),
+		OutBytes:       int(l.OutputSize),
 		SessionExpiry:  l.SessionExpiry,
 		ConnectTime:    l.ConnectTimeout,
+		WriteTime:      l.WriteTimeout,
+		KeepAlive:      l.KeepAlive,
 	}
 }
 

@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -31,17 +34,14 @@ type points struct {
 	links   []string // bridges that outputs depend on
 	targets []string // points that take commands
 
-	client   *broker.Client
-	stopAll  context.CancelFunc // drivers and commands
-	stopFeed context.CancelFunc
-	running  sync.WaitGroup // drivers, desk and commands
-	feeding  sync.WaitGroup
+	client *broker.Client
+	stops  []func() // end the parts that run, the last one first, and wait for them
 }
 
 // newPoints makes the points of a configuration. Outputs take their lines here, at their safe
 // levels.
 func newPoints(c *config.Config, b board.Board, log *slog.Logger) (p *points, err error) {
-	p = &points{log: log, stopAll: func() {}, stopFeed: func() {}}
+	p = &points{log: log}
 	var outputs []sensors.Output
 	for _, o := range c.Outputs {
 		outputs = append(outputs, p.gpioOutput(o, b))
@@ -69,15 +69,19 @@ func newPoints(c *config.Config, b board.Board, log *slog.Logger) (p *points, er
 func (p *points) gpioOutput(o config.Output, b board.Board) sensors.Output {
 	actuator := gpio.NewOutput(b, outputLine(o))
 	p.outputs = append(p.outputs, actuator)
-	out := sensors.Output{
+	return commanded(sensors.Output{
 		Point: o.Point, Actuator: actuator, Kind: sensors.Switch,
-		Words: sensors.Words{On: o.On, Off: o.Off}, Format: format(o.Payload),
-		MaxAge: o.MaxAge, MinOn: o.MinOn, MinOff: o.MinOff, Lease: o.Lease,
+		Words: sensors.Words{On: o.On, Off: o.Off}, MinOn: o.MinOn, MinOff: o.MinOff,
+	}, o.Command)
+}
+
+// commanded adds what all outputs have in common.
+func commanded(o sensors.Output, c config.Command) sensors.Output {
+	o.Format, o.MaxAge, o.Lease = format(c.Payload), c.MaxAge, c.Lease
+	if c.LinkLoss != nil {
+		o.Link, o.LinkLoss = c.LinkLoss.Bridge, c.LinkLoss.After
 	}
-	if l := o.LinkLoss; l != nil {
-		out.Link, out.LinkLoss = l.Bridge, l.After
-	}
-	return out
+	return o
 }
 
 // outputLine returns the line of an output, which begins at the safe level.
@@ -107,10 +111,13 @@ func (p *points) gpioInput(in config.Input, b board.Board) {
 	})
 }
 
+var (
+	formats = map[string]serial.Format{"json": serial.JSON, "split": serial.Split, "regexp": serial.Regexp}
+	kinds   = map[string]sensors.Kind{"number": sensors.Number, "bool": sensors.Switch, "text": sensors.Text}
+)
+
 // serial makes the points of one port, and returns the outputs that are behind it.
-func (p *points) serial(s config.Serial, b board.Board) ([]sensors.Output, error) {
-	formats := map[string]serial.Format{"json": serial.JSON, "split": serial.Split, "regexp": serial.Regexp}
-	kinds := map[string]sensors.Kind{"number": sensors.Number, "bool": sensors.Switch, "text": sensors.Text}
+func (p *points) serial(s config.Serial, b board.Board) (outputs []sensors.Output, err error) {
 	c := serial.Config{
 		Port:      board.PortConfig{Name: s.Port, Baud: s.Baud, DataBits: s.DataBits, Parity: s.Parity, StopBits: s.StopBits},
 		Delimiter: s.Delimiter, MaxFrame: int(s.MaxFrame), Idle: s.Idle,
@@ -120,6 +127,7 @@ func (p *points) serial(s config.Serial, b board.Board) ([]sensors.Output, error
 		for _, v := range f.Fields {
 			frame.Fields = append(frame.Fields, serial.Field{
 				Field: v.Field, Point: v.Point, Kind: kinds[v.Type], Unit: v.Unit,
+				Words:       sensors.Words{On: v.On, Off: v.Off},
 				Calibration: sensors.Calibration{Scale: v.Scale, Offset: v.Offset},
 			})
 			p.inputs = append(p.inputs, fieldPoint(v))
@@ -127,34 +135,69 @@ func (p *points) serial(s config.Serial, b board.Board) ([]sensors.Output, error
 		c.Frames = append(c.Frames, frame)
 	}
 	for _, w := range s.Writes {
-		c.Writes = append(c.Writes, serial.Write{Point: w.Point, Template: w.Template})
+		write := serial.Write{Point: w.Point, Template: w.Template, Words: sensors.Words{On: w.On, Off: w.Off}, Reply: w.Reply}
+		if w.Safe != "" {
+			if write.Safe, err = writeValue(w); err != nil {
+				return nil, err
+			}
+		}
+		c.Writes = append(c.Writes, write)
 	}
 	d, err := serial.New(b, c, p.log)
 	if err != nil {
 		return nil, err
 	}
 	p.sources = append(p.sources, sensors.Source{Name: "serial port " + s.Port, Driver: d, Points: d.Points()})
-	var outputs []sensors.Output
 	for _, w := range s.Writes {
-		outputs = append(outputs, sensors.Output{
-			Point: w.Point, Actuator: d.Actuator(w.Point), Bus: s.Port, Kind: sensors.Text, MaxAge: w.MaxAge,
-		})
+		outputs = append(outputs, commanded(sensors.Output{
+			Point: w.Point, Actuator: d.Actuator(w.Point), Bus: s.Port, Kind: kinds[w.Type], Unit: w.Unit,
+			Words: sensors.Words{On: w.On, Off: w.Off}, Range: bounds(w.Min, w.Max),
+		}, w.Command))
 	}
 	return outputs, nil
 }
 
-func fieldPoint(f config.Field) sensors.Point {
-	filter := sensors.Filter{Deadband: f.Deadband, Heartbeat: f.Heartbeat, MinInterval: f.MinInterval}
-	if f.Min != nil || f.Max != nil {
-		filter.Range = &sensors.Range{Min: math.Inf(-1), Max: math.Inf(1)}
-		if f.Min != nil {
-			filter.Range.Min = *f.Min
+// writeValue returns the safe value of a write, as the type says.
+func writeValue(w config.Write) (sensors.Value, error) {
+	switch w.Type {
+	case "number":
+		v, err := strconv.ParseFloat(w.Safe, 64)
+		if err != nil {
+			return nil, fmt.Errorf("%s: safe: %q is no number", w.Point, w.Safe)
 		}
-		if f.Max != nil {
-			filter.Range.Max = *f.Max
-		}
+		return v, nil
+	case "bool":
+		return w.Safe == w.On, nil
+	default:
+		return w.Safe, nil
 	}
-	return sensors.Point{Topic: f.Point, Format: format(f.Payload), Filter: filter, NoRetain: !f.Retain}
+}
+
+func fieldPoint(f config.Field) sensors.Point {
+	if f.Heartbeat == 0 {
+		f.Deadband = 0 // every reading is reported
+	}
+	return sensors.Point{
+		Topic: f.Point, Words: sensors.Words{On: f.On, Off: f.Off}, Format: format(f.Payload), NoRetain: !f.Retain,
+		Filter: sensors.Filter{
+			Range: bounds(f.Min, f.Max), Deadband: f.Deadband, Heartbeat: f.Heartbeat, MinInterval: f.MinInterval,
+		},
+	}
+}
+
+// bounds returns the range of two limits that may be absent, nil if both are.
+func bounds(low, high *float64) *sensors.Range {
+	if low == nil && high == nil {
+		return nil
+	}
+	r := &sensors.Range{Min: math.Inf(-1), Max: math.Inf(1)}
+	if low != nil {
+		r.Min = *low
+	}
+	if high != nil {
+		r.Max = *high
+	}
+	return r
 }
 
 func format(payload string) sensors.Format {
@@ -185,22 +228,30 @@ func (p *points) run(server *broker.Server, log *slog.Logger) (err error) {
 	if err := p.subscribe(); err != nil {
 		return err
 	}
-	feeding, stopFeed := context.WithCancel(context.Background())
-	running, stopAll := context.WithCancel(context.Background())
-	p.stopFeed, p.stopAll = stopFeed, stopAll
-	p.feeding.Go(func() { p.ended("feed", p.feed.Run(feeding)) })
-	p.running.Go(func() { p.ended("desk", p.desk.Run(running, publisher{p.client})) })
-	p.running.Go(func() { p.commands(running) })
-	for _, s := range p.sources {
-		p.running.Go(func() { s.Run(running, p.feed.Emit, log) })
-	}
+	p.start("feed", p.feed.Run)
+	p.start("drivers", func(ctx context.Context) error {
+		var running sync.WaitGroup
+		for _, s := range p.sources {
+			running.Go(func() { s.Run(ctx, p.feed.Emit, log) })
+		}
+		running.Wait()
+		return nil
+	})
+	p.start("desk", func(ctx context.Context) error { return p.desk.Run(ctx, publisher{p.client}) })
+	p.start("commands", p.commands)
 	return nil
 }
 
-func (p *points) ended(part string, err error) {
-	if err != nil {
-		p.log.Error("ended with an error", "part", part, "error", err)
-	}
+// start runs a part until stop comes to it.
+func (p *points) start(part string, run func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() {
+		if err := run(ctx); err != nil {
+			p.log.Error("ended with an error", "part", part, "error", err)
+		}
+	})
+	p.stops = append(p.stops, func() { cancel(); done.Wait() })
 }
 
 // subscribe asks for the commands, and for the states of the bridges that outputs depend on. The
@@ -221,15 +272,17 @@ func (p *points) subscribe() error {
 }
 
 // commands hands commands to the desk until ctx ends.
-func (p *points) commands(ctx context.Context) {
+func (p *points) commands(ctx context.Context) error {
 	links := make(map[string]string)
 	for _, l := range p.links {
 		links[bridge.LocalStateTopic(l)] = l
 	}
 	for {
 		m, _, err := p.client.Next(ctx)
-		if err != nil {
-			return
+		if ctx.Err() != nil {
+			return nil
+		} else if err != nil {
+			return err
 		}
 		if link, ok := links[m.Topic]; ok {
 			var s bridge.State
@@ -247,16 +300,15 @@ func (p *points) commands(ctx context.Context) {
 	}
 }
 
-// stop ends the drivers, makes the outputs safe, and publishes that.
+// stop takes no more commands, makes the outputs safe, publishes that, and ends the drivers.
 func (p *points) stop() error {
-	p.stopAll()
-	p.running.Wait()
-	p.stopFeed()
-	p.feeding.Wait()
-	if p.client != nil {
-		return p.client.Close()
+	for _, stop := range slices.Backward(p.stops) {
+		stop()
 	}
-	return p.makeSafe()
+	if p.client == nil {
+		return p.makeSafe()
+	}
+	return p.client.Close()
 }
 
 // release lets the lines go.

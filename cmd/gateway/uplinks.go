@@ -20,7 +20,7 @@ func (g *gateway) bridge(c *config.Config) error {
 	ctx, g.stopUplinks = context.WithCancel(context.Background())
 	for _, b := range c.Bridges {
 		session := "$bridge/" + b.Name
-		window := uint16(min(b.Window, 32767))
+		window := uint16(b.Window)
 		password, err := b.Password.Reveal()
 		if err != nil {
 			// The cloud will refuse the bridge, whose queue is needed all the same.
