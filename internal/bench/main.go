@@ -2,6 +2,10 @@
 // mosquitto, measured in turn, as processes of their own with empty stores.
 //
 //	go run ./internal/bench -dist dist
+//	go run ./internal/bench -rows durable,qos0 -repeat 3
+//
+// The broker has one core to itself and the load another. A row in which the load was busier
+// than the broker is marked: there the broker could do more.
 package main
 
 import (
@@ -21,14 +25,20 @@ import (
 // settings are the flags.
 type settings struct {
 	dist    string        // folder with the built binaries; what is missing there is built
+	binary  string        // the gateway to measure; empty: that of dist
+	rows    string        // names of the rows, with commas
 	span    time.Duration // of one measurement
 	repeat  int           // measurements of each figure
 	payload int           // bytes of a message
 }
 
+const rowNames = "size,start,durable,qos0"
+
 func main() {
 	b := &bench{}
 	flag.StringVar(&b.dist, "dist", "dist", "folder with the built binaries; what is missing is built")
+	flag.StringVar(&b.binary, "gateway", "", "gateway to measure, instead of that in the folder")
+	flag.StringVar(&b.rows, "rows", rowNames, "rows to measure")
 	flag.DurationVar(&b.span, "span", 3*time.Second, "length of one measurement")
 	flag.IntVar(&b.repeat, "repeat", 5, "measurements of each figure, whose median is printed")
 	flag.IntVar(&b.payload, "payload", 200, "bytes of a message")
@@ -66,26 +76,40 @@ func (b *bench) run(ctx context.Context) (err error) {
 		b.brokers = append(b.brokers, mosquitto)
 	}
 	b.header()
-	if err := b.sizes(ctx); err != nil {
-		return fmt.Errorf("sizes: %w", err)
-	}
-	if err := b.starts(ctx); err != nil {
-		return fmt.Errorf("start: %w", err)
-	}
-	for _, publishers := range []int{1, 8, 64} {
-		if err := b.durable(ctx, publishers); err != nil {
-			return fmt.Errorf("durable QoS 1: %w", err)
+	for _, name := range strings.Split(b.rows, ",") {
+		if err := b.measure(ctx, name); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
-	}
-	if err := b.atMostOnce(ctx); err != nil {
-		return fmt.Errorf("QoS 0: %w", err)
 	}
 	b.notes()
 	return nil
 }
 
+// measure prints the rows of one name.
+func (b *bench) measure(ctx context.Context, name string) error {
+	switch name {
+	case "size":
+		return b.sizes(ctx)
+	case "start":
+		return b.starts(ctx)
+	case "durable":
+		for _, publishers := range []int{1, 8, 64} {
+			if err := b.durable(ctx, publishers); err != nil {
+				return err
+			}
+		}
+		return nil
+	case "qos0":
+		return b.atMostOnce(ctx)
+	}
+	return fmt.Errorf("no such row: want some of %s", rowNames)
+}
+
 // gateway returns a binary for this machine: the one that is shipped, where it is for this kind.
 func (b *bench) gateway(ctx context.Context) (string, error) {
+	if b.binary != "" {
+		return b.binary, nil
+	}
 	path, err := filepath.Abs(filepath.Join(b.dist, "gateway-linux-"+runtime.GOARCH))
 	if err != nil {
 		return "", err
