@@ -65,36 +65,37 @@ func (c *committer) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		pause := c.intake.due()
-		if pause != 0 {
-			if _, closed := c.intake.state(); closed {
-				return
-			}
-			sweep := pause < 0 && c.sweepDue() && !c.failed
-			if sweep {
-				pause = sweepPause
-			}
-			if pause < 0 {
-				<-c.intake.wake
-				continue
-			}
-			timer.Reset(pause)
-			select {
-			case <-c.intake.wake:
-				continue
-			case <-timer.C:
-			}
-			if sweep {
+		pause, over := c.intake.due()
+		switch {
+		case over:
+			return
+		case pause == 0:
+			c.gather(timer)
+			batch := c.intake.take()
+			c.commit(batch)
+			c.last = len(batch)
+			c.intake.finished(batch)
+			c.hand(batch)
+		case pause > 0:
+			c.quiet(timer, pause)
+		case c.sweepDue() && !c.failed:
+			if c.quiet(timer, sweepPause) {
 				c.commit(nil)
-				continue
 			}
+		default:
+			<-c.intake.wake
 		}
-		c.gather(timer)
-		batch := c.intake.take()
-		c.commit(batch)
-		c.last = len(batch)
-		c.intake.finished(batch)
-		c.hand(batch)
+	}
+}
+
+// quiet waits until something is submitted, or reports true when nothing was for so long.
+func (c *committer) quiet(timer *time.Timer, pause time.Duration) bool {
+	timer.Reset(pause)
+	select {
+	case <-c.intake.wake:
+		return false
+	case <-timer.C:
+		return true
 	}
 }
 

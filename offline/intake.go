@@ -90,17 +90,18 @@ func (in *intake) signal() {
 // full reports that lazy units have no time left, because memory has not.
 func (in *intake) full() bool { return in.bytes >= in.maxPending/2 || len(in.units) >= batchUnits }
 
-// due returns how long the committer may still wait before it takes; negative: there is nothing.
-func (in *intake) due() time.Duration {
+// due returns how long the committer may still wait before it takes, negative if there is nothing
+// to take, and whether there never will be again.
+func (in *intake) due() (pause time.Duration, over bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	switch {
 	case len(in.units) == 0:
-		return -1
+		return -1, in.closed
 	case in.urgent > 0 || in.full() || in.closed:
-		return 0
+		return 0, false
 	}
-	return max(in.window-time.Since(in.oldest), 0)
+	return max(in.window-time.Since(in.oldest), 0), false
 }
 
 // expect arranges to be woken when n units wait, and reports whether they do already.
