@@ -43,7 +43,6 @@ type Client struct {
 	l       *link
 	s       *Session
 	private bool // the session ends with the connection
-	receive func(packet.Publish)
 	connack packet.Connack
 	done    chan struct{} // closed when both goroutines have ended
 }

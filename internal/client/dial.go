@@ -114,8 +114,7 @@ func New(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		l: l, s: s, private: o.Session == nil, receive: o.Receive,
-		connack: connack, done: make(chan struct{}),
+		l: l, s: s, private: o.Session == nil, connack: connack, done: make(chan struct{}),
 	}
 	c.begin(r, &o)
 	return c, nil
@@ -145,7 +144,7 @@ func (c *Client) begin(r *reader, o *Options) {
 	var writer sync.WaitGroup
 	writer.Go(c.l.write)
 	go func() {
-		c.read(r)
+		(&receiver{c.l, c.s, o.Receive}).run(r)
 		writer.Wait()
 		if c.private {
 			c.s.discard(c.Err())

@@ -64,40 +64,47 @@ func (r *reader) header() (packet.Header, int, error) {
 	}
 }
 
-// read handles packets until the connection has ended.
-func (c *Client) read(r *reader) {
+// A receiver handles what the server sends.
+type receiver struct {
+	l       *link
+	s       *Session
+	receive func(packet.Publish) // nil: nobody wants messages
+}
+
+// run handles packets until the connection has ended.
+func (v *receiver) run(r *reader) {
 	for {
 		h, body, err := r.next()
 		if err == nil {
-			err = c.handle(&r.decoder, h, body)
+			err = v.handle(&r.decoder, h, body)
 		}
 		if err != nil {
-			c.l.fail(err)
+			v.l.fail(err)
 			return
 		}
 	}
 }
 
-func (c *Client) handle(d *packet.Decoder, h packet.Header, body []byte) error {
+func (v *receiver) handle(d *packet.Decoder, h packet.Header, body []byte) error {
 	switch h.Type {
 	case packet.PUBLISH:
 		p, err := d.Publish(h.Flags, body)
 		if err != nil {
 			return err
 		}
-		c.deliver(p)
+		v.deliver(p)
 	case packet.PUBACK, packet.PUBREC, packet.PUBREL, packet.PUBCOMP:
 		p, err := d.Ack(h.Type, body)
 		if err != nil {
 			return err
 		}
-		c.acknowledged(p)
+		v.acknowledged(p)
 	case packet.SUBACK, packet.UNSUBACK:
 		p, err := d.Suback(h.Type, body)
 		if err != nil {
 			return err
 		}
-		c.answered(p)
+		v.answered(p)
 	case packet.PINGRESP:
 	case packet.DISCONNECT:
 		p, err := d.Disconnect(body)
@@ -112,12 +119,12 @@ func (c *Client) handle(d *packet.Decoder, h packet.Header, body []byte) error {
 }
 
 // deliver hands a message over, then acknowledges it.
-func (c *Client) deliver(p packet.Publish) {
-	c.l.mu.Lock()
-	fresh := c.s.receive(p)
-	c.l.mu.Unlock()
-	if fresh && c.receive != nil {
-		c.receive(p)
+func (v *receiver) deliver(p packet.Publish) {
+	v.l.mu.Lock()
+	fresh := v.s.receive(p)
+	v.l.mu.Unlock()
+	if fresh && v.receive != nil {
+		v.receive(p)
 	}
 	answer := packet.Ack{Type: packet.PUBACK, ID: p.ID}
 	switch p.QoS {
@@ -126,30 +133,30 @@ func (c *Client) deliver(p packet.Publish) {
 	case 2:
 		answer.Type = packet.PUBREC
 	}
-	c.l.mu.Lock()
-	defer c.l.mu.Unlock()
-	c.l.put(&answer)
+	v.l.mu.Lock()
+	defer v.l.mu.Unlock()
+	v.l.put(&answer)
 }
 
-func (c *Client) acknowledged(p packet.Ack) {
-	c.l.mu.Lock()
+func (v *receiver) acknowledged(p packet.Ack) {
+	v.l.mu.Lock()
 	var o *outgoing
 	if p.Type == packet.PUBREL {
-		c.s.release(p.ID)
+		v.s.release(p.ID)
 	} else {
-		o = c.s.acknowledge(p)
+		o = v.s.acknowledge(p)
 	}
-	c.l.mu.Unlock()
+	v.l.mu.Unlock()
 	if o != nil {
 		o.done(p.Reason, nil)
 	}
 }
 
-func (c *Client) answered(p packet.Suback) {
-	c.l.mu.Lock()
-	defer c.l.mu.Unlock()
-	if answer, ok := c.s.answers[p.ID]; ok {
-		delete(c.s.answers, p.ID)
+func (v *receiver) answered(p packet.Suback) {
+	v.l.mu.Lock()
+	defer v.l.mu.Unlock()
+	if answer, ok := v.s.answers[p.ID]; ok {
+		delete(v.s.answers, p.ID)
 		answer <- p
 	}
 }

@@ -55,7 +55,7 @@ func TestFaults(t *testing.T) {
 			}
 			eventually(t, 5*time.Second, fmt.Sprintf("a line with %q", tt.words), func() bool { return len(g.log.lines(tt.words...)) > 0 })
 			g.works()
-			time.Sleep(2 * time.Second) // many more attempts, which must not be logged
+			time.Sleep(2 * time.Second) // in which many more attempts must not be told again
 			g.works()
 			if lines := complaints(g.log, tt.words); len(lines) != 1 {
 				t.Errorf("%d lines, want one:\n%s", len(lines), strings.Join(lines, "\n"))
