@@ -17,7 +17,6 @@ import (
 	"net"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"gateway/broker/packet"
@@ -76,7 +75,7 @@ type Bridge struct {
 	upstream upstream
 	dial     func(context.Context, target, func() (*tls.Config, error)) (net.Conn, error)
 	random   func(int64) int64 // see backoff
-	dropped  atomic.Int64
+	drops    drops
 
 	mu    sync.Mutex
 	state State
@@ -134,6 +133,7 @@ func New(c Config) (*Bridge, error) {
 	}
 	routePahoLog(c.Log)
 	b := &Bridge{config: c, rules: c.Rules, target: t, log: c.Log.With("bridge", c.Name), upstream: paho311{}, dial: dial}
+	b.drops.log = b.log
 	b.state.URL = t.url
 	return b, nil
 }
@@ -231,7 +231,7 @@ func (b *Bridge) connect(ctx context.Context, s Session) try {
 	if err != nil {
 		return try{err: explain(b.target, err)}
 	}
-	h := newHandover(b.config, s, l, b.log, &b.dropped)
+	h := newHandover(b.config, s, l, &b.drops)
 	if b.suspect.losses > 0 {
 		h.limit = 1 // so that the message which the cloud does not like is the only one in flight
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"gateway/broker/packet"
@@ -27,19 +26,14 @@ const headDelay = 200 * time.Millisecond
 // leaves, PUBREL comes, Release is durable, PUBCOMP leaves. PUBCOMP before Release would let a
 // restart take the next message with the same identifier for the old one: a lost message.
 type handover struct {
-	session Session
-	rules   rules
-	window  int           // unacknowledged messages
-	timeout time.Duration // for the acknowledgement of the oldest message
-	life    *life
-	link    link
-	log     *slog.Logger
-	dropped *atomic.Int64 // messages that no rule maps, or that the local broker refuses for good
+	intake // the way down; both ways share its rules, life and link
 
+	session    Session
+	window     int           // unacknowledged messages
+	timeout    time.Duration // for the acknowledgement of the oldest message
+	log        *slog.Logger
 	subscribed func() // called when the cloud has the subscriptions
-
-	receipts receipts // see inbound.go
-	lost     bool     // the cloud has no session: set by connected, before everything else
+	lost       bool   // the cloud has no session: set by connected, before everything else
 
 	mu       sync.Mutex
 	out      map[uint16]*delivery
@@ -72,13 +66,16 @@ const (
 	finished
 )
 
-func newHandover(c Config, s Session, l *life, log *slog.Logger, dropped *atomic.Int64) *handover {
+func newHandover(c Config, s Session, l *life, d *drops) *handover {
 	h := &handover{
-		session: s, rules: c.Rules, window: c.Window, timeout: c.AckTimeout, life: l, log: log, dropped: dropped,
-		receipts: receipts{slots: make(chan struct{}, maxReceipts)},
-		out:      make(map[uint16]*delivery),
-		limit:    c.Window,
-		room:     make(chan struct{}, 1),
+		intake: intake{
+			inbox: s, rules: c.Rules, life: l, drops: d,
+			receipts: receipts{slots: make(chan struct{}, maxReceipts)},
+		},
+		session: s, window: c.Window, timeout: c.AckTimeout, log: d.log,
+		out:   make(map[uint16]*delivery),
+		limit: c.Window,
+		room:  make(chan struct{}, 1),
 	}
 	h.watch = time.AfterFunc(c.AckTimeout, h.late)
 	h.watch.Stop() // until something is sent
@@ -211,7 +208,7 @@ func (h *handover) forward(p packet.Publish, wasAccepted bool) error {
 	}
 	remote, most, ok := h.rules.out(p.Topic)
 	if !ok {
-		h.drop("no outgoing rule maps the topic any more", p.Topic)
+		h.drops.add("no outgoing rule maps the topic any more", p.Topic)
 		if p.QoS > 0 {
 			h.session.Done(p.ID)
 		}

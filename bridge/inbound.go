@@ -3,7 +3,9 @@ package bridge
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"gateway/broker/packet"
 )
@@ -52,18 +54,28 @@ func (r *receipts) finish(one *receipt, send func(packet.Ack)) {
 	}
 }
 
+// An intake takes the cloud's messages down to the local broker.
+type intake struct {
+	inbox    Inbox
+	rules    rules
+	life     *life
+	link     link
+	drops    *drops
+	receipts receipts
+}
+
 // publish takes a PUBLISH of the cloud. A message that no rule maps is acknowledged and dropped:
 // a rule may have gone while the cloud kept the subscription.
-func (h *handover) publish(p packet.Publish) error {
+func (in *intake) publish(p packet.Publish) error {
 	remote := p.Topic
-	local, ok := h.rules.in(remote)
+	local, ok := in.rules.in(remote)
 	if !ok {
-		h.drop("no incoming rule maps the topic", remote)
+		in.drops.add("no incoming rule maps the topic", remote)
 	}
 	p.Topic = local
 	if p.QoS == 0 {
 		if ok {
-			h.session.Publish(p, nil)
+			in.inbox.Publish(p, nil)
 		}
 		return nil
 	}
@@ -71,40 +83,40 @@ func (h *handover) publish(p packet.Publish) error {
 	if p.QoS == 2 {
 		answer.Type = packet.PUBREC
 	}
-	r, err := h.receipts.begin(h.life, answer)
+	r, err := in.receipts.begin(in.life, answer)
 	if err != nil {
 		return err
 	}
 	if !ok {
-		h.receipts.finish(r, h.link.answer)
+		in.receipts.finish(r, in.link.answer)
 		return nil
 	}
-	h.session.Publish(p, func(code packet.ReasonCode) {
+	in.inbox.Publish(p, func(code packet.ReasonCode) {
 		if code.Failed() && !forGood(code) {
-			h.life.end(fmt.Errorf("%w: the broker cannot take %q now: %s", errLocal, local, code))
+			in.life.end(fmt.Errorf("%w: the broker cannot take %q now: %s", errLocal, local, code))
 			return
 		}
 		if code.Failed() {
-			h.drop("the local broker refuses the message: "+code.String(), remote)
+			in.drops.add("the local broker refuses the message: "+code.String(), remote)
 		}
-		h.receipts.finish(r, h.link.answer)
+		in.receipts.finish(r, in.link.answer)
 	})
 	return nil
 }
 
 // release takes a PUBREL of the cloud. An identifier that is not known has been released
 // before: the cloud is told so once more [MQTT-4.3.3-11].
-func (h *handover) release(id uint16) error {
-	r, err := h.receipts.begin(h.life, packet.Ack{Type: packet.PUBCOMP, ID: id})
+func (in *intake) release(id uint16) error {
+	r, err := in.receipts.begin(in.life, packet.Ack{Type: packet.PUBCOMP, ID: id})
 	if err != nil {
 		return err
 	}
-	h.session.Release(id, func(code packet.ReasonCode) {
+	in.inbox.Release(id, func(code packet.ReasonCode) {
 		if code.Failed() && code != packet.PacketIDNotFound {
-			h.life.end(fmt.Errorf("%w: the broker cannot release packet identifier %d: %s", errLocal, id, code))
+			in.life.end(fmt.Errorf("%w: the broker cannot release packet identifier %d: %s", errLocal, id, code))
 			return
 		}
-		h.receipts.finish(r, h.link.answer)
+		in.receipts.finish(r, in.link.answer)
 	})
 	return nil
 }
@@ -120,9 +132,16 @@ func forGood(code packet.ReasonCode) bool {
 	return false
 }
 
-// drop counts a message that ends here, and reports the first of them.
-func (h *handover) drop(why, topic string) {
-	if h.dropped.Add(1) == 1 {
-		h.log.Warn("message dropped; more of them are only counted", "topic", topic, "why", why)
+// drops count the messages that end at the bridge: no rule maps them, or the local broker refuses
+// them for good.
+type drops struct {
+	log   *slog.Logger
+	count atomic.Int64
+}
+
+// add counts a message, and reports the first of them.
+func (d *drops) add(why, topic string) {
+	if d.count.Add(1) == 1 {
+		d.log.Warn("message dropped; more of them are only counted", "topic", topic, "why", why)
 	}
 }

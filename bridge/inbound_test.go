@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"gateway/broker/packet"
@@ -31,7 +30,7 @@ func (v *verdict) Accepted(_ uint16, done func(error))            { done(v.err) 
 func handoverTo(t *testing.T, s Session) (*handover, *recorder) {
 	l := newLife()
 	t.Cleanup(func() { l.end(errClosed) })
-	h := newHandover(Config{Rules: everything, Window: 10, AckTimeout: 1 << 40}, s, l, slog.New(slog.DiscardHandler), new(atomic.Int64))
+	h := newHandover(Config{Rules: everything, Window: 10, AckTimeout: 1 << 40}, s, l, &drops{log: slog.New(slog.DiscardHandler)})
 	r := &recorder{}
 	h.connected(r, true)
 	return h, r
@@ -63,7 +62,7 @@ func TestLocalVerdicts(t *testing.T) {
 			if cause := h.life.cause(); (cause == nil) != tt.answered || cause != nil && !errors.Is(cause, errLocal) {
 				t.Errorf("%s at QoS %d: the connection ended with %v", tt.code, q, cause)
 			}
-			if n := h.dropped.Load(); n != tt.dropped {
+			if n := h.drops.count.Load(); n != tt.dropped {
 				t.Errorf("%s at QoS %d: %d dropped, want %d", tt.code, q, n, tt.dropped)
 			}
 		}
@@ -97,8 +96,8 @@ func TestOutsideTheRules(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(s.published) != 0 || len(r.answers) != 2 || h.dropped.Load() != 3 {
-		t.Errorf("published %v, answers %v, %d dropped", s.published, r.answers, h.dropped.Load())
+	if len(s.published) != 0 || len(r.answers) != 2 || h.drops.count.Load() != 3 {
+		t.Errorf("published %v, answers %v, %d dropped", s.published, r.answers, h.drops.count.Load())
 	}
 }
 
@@ -131,8 +130,8 @@ func TestCap(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(r.sent) != 2 || r.sent[0].QoS != 0 || r.sent[1].QoS != 1 || h.dropped.Load() != 1 {
-		t.Errorf("sent %+v, %d dropped", r.sent, h.dropped.Load())
+	if len(r.sent) != 2 || r.sent[0].QoS != 0 || r.sent[1].QoS != 1 || h.drops.count.Load() != 1 {
+		t.Errorf("sent %+v, %d dropped", r.sent, h.drops.count.Load())
 	}
 	if err := h.acknowledged(packet.Ack{Type: packet.PUBACK, ID: 2}); err != nil {
 		t.Error(err)

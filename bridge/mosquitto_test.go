@@ -255,8 +255,11 @@ func TestMutualTLS(t *testing.T) {
 	}
 	config := testConfig(t, l, "mqtts://"+line.Addr().String())
 	config.TLS = secure
-	b, _ := start(t, config)
-	eventually(t, "a subscription", func() bool { return b.State().State == Connected && len(o.all()) > 0 })
+	start(t, config)
+	eventually(t, "a subscription", func() bool {
+		o.publish(t, "down/probe", 0, false, "")
+		return len(l.published("local/down/probe")) > 0
+	})
 	for i := range 200 {
 		o.publish(t, "down/two", 2, false, fmt.Sprint(i))
 	}

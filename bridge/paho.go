@@ -70,9 +70,9 @@ func (l *pahoLink) send(p packet.Publish) error {
 	}
 	return l.call(func() error {
 		if p.QoS > 0 {
-			l.mu.Lock()
-			l.handed = append(l.handed, packet.Publish{ID: p.ID, Dup: p.Dup, Topic: p.Topic})
-			l.mu.Unlock()
+			l.ids.Lock()
+			l.handed = append(l.handed, packet.Publish{ID: p.ID, Dup: p.Dup})
+			l.ids.Unlock()
 		}
 		token := l.client.Publish(p.Topic, byte(p.QoS), p.Retain, p.Payload)
 		if p.QoS == 0 { // complete when it is written: it may be the last before close
@@ -118,9 +118,9 @@ func (l *pahoLink) subscribe(ctx context.Context, s packet.Subscribe) (packet.Su
 	}
 	var token *mqtt.SubscribeToken
 	err := l.call(func() error {
-		l.mu.Lock()
+		l.ids.Lock()
 		l.sub = subscription{id: s.ID, filters: len(filters)}
-		l.mu.Unlock()
+		l.ids.Unlock()
 		t := l.client.SubscribeMultiple(filters, nil)
 		token = t.(*mqtt.SubscribeToken)
 		return failure(t)

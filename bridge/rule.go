@@ -102,7 +102,7 @@ func (rs rules) check(announced bool) error {
 func (rs rules) out(local string) (remote string, cap packet.QoS, ok bool) {
 	for _, r := range rs {
 		if t, ok := strings.CutPrefix(local, r.LocalPrefix); ok && r.Direction&Out != 0 && topic.Match(r.local(), local) {
-			return r.RemotePrefix + t, r.QoS, r.RemotePrefix+t != ""
+			return r.RemotePrefix + t, r.QoS, fits(r.RemotePrefix + t)
 		}
 	}
 	return "", 0, false
@@ -112,11 +112,15 @@ func (rs rules) out(local string) (remote string, cap packet.QoS, ok bool) {
 func (rs rules) in(remote string) (local string, ok bool) {
 	for _, r := range rs {
 		if t, ok := strings.CutPrefix(remote, r.RemotePrefix); ok && r.Direction&In != 0 && topic.Match(r.remote(), remote) {
-			return r.LocalPrefix + t, r.LocalPrefix+t != ""
+			return r.LocalPrefix + t, fits(r.LocalPrefix + t)
 		}
 	}
 	return "", false
 }
+
+// fits reports whether a mapped topic has a length that can be sent [MQTT-4.7.3-1],
+// [MQTT-4.7.3-3].
+func fits(name string) bool { return name != "" && len(name) <= topic.MaxLength }
 
 // subscriptions returns the filters of one direction: local ones for Out, the cloud's for In.
 func (rs rules) subscriptions(d Direction) []packet.Subscription {

@@ -32,6 +32,9 @@ func TestMapping(t *testing.T) {
 			t.Errorf("out %q: %q, QoS %d, %t; want %q, QoS %d, %t", tt.local, remote, q, ok, tt.remote, tt.qos, tt.ok)
 		}
 	}
+	if _, _, ok := rs.out("long/" + strings.Repeat("x", 65_530)); ok {
+		t.Error("a topic that gets longer than 65,535 bytes is mapped")
+	}
 	for _, tt := range []struct {
 		remote, local string
 		ok            bool

@@ -45,7 +45,7 @@ func (b *Bridge) State() State {
 	b.mu.Lock()
 	s := b.state
 	b.mu.Unlock()
-	s.Dropped = b.dropped.Load()
+	s.Dropped = b.drops.count.Load()
 	if b.config.Backlog != nil {
 		n, oldest := b.config.Backlog()
 		s.Queued = n

@@ -2,33 +2,21 @@ package bridge
 
 import (
 	"bufio"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
 	"gateway/broker/packet"
 )
 
-const (
-	// maxUnsent is how many bytes may wait for the socket before send waits.
-	maxUnsent = 64 << 10
-	// maxUnsentAnswers is how many may wait before a cloud that sends without reading is given
-	// up: room for an answer to every packet identifier.
-	maxUnsentAnswers = maxUnsent + 4*65_535
-	// farewell is how long the last bytes of a connection may take.
-	farewell = time.Second
-)
-
 var (
-	errClosed = errors.New("connection closed")
-	errDeaf   = errors.New("the cloud does not read what is sent to it")
-	errEnded  = errors.New("the connection has ended") // all that paho is told
-	errPaho   = errors.New("the MQTT library wrote what it was not asked to write")
+	errEnded = errors.New("the connection has ended") // all that paho is told
+	errPaho  = errors.New("the MQTT library wrote what it was not asked to write")
 )
 
 // A wire stands between paho.mqtt.golang and the socket, and sees whole packets.
@@ -45,7 +33,7 @@ var (
 // always succeeds, and Read fails only when no Publish is under way.
 type wire struct {
 	net.Conn
-	life *life
+	*sender
 	in   receiver
 	link link // what in is given
 	opts connectOptions
@@ -59,15 +47,10 @@ type wire struct {
 	// calls is held while paho is asked to send.
 	calls sync.Mutex
 
-	mu       sync.Mutex
-	unsent   []byte
-	closing  bool              // what is unsent is the last
-	handed   []packet.Publish  // given to paho, not yet seen by Write
-	paho     map[uint16]uint16 // paho's identifier of a PUBLISH that has left, by ours
-	sub      subscription
-	writable chan struct{} // one slot: there is something to write
-	room     chan struct{} // one slot: something was written
-	flushed  chan struct{} // closed when the flusher ends
+	ids    sync.Mutex        // guards what follows
+	handed []packet.Publish  // given to paho, not yet seen by Write
+	paho   map[uint16]uint16 // paho's identifier of a PUBLISH that has left, by ours
+	sub    subscription
 }
 
 // A subscription is the one SUBSCRIBE that is under way.
@@ -77,17 +60,12 @@ type subscription struct {
 }
 
 func newWire(conn net.Conn, o connectOptions, l *life, in receiver) *wire {
-	w := &wire{
-		Conn: conn, life: l, in: in, opts: o,
-		buf:      bufio.NewReaderSize(&patientReader{conn, o.keepAlive + keepAliveSlack}, 8<<10),
-		decoder:  packet.Decoder{Version: packet.V311},
-		paho:     make(map[uint16]uint16),
-		writable: make(chan struct{}, 1),
-		room:     make(chan struct{}, 1),
-		flushed:  make(chan struct{}),
+	return &wire{
+		Conn: conn, sender: newSender(conn, l, o.stall), in: in, opts: o,
+		buf:     bufio.NewReaderSize(&patientReader{conn, o.keepAlive + keepAliveSlack}, 8<<10),
+		decoder: packet.Decoder{Version: packet.V311},
+		paho:    make(map[uint16]uint16),
 	}
-	go w.flush()
-	return w
 }
 
 // keepAliveSlack is what a living cloud may take longer than the keep alive to send its next
@@ -203,10 +181,10 @@ func (w *wire) forPaho(a packet.Ack) []byte {
 	if a.Type != packet.PUBACK && a.Type != packet.PUBCOMP {
 		return nil
 	}
-	w.mu.Lock()
+	w.ids.Lock()
 	id, ok := w.paho[a.ID]
 	delete(w.paho, a.ID)
-	w.mu.Unlock()
+	w.ids.Unlock()
 	if !ok {
 		return nil
 	}
@@ -216,8 +194,8 @@ func (w *wire) forPaho(a packet.Ack) []byte {
 
 // suback checks what paho does not: more codes than filters would be its panic.
 func (w *wire) suback(raw, body []byte) ([]byte, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.ids.Lock()
+	defer w.ids.Unlock()
 	if w.sub.filters == 0 || len(body) != 2+w.sub.filters || binary.BigEndian.Uint16(body) != w.sub.id {
 		return nil, fmt.Errorf("%w: SUBACK without its SUBSCRIBE", errProtocol)
 	}
@@ -233,136 +211,34 @@ func (w *wire) Write(b []byte) (int, error) {
 		w.life.end(errors.Join(errPaho, err))
 		return len(b), nil
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	start := len(w.unsent)
-	w.queue(b)
-	if len(w.unsent) == start {
-		return len(b), nil // the connection has ended
+	own := slices.Clone(b)
+	if !w.identify(h, own, own[n:]) {
+		w.life.end(errPaho)
 	}
-	own := w.unsent[start:]
-	switch h.Type {
-	case packet.PUBLISH:
-		if h.Flags&0b0110 == 0 {
-			break
-		}
+	w.queue(own)
+	return len(b), nil
+}
+
+// identify puts the session's packet identifier in the place of paho's.
+func (w *wire) identify(h packet.Header, own, body []byte) bool {
+	w.ids.Lock()
+	defer w.ids.Unlock()
+	switch {
+	case h.Type == packet.PUBLISH && h.Flags&0b0110 != 0:
 		if len(w.handed) == 0 {
-			w.unsent = w.unsent[:start]
-			w.life.end(errPaho)
-			break
+			return false
 		}
 		p := w.handed[0]
 		w.handed = w.handed[1:]
 		if p.Dup {
 			own[0] |= 0b1000
 		}
-		id := own[n+2+len(p.Topic):]
+		id := body[2+int(binary.BigEndian.Uint16(body)):] // behind the topic
 		w.paho[p.ID] = binary.BigEndian.Uint16(id)
 		binary.BigEndian.PutUint16(id, p.ID)
-	case packet.SUBSCRIBE:
-		w.sub.paho = binary.BigEndian.Uint16(own[n:])
-		binary.BigEndian.PutUint16(own[n:], w.sub.id)
+	case h.Type == packet.SUBSCRIBE:
+		w.sub.paho = binary.BigEndian.Uint16(body)
+		binary.BigEndian.PutUint16(body, w.sub.id)
 	}
-	return len(b), nil
-}
-
-// queue appends bytes to what the flusher will write. After the end they are forgotten. w.mu
-// is held.
-func (w *wire) queue(b []byte) {
-	if w.life.Err() != nil || w.closing {
-		return
-	}
-	w.unsent = append(w.unsent, b...)
-	select {
-	case w.writable <- struct{}{}:
-	default:
-	}
-}
-
-// answer sends an acknowledgement, see link.
-func (w *wire) answer(a packet.Ack) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.unsent) > maxUnsentAnswers {
-		w.life.end(errDeaf)
-	}
-	w.queue(a.Append(nil, packet.V311))
-}
-
-// waitRoom waits until what is unsent is less than maxUnsent.
-func (w *wire) waitRoom() error {
-	for {
-		w.mu.Lock()
-		full := len(w.unsent) >= maxUnsent
-		w.mu.Unlock()
-		if !full {
-			return w.life.cause()
-		}
-		select {
-		case <-w.room:
-		case <-w.life.Done():
-			return w.life.cause()
-		}
-	}
-}
-
-// flush writes until the connection ends: what gathers during one write leaves with the next.
-func (w *wire) flush() {
-	defer close(w.flushed)
-	defer w.Conn.Close()
-	stop := context.AfterFunc(w.life, func() { w.Conn.Close() })
-	defer stop()
-	var spare []byte
-	for {
-		select {
-		case <-w.writable:
-		case <-w.life.Done():
-			return
-		}
-		w.mu.Lock()
-		b, closing := w.unsent, w.closing
-		w.unsent = spare[:0]
-		w.mu.Unlock()
-		err := w.write(b)
-		if err == nil && closing {
-			err = errClosed
-		}
-		if err != nil {
-			w.life.end(err)
-			return
-		}
-		if spare = b; cap(spare) > 2*maxUnsent {
-			spare = nil
-		}
-		select {
-		case w.room <- struct{}{}:
-		default:
-		}
-	}
-}
-
-func (w *wire) write(b []byte) error {
-	if len(b) == 0 {
-		return nil // it left with the write before
-	}
-	if err := w.Conn.SetWriteDeadline(time.Now().Add(w.opts.stall)); err != nil {
-		return err
-	}
-	_, err := w.Conn.Write(b)
-	return err
-}
-
-// finish sends DISCONNECT after all that is unsent, ends the connection, and waits for the
-// flusher. A cloud that does not take the rest within a second does not get it.
-func (w *wire) finish() {
-	w.mu.Lock()
-	w.queue([]byte{byte(packet.DISCONNECT) << 4, 0})
-	w.closing = true
-	w.mu.Unlock()
-	select {
-	case <-w.flushed:
-	case <-time.After(farewell):
-	}
-	w.life.end(errClosed)
-	<-w.flushed
+	return true
 }

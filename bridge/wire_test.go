@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -141,7 +140,7 @@ func TestStrayAcknowledgements(t *testing.T) {
 			}
 			life := newLife()
 			defer life.end(errClosed)
-			h := newHandover(testConfig(t, l, ""), s, life, slog.Default(), new(atomic.Int64))
+			h := newHandover(testConfig(t, l, ""), s, life, &drops{log: slog.New(slog.DiscardHandler)})
 			r := &recorder{}
 			h.connected(r, true)
 			for id, m := range []packet.Publish{message("up/a", 1, 0), message("up/a", 2, 0)} {
@@ -168,7 +167,7 @@ func TestDeafCloud(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
 	life := newLife()
-	w := newWire(near, connectOptions{stall: time.Minute}, life, nil)
+	w := newSender(near, life, time.Minute)
 	answers := 0
 	for ; life.Err() == nil; answers++ {
 		w.answer(packet.Ack{Type: packet.PUBACK, ID: 1})
