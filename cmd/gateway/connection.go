@@ -123,15 +123,19 @@ func (f *connection) tls() (*tls.Config, error) {
 
 // explain says in plain words why there is no connection, and what to do about it.
 func (f *connection) explain(address string, err error) error {
-	host := address
-	if u, parseErr := url.Parse(address); parseErr == nil {
-		host = u.Host
+	u, parseErr := url.Parse(address)
+	if parseErr != nil {
+		return err
+	}
+	host, silent := u.Host, "if it expects TLS, use mqtts:// or --cafile"
+	if u.Scheme != "mqtt" && u.Scheme != "tcp" {
+		silent = "is this its port for TLS?"
 	}
 	var (
 		unknown  *net.DNSError
 		badCert  *tls.CertificateVerificationError
 		noTLS    tls.RecordHeaderError
-		alert    tls.AlertError
+		alert    *net.OpError
 		refusal  *client.Error
 		netError net.Error
 	)
@@ -144,12 +148,12 @@ func (f *connection) explain(address string, err error) error {
 		return fmt.Errorf("the certificate of %s is not trusted: %w; --cafile names the authority to trust", host, badCert.Err)
 	case errors.As(err, &noTLS):
 		return fmt.Errorf("%s does not speak TLS: use mqtt:// and no --cafile, or its TLS port", host)
-	case errors.As(err, &alert):
-		return fmt.Errorf("%s refuses this client's certificate (%w): --cert and --key name the one to show", host, alert)
+	case errors.As(err, &alert) && alert.Op == "remote error": // as crypto/tls calls an alert
+		return fmt.Errorf("%s refuses the TLS connection (%w): --cert and --key name the certificate to show", host, alert.Err)
 	case errors.As(err, &refusal):
 		return fmt.Errorf("%s refuses the connection: %w", host, refusal)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
-		return fmt.Errorf("%s closed the connection without an answer: if it expects TLS, use mqtts:// or --cafile", host)
+		return fmt.Errorf("%s closed the connection without an answer: %s", host, silent)
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netError) && netError.Timeout():
 		return fmt.Errorf("%s does not answer within %v", host, f.timeout)
 	}

@@ -22,14 +22,22 @@ type cloud struct {
 	log     *output
 }
 
-// newCloud starts a cloud with a certificate for this name, or skips the test if there is none
-// to start.
+// newCloud starts a cloud with certificates of an authority of its own, or skips the test if
+// there is no mosquitto to start.
 func newCloud(t *testing.T) *cloud {
 	t.Helper()
+	mosquitto(t, "mosquitto")
+	c := &cloud{authority: newAuthority(t, "test CA"), log: &output{}}
+	c.address, c.process = startMosquitto(t, c.log, c.file, c.valid("server"))
+	return c
+}
+
+// startMosquitto starts a mosquitto that lets in nobody without a certificate of the CA.
+func startMosquitto(t *testing.T, log *output, ca string, server pair) (address string, p *process) {
+	t.Helper()
 	path := mosquitto(t, "mosquitto")
-	c := &cloud{authority: newAuthority(t, "test CA"), address: freeAddress(t), log: &output{}}
-	server := c.valid("server")
-	_, port, _ := net.SplitHostPort(c.address)
+	address = freeAddress(t)
+	_, port, _ := net.SplitHostPort(address)
 	config := fmt.Sprintf(`user root
 listener %s 127.0.0.1
 cafile %s
@@ -40,21 +48,21 @@ use_identity_as_username true
 persistence true
 persistence_location %s/
 max_queued_messages 1000000
-`, port, c.file, server.cert, server.key, t.TempDir())
+`, port, ca, server.cert, server.key, t.TempDir())
 	file := filepath.Join(t.TempDir(), "mosquitto.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	showOnFailure(t, "mosquitto", c.log)
-	c.process = launch(t, "mosquitto", c.log, path, "-c", file)
+	showOnFailure(t, "mosquitto", log)
+	p = launch(t, "mosquitto", log, path, "-c", file)
 	eventually(t, 5*time.Second, "mosquitto answers", func() bool {
-		conn, err := net.Dial("tcp", c.address)
+		conn, err := net.Dial("tcp", address)
 		if err == nil {
 			conn.Close()
 		}
 		return err == nil
 	})
-	return c
+	return address, p
 }
 
 // mosquitto returns the path of one of its programs; without it the test is skipped.
