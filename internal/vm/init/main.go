@@ -24,7 +24,7 @@ const exitBroken = 125
 func main() {
 	rawConsole()
 	code := exitBroken
-	err := mounts()
+	err := errors.Join(mounts(), loopback())
 	if err == nil {
 		fmt.Println("vm: start")
 		code, err = command(os.Getenv("vm"))
@@ -70,6 +70,24 @@ func mounts() error {
 		if err := unix.Mount(m.fs, m.dir, m.fs, 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("mount %s: %w", m.dir, err)
 		}
+	}
+	return nil
+}
+
+// loopback switches the only network interface on.
+func loopback() error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	defer unix.Close(s)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, lo); err != nil {
+		return fmt.Errorf("loopback: %w", err)
 	}
 	return nil
 }
