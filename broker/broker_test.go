@@ -424,7 +424,7 @@ func TestBadInput(t *testing.T) {
 		{"2.1.4", "30 ff ff ff ff 01", packet.MalformedPacket},
 		{"MQTT-3.1.2-24", "30 ff ff ff 7f", packet.PacketTooLarge},
 		{"MQTT-4.12.0-1", "f0 00", packet.ProtocolError},
-		{"MQTT-3.2.2-18", "30 07 00 01 61 03 23 00 05", packet.TopicAliasInvalid},
+		{"MQTT-3.2.2-18", "30 07 00 01 61 03 23 00 ff", packet.TopicAliasInvalid},
 	} {
 		t.Run(tt.clause, func(t *testing.T) {
 			s := start(t, nil, broker.Limits{})

@@ -29,6 +29,7 @@ type conn struct {
 	in       frames
 	dec      packet.Decoder
 	link     link
+	aliases  aliasesIn
 	r        *routing
 	p        packet.Publish // the one being routed
 
@@ -175,8 +176,11 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 	}
 	p := &c.p
 	if x := p.Properties; x != nil && x.TopicAlias != 0 {
-		return &packet.Error{Clause: "MQTT-3.2.2-18", Reason: packet.TopicAliasInvalid, Text: "no topic alias was offered"}
-	} else if x != nil && len(x.SubscriptionIDs) > 0 {
+		if err := c.aliases.resolve(p); err != nil {
+			return err
+		}
+	}
+	if x := p.Properties; x != nil && len(x.SubscriptionIDs) > 0 {
 		return &packet.Error{Clause: "MQTT-3.3.4-6", Reason: packet.ProtocolError, Text: "a subscription identifier from a client"}
 	}
 	c.srv.stats.Received.Add(1)
@@ -278,18 +282,21 @@ func (c *conn) close(err error) {
 		e = cause
 	}
 	if e != nil {
-		c.link.end(e)
 		err = e
-	} else {
-		c.link.out.end(nil)
 	}
 	if c.session == nil {
 		c.srv.stats.Refused.Add(1)
 		c.srv.log.Info("connection refused", "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", why(err))
-		return
+	} else {
+		// A client that sees the connection end finds its session as it is after that.
+		c.srv.registry.detach(c.session, &c.link, c.goodbye)
+		c.srv.log.Info("client disconnected", "client", c.session.id, "from", c.nc.RemoteAddr(), "reason", why(err))
 	}
-	c.srv.registry.detach(c.session, &c.link, c.goodbye)
-	c.srv.log.Info("client disconnected", "client", c.session.id, "from", c.nc.RemoteAddr(), "reason", why(err))
+	if e != nil {
+		c.link.end(e)
+	} else {
+		c.link.out.end(nil)
+	}
 }
 
 // why says for people how a connection ended.

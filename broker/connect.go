@@ -16,7 +16,7 @@ func (c *conn) connect(p *packet.Connect) error {
 	props := packet.ConnackProperties{
 		ReceiveMaximum:    c.srv.limits.ReceiveMaximum,
 		MaximumPacketSize: uint32(c.srv.limits.PacketSize),
-		NoShared:          true,
+		TopicAliasMaximum: c.srv.limits.TopicAliases,
 	}
 	if p.Properties.HasAuthMethod {
 		return c.refuse(&packet.Error{Clause: "MQTT-4.12.0-1", Reason: packet.BadAuthenticationMethod, Text: "no such authentication method"})
@@ -30,6 +30,9 @@ func (c *conn) connect(p *packet.Connect) error {
 	}
 	if strings.HasPrefix(p.ClientID, "$") {
 		return c.refuse(&packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: "client identifiers that begin with $ are the gateway's own"})
+	}
+	if p.Properties.RequestResponse {
+		props.ResponseInformation = "response/" + p.ClientID
 	}
 	if p.Will != nil {
 		if err := checkTopic(p.Will.Topic); err != nil {
@@ -52,6 +55,8 @@ func (c *conn) connect(p *packet.Connect) error {
 		props.HasSessionExpiry, props.SessionExpiry = true, expiry
 	}
 	c.link.maxPacket = int(min(p.Properties.MaximumPacketSize, packet.MaxLength))
+	c.aliases.max = c.srv.limits.TopicAliases
+	c.link.aliases.max = min(p.Properties.TopicAliasMaximum, c.srv.limits.TopicAliases)
 	c.bridge = p.Bridge
 
 	n, present, err := c.srv.registry.attach(arrival{

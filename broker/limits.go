@@ -14,6 +14,7 @@ type Limits struct {
 	QueueMessages  int           // messages that wait for one session of the network; newer ones are dropped; default 100,000
 	QueueBytes     int           // their bytes, for a session that is in memory only; default 1 MiB
 	SessionExpiry  time.Duration // longest life of a session of the network without a connection; default 7 days
+	TopicAliases   uint16        // per connection and direction; default 32
 	OutBytes       int           // bytes on their way to one client beyond which QoS 0 is dropped; default 256 KiB
 	ConnectTime    time.Duration // from the connection to its CONNECT, TLS included; default 10 s
 	WriteTime      time.Duration // for a client that takes nothing to take something; default 30 s
@@ -30,6 +31,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.QueueMessages, 100_000)
 	or(&l.QueueBytes, 1<<20)
 	or(&l.SessionExpiry, 7*24*time.Hour)
+	or(&l.TopicAliases, 32)
 	or(&l.OutBytes, 256<<10)
 	or(&l.ConnectTime, 10*time.Second)
 	or(&l.WriteTime, 30*time.Second)

@@ -11,6 +11,7 @@ import (
 type link struct {
 	out
 	stats     *Stats
+	aliases   aliasesOut
 	maxPacket int                          // bytes that the client takes, 0: any
 	incoming  atomic.Int32                 // QoS 1 and 2 messages taken and not acknowledged
 	begun     atomic.Bool                  // CONNACK has been sent
@@ -65,7 +66,7 @@ func (l *link) end(e *packet.Error) {
 }
 
 func (l *link) offer(r *routing, h *hit) bool {
-	if !l.begun.Load() {
+	if !l.room() {
 		return false
 	}
 	expiry := uint32(0)
@@ -74,24 +75,31 @@ func (l *link) offer(r *routing, h *hit) bool {
 	}
 	p := outgoing(r.p, expiry, h.ids)
 	p.Dup, p.QoS, p.ID, p.Retain = false, 0, 0, h.retain
-	if l.maxPacket > 0 && p.Size(l.version) > l.maxPacket {
+	if !l.put(&p) {
 		l.stats.TooLarge.Add(1)
-		return true
 	}
-	sent := l.out.offer(&p)
-	if sent {
-		l.stats.Sent.Add(1)
-	}
-	return sent
+	return true
 }
 
 func (l *link) deliver(e *session.Entry, expiry uint32, dup bool) bool {
 	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs)
 	p.ID, p.QoS, p.Retain, p.Dup = session.PacketID(e.Position), e.QoS, e.Retain, dup
-	if l.maxPacket > 0 && p.Size(l.version) > l.maxPacket {
+	return l.put(&p)
+}
+
+// put sends a PUBLISH, unless it is more than the client takes [MQTT-3.1.2-24].
+func (l *link) put(p *packet.Publish) bool {
+	spare := aliasSize
+	if l.maxPacket > 0 {
+		spare = l.maxPacket - p.Size(l.version)
+	}
+	if spare < 0 {
 		return false
 	}
-	l.send(&p)
+	if spare >= aliasSize {
+		l.aliases.replace(p)
+	}
+	l.publish(p)
 	l.stats.Sent.Add(1)
 	return true
 }

@@ -67,16 +67,14 @@ func (o *out) send(p encoder) {
 	o.mu.Unlock()
 }
 
-// offer appends a PUBLISH at QoS 0 if there is room.
-func (o *out) offer(p *packet.Publish) bool {
+// publish is send for a PUBLISH, which the compiler can keep on the stack.
+func (o *out) publish(p *packet.Publish) {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.ending || len(o.buf) >= o.limit {
-		return false
+	if !o.ending {
+		o.buf = p.Append(o.buf, o.version)
+		o.kick()
 	}
-	o.buf = p.Append(o.buf, o.version)
-	o.kick()
-	return true
+	o.mu.Unlock()
 }
 
 // room reports whether more may be appended. If not, drained will be called.

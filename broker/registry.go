@@ -61,6 +61,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	n.mu.Lock()
 	lazy := present && n.expiry == a.expiry && a.will == nil
 	n.peer, n.user, n.expiry, n.will = a.peer, a.user, a.expiry, a.will
+	n.connected.Store(true)
 	n.state.Queue.Resume(a.window)
 	n.mu.Unlock()
 	g.mu.Unlock()
@@ -85,7 +86,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	g.ordering.Unlock()
 
 	if old != nil && !present {
-		g.srv.routes.unroute(old)
+		g.handOn(old, g.srv.routes.unroute(old))
 	}
 	if will != nil {
 		g.srv.publishWill(will, nil)
@@ -123,6 +124,7 @@ func (n *Session) displace(end bool) (changes []session.Change, will *packet.Wil
 // quiet forgets the connection and what was to happen after it. The lock is held.
 func (n *Session) quiet() {
 	n.peer, n.backlog, n.will = nil, nil, nil
+	n.connected.Store(false)
 	if n.timer != nil {
 		n.timer.Stop()
 		n.timer = nil
@@ -238,7 +240,7 @@ func (g *registry) due(n *Session) {
 // no longer due are one unit: a will is published once.
 func (g *registry) settle(n *Session, will *packet.Will, changes []session.Change, ended bool) {
 	if ended {
-		g.srv.routes.unroute(n)
+		g.handOn(n, g.srv.routes.unroute(n))
 	}
 	if will != nil {
 		g.srv.publishWill(will, changes)

@@ -13,6 +13,8 @@ import (
 type routes struct {
 	mu       sync.RWMutex
 	subs     topic.Tree[*Session, subscription]
+	shared   topic.Tree[*group, struct{}]
+	groups   map[string]*group // by the filter of the subscription
 	retained topic.Names[*session.Message]
 }
 
@@ -20,6 +22,7 @@ type routes struct {
 func (t *routes) match(r *routing) {
 	t.mu.RLock()
 	t.subs.Match(r.p.Topic, r.visit)
+	t.shared.Match(r.p.Topic, r.visitGroup)
 	t.mu.RUnlock()
 }
 
@@ -50,7 +53,11 @@ func (t *routes) kept(filter string) (found []*session.Message) {
 func (t *routes) count() (subscriptions, retained int) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.subs.Len(), t.retained.Len()
+	n := t.subs.Len()
+	for _, g := range t.groups {
+		n += len(g.members)
+	}
+	return n, t.retained.Len()
 }
 
 // subscribe adds a subscription to a session and to the routes, unless the session has ended.
@@ -65,7 +72,11 @@ func (t *routes) subscribe(n *Session, f packet.Subscription, id uint32) (existe
 	}
 	_, existed = n.subs[f.Filter]
 	n.subs[f.Filter] = sub
-	t.subs.Set(f.Filter, n, sub)
+	if _, rest, shared, _ := topic.ParseShared(f.Filter); shared {
+		t.share(f.Filter, rest, member{n, sub})
+	} else {
+		t.subs.Set(f.Filter, n, sub)
+	}
 	return existed
 }
 
@@ -76,17 +87,27 @@ func (t *routes) unsubscribe(n *Session, filter string) (existed bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.subs, filter)
+	return t.remove(filter, n)
+}
+
+// remove removes a subscription. The routes are locked.
+func (t *routes) remove(filter string, n *Session) (existed bool) {
+	if isShared(filter) {
+		return t.unshare(filter, n)
+	}
 	return t.subs.Delete(filter, n)
 }
 
-// unroute removes all subscriptions of a session that has ended.
-func (t *routes) unroute(n *Session) {
+// unroute removes all subscriptions of a session that has ended, and returns their filters.
+func (t *routes) unroute(n *Session) (filters []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for filter := range n.subs {
-		t.subs.Delete(filter, n)
+		t.remove(filter, n)
+		filters = append(filters, filter)
 	}
 	clear(n.subs)
+	return filters
 }

@@ -17,12 +17,14 @@ type routing struct {
 	hits []hit
 	with []session.Change // to be stored in one unit with the message
 
-	visit func(filter string, s *Session, sub subscription) // add, made once
+	// add and addGroup, made once
+	visit      func(filter string, s *Session, sub subscription)
+	visitGroup func(filter string, g *group, _ struct{})
 }
 
 func newRouting(from *Session) *routing {
 	r := &routing{from: from}
-	r.visit = r.add
+	r.visit, r.visitGroup = r.add, r.addGroup
 	return r
 }
 
@@ -32,6 +34,7 @@ type hit struct {
 	qos    packet.QoS
 	retain bool
 	ids    []uint32
+	shared bool // it is the turn of this member of a group
 }
 
 // message returns the message for those who keep it.
@@ -68,7 +71,7 @@ func (r *routing) add(_ string, s *Session, sub subscription) {
 	retain := sub.retainAsPublished && r.p.Retain
 	for i := range r.hits {
 		h := &r.hits[i]
-		if h.s != s {
+		if h.s != s || h.shared {
 			continue
 		}
 		h.qos = max(h.qos, min(sub.qos, r.p.QoS))
@@ -78,11 +81,25 @@ func (r *routing) add(_ string, s *Session, sub subscription) {
 		}
 		return
 	}
-	h := hit{s: s, qos: min(sub.qos, r.p.QoS), retain: retain}
+	r.hits = append(r.hits, newHit(s, sub, r.p.QoS, retain))
+}
+
+// addGroup notes that a shared subscription matches, which is apart from what the member whose
+// turn it is gets otherwise.
+func (r *routing) addGroup(_ string, g *group, _ struct{}) {
+	if m, ok := g.pick(); ok {
+		h := newHit(m.s, m.sub, r.p.QoS, m.sub.retainAsPublished && r.p.Retain)
+		h.shared = true
+		r.hits = append(r.hits, h)
+	}
+}
+
+func newHit(s *Session, sub subscription, qos packet.QoS, retain bool) hit {
+	h := hit{s: s, qos: min(sub.qos, qos), retain: retain}
 	if sub.id != 0 {
 		h.ids = []uint32{sub.id}
 	}
-	r.hits = append(r.hits, h)
+	return h
 }
 
 // remaining returns the message expiry interval that is left after a wait (5.0, 3.3.2.3.3);

@@ -3,6 +3,7 @@ package broker
 import (
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gateway/broker/packet"
@@ -19,6 +20,8 @@ type Session struct {
 	srv     *Server
 	durable bool   // it is in the store
 	number  uint64 // its incarnation there
+	// connected mirrors whether there is a peer, for those who choose among sessions.
+	connected atomic.Bool
 
 	mu       sync.Mutex
 	state    session.State

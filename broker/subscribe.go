@@ -23,7 +23,7 @@ func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, done func(pack
 			continue
 		}
 		existed := s.routes.subscribe(n, f, p.SubscriptionID)
-		if f.RetainHandling == 0 || f.RetainHandling == 1 && !existed {
+		if !isShared(f.Filter) && (f.RetainHandling == 0 || f.RetainHandling == 1 && !existed) {
 			fresh = append(fresh, f)
 		}
 		if !existed {
@@ -64,11 +64,6 @@ func (s *Server) conclude(changes []session.Change, ack packet.Suback, done func
 
 // mayCarry decides about one filter of a SUBSCRIBE: the QoS granted, or why not.
 func (n *Session) mayCarry(f packet.Subscription) packet.ReasonCode {
-	if _, _, shared, err := topic.ParseShared(f.Filter); err != nil {
-		return packet.TopicFilterInvalid
-	} else if shared {
-		return packet.SharedNotSupported
-	}
 	if topic.ValidFilter(f.Filter) != nil {
 		return packet.TopicFilterInvalid
 	}

@@ -200,6 +200,9 @@ func (w *wire) describe(h packet.Header, body []byte) string {
 			if p.Properties.HasMessageExpiry {
 				s += fmt.Sprintf(" expiry%d", p.Properties.MessageExpiry)
 			}
+			if p.Properties.TopicAlias > 0 {
+				s += fmt.Sprintf(" alias%d", p.Properties.TopicAlias)
+			}
 			if len(p.Properties.SubscriptionIDs) > 0 {
 				s += fmt.Sprintf(" sub%v", p.Properties.SubscriptionIDs)
 			}

@@ -153,6 +153,18 @@ func (q *Queue) Finish(e *Entry) {
 // Waiting returns how many messages in memory have not been sent on this connection.
 func (q *Queue) Waiting() int { return len(q.entries) - q.unsent }
 
+// Transferable returns copies of the entries in memory that another receiver may get instead of
+// this one: those at QoS 1, and those at QoS 2 that were never sent.
+func (q *Queue) Transferable() []Entry {
+	var open []Entry
+	for i, e := range q.entries {
+		if e.Stage == Pending && (e.QoS == 1 || i >= q.unsent && !q.Again(&e)) {
+			open = append(open, e)
+		}
+	}
+	return open
+}
+
 // Len returns how many positions the queue spans, in memory and in the store: an upper bound of
 // the messages that are not Done.
 func (q *Queue) Len() int {

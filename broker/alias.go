@@ -1,0 +1,95 @@
+package broker
+
+import "gateway/broker/packet"
+
+// aliasesIn are the topics that a client has given an alias (5.0, 3.3.2.3.4). They live as long as
+// the connection.
+type aliasesIn struct {
+	topics []string // by alias, from 1
+	max    uint16
+}
+
+// resolve puts the topic into a PUBLISH that has an alias, and remembers it if it is there
+// already [MQTT-3.3.2-9], [MQTT-3.3.2-12].
+func (a *aliasesIn) resolve(p *packet.Publish) error {
+	alias := p.Properties.TopicAlias
+	if alias > a.max {
+		return &packet.Error{Clause: "MQTT-3.2.2-18", Reason: packet.TopicAliasInvalid, Text: "topic alias above the maximum"}
+	}
+	if p.Topic != "" {
+		if len(a.topics) < int(alias) {
+			a.topics = append(a.topics, make([]string, int(alias)-len(a.topics))...)
+		}
+		a.topics[alias-1] = p.Topic
+		return nil
+	}
+	if int(alias) > len(a.topics) || a.topics[alias-1] == "" {
+		return &packet.Error{Clause: "3.3.4", Reason: packet.ProtocolError, Text: "a topic alias that stands for nothing yet"}
+	}
+	p.Topic = a.topics[alias-1]
+	return nil
+}
+
+// aliasesOut are the aliases that the server has given topics for one client. The alias of the
+// topic that was used the longest ago goes to the next new one. They live as long as the
+// connection, and no stored message has one.
+type aliasesOut struct {
+	max    uint16 // 0: the client takes none
+	clock  uint64
+	topics map[string]*aliasOut
+}
+
+type aliasOut struct {
+	alias uint16
+	used  uint64
+}
+
+// aliasTopic is the shortest topic that is worth an alias, in bytes: the property takes three.
+const aliasTopic = 8
+
+// aliasSize is how many bytes an alias may add to a packet.
+const aliasSize = 4
+
+// replace puts an alias in the place of the topic of p, with a property list of p's own. The first
+// time the topic stays beside its alias. What is replaced must be sent.
+func (a *aliasesOut) replace(p *packet.Publish) {
+	if a.max == 0 || len(p.Topic) < aliasTopic {
+		return
+	}
+	var props packet.PublishProperties
+	if p.Properties != nil {
+		props = *p.Properties
+	}
+	a.clock++
+	known, ok := a.topics[p.Topic]
+	if !ok {
+		known = a.assign(p.Topic)
+	}
+	known.used, props.TopicAlias = a.clock, known.alias
+	if ok {
+		p.Topic = ""
+	}
+	p.Properties = &props
+}
+
+// assign gives a topic an alias: a new one, or that of the topic used the longest ago.
+func (a *aliasesOut) assign(topic string) *aliasOut {
+	if a.topics == nil {
+		a.topics = make(map[string]*aliasOut)
+	}
+	if len(a.topics) < int(a.max) {
+		n := &aliasOut{alias: uint16(len(a.topics) + 1)}
+		a.topics[topic] = n
+		return n
+	}
+	var oldest string
+	var found *aliasOut
+	for t, o := range a.topics {
+		if found == nil || o.used < found.used {
+			oldest, found = t, o
+		}
+	}
+	delete(a.topics, oldest)
+	a.topics[topic] = found
+	return found
+}

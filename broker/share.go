@@ -1,0 +1,142 @@
+package broker
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"gateway/broker/session"
+	"gateway/broker/topic"
+)
+
+// A group is one shared subscription: each message goes to one of its members (5.0, 4.8.2).
+type group struct {
+	filter  string   // without "$share/name/"
+	members []member // replaced at each change, so that publishers can read it
+	turn    atomic.Uint32
+}
+
+type member struct {
+	s   *Session
+	sub subscription
+}
+
+// pick returns the member whose turn it is: of those that are connected, else of those whose
+// session keeps the message for them. ok is false when there is none.
+func (g *group) pick() (m member, ok bool) {
+	members := g.members
+	turn := int(g.turn.Add(1))
+	for _, fits := range []func(*Session) bool{
+		func(s *Session) bool { return s.connected.Load() },
+		func(s *Session) bool { return s.durable },
+	} {
+		for i := range members {
+			if m := members[(turn+i)%len(members)]; fits(m.s) {
+				return m, true
+			}
+		}
+	}
+	return member{}, false
+}
+
+// with returns the members with m, in the place of the one of the same session.
+func (g *group) with(m member) []member {
+	return append(g.without(m.s), m)
+}
+
+// without returns the members but for a session.
+func (g *group) without(s *Session) []member {
+	return slices.DeleteFunc(slices.Clone(g.members), func(m member) bool { return m.s == s })
+}
+
+// share adds a session to the group of a shared subscription. The routes are locked.
+func (t *routes) share(full, filter string, m member) {
+	g := t.groups[full]
+	if g == nil {
+		if t.groups == nil {
+			t.groups = make(map[string]*group)
+		}
+		g = &group{filter: filter}
+		t.groups[full] = g
+		t.shared.Set(filter, g, struct{}{})
+	}
+	g.members = g.with(m)
+}
+
+// unshare removes a session from a group. The routes are locked.
+func (t *routes) unshare(full string, s *Session) (existed bool) {
+	g := t.groups[full]
+	if g == nil {
+		return false
+	}
+	rest := g.without(s)
+	existed = len(rest) < len(g.members)
+	g.members = rest
+	if len(rest) == 0 {
+		delete(t.groups, full)
+		t.shared.Delete(g.filter, g)
+	}
+	return existed
+}
+
+// handOn gives what an ended session has not acknowledged to the other members of its groups:
+// messages at QoS 1, and at QoS 2 those that were never sent to it [MQTT-4.8.2-5]. filters are the
+// session's subscriptions. A message that also came by an ordinary subscription stays with it.
+func (g *registry) handOn(n *Session, filters []string) {
+	if !slices.ContainsFunc(filters, isShared) {
+		return
+	}
+	n.mu.Lock()
+	open := n.state.Queue.Transferable()
+	n.mu.Unlock()
+	for _, e := range open {
+		if to := g.srv.routes.groupFor(e.Message.Publish.Topic, filters); to != nil {
+			to.hand(g.srv, e)
+		}
+	}
+}
+
+// hand gives a message to a member of the group.
+func (g *group) hand(s *Server, e session.Entry) {
+	m, ok := g.pick()
+	if !ok {
+		s.stats.Dropped.Add(1)
+		return
+	}
+	p := e.Message.Publish
+	r := newRouting(nil)
+	r.begin(&p)
+	r.m = e.Message
+	h := newHit(m.s, m.sub, p.QoS, false)
+	u := unit{srv: s}
+	u.deliver(r, &h)
+	if u.enqueued != nil {
+		u.changes = append(u.changes, u.enqueued)
+		u.submit()
+	}
+}
+
+func isShared(filter string) bool {
+	_, _, shared, _ := topic.ParseShared(filter)
+	return shared
+}
+
+// groupFor returns the group by which a message came to a session with these subscriptions, nil
+// if it came by an ordinary one.
+func (t *routes) groupFor(name string, filters []string) *group {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var found *group
+	for _, f := range filters {
+		_, rest, shared, _ := topic.ParseShared(f)
+		if !topic.Match(rest, name) {
+			continue
+		}
+		if !shared {
+			return nil
+		}
+		if g := t.groups[f]; g != nil {
+			found = g
+		}
+	}
+	return found
+}
