@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,9 +41,8 @@ func newPub() *cobra.Command {
 			"  journalctl -f | gateway pub -l board/log",
 		Args: func(_ *cobra.Command, args []string) error { return p.arguments(args) },
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			return p.run(ctx, cmd.InOrStdin(), cmd.ErrOrStderr())
+			// Ctrl-C ends it at once, as it may be waiting for standard input.
+			return p.run(cmd.Context(), cmd.InOrStdin(), cmd.ErrOrStderr())
 		},
 	}
 	p.register(cmd)
@@ -112,7 +109,7 @@ func (p *publication) run(ctx context.Context, stdin io.Reader, stderr io.Writer
 	} else {
 		err = p.sendRepeated(ctx, c, payload, out)
 	}
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.timeout)
+	ending, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	if waitErr := c.Wait(ending); err == nil {
 		err = waitErr
@@ -136,7 +133,7 @@ func readMessage(file string, stdin io.Reader) ([]byte, error) {
 func (p *publication) sendLines(ctx context.Context, c *client.Client, stdin io.Reader, out *outcome) error {
 	lines := bufio.NewScanner(stdin)
 	lines.Buffer(nil, maxLine)
-	for ctx.Err() == nil && lines.Scan() {
+	for lines.Scan() {
 		if err := p.send(ctx, c, append([]byte(nil), lines.Bytes()...), out); err != nil {
 			return err
 		}
@@ -153,11 +150,7 @@ func (p *publication) sendRepeated(ctx context.Context, c *client.Client, payloa
 			select {
 			case <-time.After(p.delay):
 			case <-c.Done():
-			case <-ctx.Done():
 			}
-		}
-		if ctx.Err() != nil {
-			return nil
 		}
 		if err := p.send(ctx, c, payload, out); err != nil {
 			return err

@@ -46,9 +46,9 @@ listeners:
 }
 
 // start runs the gateway and waits until it answers.
-func (g *gateway) start() {
+func (g *gateway) start(flags ...string) {
 	g.t.Helper()
-	g.process = launch(g.t, "gateway", g.log, binary, "run", g.config)
+	g.process = launch(g.t, "gateway", g.log, binary, append(append([]string{"run"}, flags...), g.config)...)
 	eventually(g.t, 10*time.Second, "the gateway answers", func() bool {
 		select {
 		case <-g.exited:

@@ -32,7 +32,7 @@ func TestGreenhouse(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	g.start()
+	g.start("--live")
 
 	points := newBoard()
 	watcher := g.connect(client.Options{Receive: points.add})
@@ -41,6 +41,10 @@ func TestGreenhouse(t *testing.T) {
 		_, air := points.number("greenhouse/air")
 		_, soil := points.number("greenhouse/soil")
 		return air && soil
+	})
+	eventually(t, 2*time.Second-time.Since(start), "the terminal shows them, and what to try next", func() bool {
+		return len(g.log.lines("greenhouse/air ", "°C")) > 0 && len(g.log.lines("sub")) > 0 &&
+			len(g.log.lines("pub", "greenhouse/vent/set open")) > 0
 	})
 	if state := points.text("greenhouse/vent/state"); state != "closed" {
 		t.Errorf("the vent is %q at start, want the safe state, closed", state)
@@ -66,6 +70,10 @@ func TestGreenhouse(t *testing.T) {
 	}
 	if took, code := g.interrupt(2 * time.Second); code != 0 {
 		t.Errorf("exit code %d after %v, want 0", code, took)
+	}
+	<-watcher.Done()
+	if state := points.text("greenhouse/vent/state"); state != "closed" {
+		t.Errorf("the vent was left %q, want it in its safe state, closed", state)
 	}
 }
 

@@ -7,9 +7,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"gateway/broker/packet"
 )
+
+// clock is the format of times in the books, as mosquitto and the gateway have UTC in their logs.
+const clock = "15:04:05.000"
 
 // A ledger has an account for every topic: what was sent, what was acknowledged to the sender,
 // what arrived. Messages are numbered from 0 in each topic.
@@ -17,6 +21,7 @@ type ledger struct {
 	mu       sync.Mutex
 	accounts map[string]*account
 	strange  []string // arrivals that nobody sent
+	doubled  []string // QoS 2 messages that arrived again
 	arrivals int
 }
 
@@ -25,6 +30,7 @@ type account struct {
 	acked   []bool // by number
 	arrived []int  // by number: how often
 	order   []int  // numbers as they arrived for the first time
+	first   []int  // by number: which arrival of all that was
 }
 
 func newLedger() *ledger { return &ledger{accounts: map[string]*account{}} }
@@ -38,7 +44,7 @@ func (l *ledger) send(topic string, qos packet.QoS) int {
 		a = &account{qos: qos}
 		l.accounts[topic] = a
 	}
-	a.acked, a.arrived = append(a.acked, false), append(a.arrived, 0)
+	a.acked, a.arrived, a.first = append(a.acked, false), append(a.arrived, 0), append(a.first, 0)
 	return len(a.acked) - 1
 }
 
@@ -61,6 +67,10 @@ func (l *ledger) arrive(topic string, payload []byte) {
 	}
 	if a.arrived[number]++; a.arrived[number] == 1 {
 		a.order = append(a.order, number)
+		a.first[number] = l.arrivals
+	} else if a.qos == 2 {
+		l.doubled = append(l.doubled, fmt.Sprintf("%s number %d came as arrival %d and again as %d, at %s",
+			topic, number, a.first[number], l.arrivals, time.Now().UTC().Format(clock)))
 	}
 }
 
@@ -111,6 +121,9 @@ func (l *ledger) audit(t *testing.T) {
 		}
 	}
 	t.Logf("\n%s", &table)
+	for _, d := range l.doubled[:min(len(l.doubled), 5)] {
+		t.Log(d)
+	}
 	if len(l.strange) > 0 {
 		t.Errorf("%d messages arrived that nobody sent, the first is %s", len(l.strange), l.strange[0])
 	}

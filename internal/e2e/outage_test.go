@@ -59,8 +59,8 @@ func TestOutages(t *testing.T) {
 	t.Logf("%d rounds, -seed %d", *rounds, s)
 	start := time.Now()
 	o := &outage{random: rand.New(rand.NewPCG(s, s)), line: line, gateway: g}
-	for range *rounds {
-		o.round()
+	for i := range *rounds {
+		t.Logf("round %d at %s, after arrival %d: %s", i, time.Now().UTC().Format(clock), books.total(), o.round())
 		before, readingsBefore := books.total(), sensor.count()
 		eventually(t, 15*time.Second, "messages of devices and readings of the sensor arrive again", func() bool {
 			return books.total() > before && sensor.count() > readingsBefore
@@ -87,11 +87,11 @@ type outage struct {
 	gateway *gateway
 }
 
-// round cuts and kills in one of three orders, and brings both back.
-func (o *outage) round() {
-	fail := o.line.sever
+// round cuts and kills in one of three orders, and brings both back. It returns what it did.
+func (o *outage) round() string {
+	fail, how := o.line.sever, "line severed"
 	if o.random.IntN(2) == 0 {
-		fail = o.line.blackhole
+		fail, how = o.line.blackhole, "line black"
 	}
 	o.wait(400)
 	switch o.random.IntN(3) {
@@ -99,9 +99,11 @@ func (o *outage) round() {
 		fail()
 		o.wait(400)
 		o.gateway.kill()
+		how += ", then killed"
 	case 1: // in the middle of forwarding
 		o.gateway.kill()
 		fail()
+		how = "killed, then " + how
 	case 2: // it starts without an uplink
 		o.gateway.kill()
 		fail()
@@ -109,15 +111,17 @@ func (o *outage) round() {
 		o.gateway.start()
 		o.wait(300)
 		o.line.restore()
-		return
+		return "killed, then " + how + ", started without a line"
 	}
 	o.wait(100)
 	if o.random.IntN(2) == 0 {
 		o.line.restore()
+		how += ", line back first"
 	}
 	o.gateway.start()
 	o.wait(300)
 	o.line.restore()
+	return how
 }
 
 // wait lets up to so many milliseconds pass: the random instants are what is tested.
