@@ -85,6 +85,7 @@ type Bridge struct {
 	subscribed bool // so are those in the cloud
 	published  int  // the backlog in the last state published
 	suspect    suspicion
+	heard      time.Time // of the cloud, on the last connection
 }
 
 // A suspicion is that the cloud closes the connection because of the message at the head of the
@@ -232,6 +233,7 @@ func (b *Bridge) connect(ctx context.Context, s Session) try {
 		return try{err: explain(b.target, err)}
 	}
 	h := newHandover(b.config, s, l, &b.drops)
+	h.heard = b.heard
 	if b.suspect.losses > 0 {
 		h.limit = 1 // so that the message which the cloud does not like is the only one in flight
 	}
@@ -242,6 +244,7 @@ func (b *Bridge) connect(ctx context.Context, s Session) try {
 	start := time.Now()
 	err = b.handOver(ctx, s, h, up)
 	up.close()
+	b.heard = l.sign.at()
 	t := try{used: true, useful: h.useful() || time.Since(start) >= b.config.BackoffMax}
 	t.err = b.judge(h, t.useful, err)
 	return t

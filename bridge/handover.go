@@ -102,6 +102,7 @@ var (
 // connected begins the exchange.
 func (h *handover) connected(l link, sessionPresent bool) {
 	h.link = l
+	h.backlog = newBacklog(h.heard, sessionPresent, time.Now())
 	if h.lost = !sessionPresent; h.lost {
 		h.session.Forget()
 	}

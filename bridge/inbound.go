@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"gateway/broker/packet"
 )
@@ -62,6 +63,8 @@ type intake struct {
 	link     link
 	drops    *drops
 	receipts receipts
+	heard    time.Time // of the cloud, on the connection before; zero: this is the first
+	backlog  backlog
 }
 
 // publish takes a PUBLISH of the cloud. A message that no rule maps is acknowledged and dropped:
@@ -73,6 +76,7 @@ func (in *intake) publish(p packet.Publish) error {
 		in.drops.add("no incoming rule maps the topic", remote)
 	}
 	p.Topic = local
+	in.backlog.mark(&p, time.Now())
 	if p.QoS == 0 {
 		if ok {
 			in.inbox.Publish(p, nil)

@@ -55,12 +55,13 @@ type receiver interface {
 // A life is the time from the dialling of a connection to its end, and the cause of the end.
 type life struct {
 	context.Context
-	end context.CancelCauseFunc // the first cause counts
+	end  context.CancelCauseFunc // the first cause counts
+	sign sign                    // of life from the cloud
 }
 
 func newLife() *life {
 	ctx, end := context.WithCancelCause(context.Background())
-	return &life{ctx, end}
+	return &life{Context: ctx, end: end}
 }
 
 // cause returns why the connection ended, nil while it lives.

@@ -62,7 +62,7 @@ type subscription struct {
 func newWire(conn net.Conn, o connectOptions, l *life, in receiver) *wire {
 	return &wire{
 		Conn: conn, sender: newSender(conn, l, o.stall), in: in, opts: o,
-		buf:     bufio.NewReaderSize(&patientReader{conn, o.keepAlive + keepAliveSlack}, 8<<10),
+		buf:     bufio.NewReaderSize(&patientReader{conn, o.keepAlive + keepAliveSlack, &l.sign}, 8<<10),
 		decoder: packet.Decoder{Version: packet.V311},
 		paho:    make(map[uint16]uint16),
 	}
@@ -77,13 +77,18 @@ const keepAliveSlack = 15 * time.Second
 type patientReader struct {
 	conn    net.Conn
 	silence time.Duration
+	sign    *sign
 }
 
 func (r *patientReader) Read(b []byte) (int, error) {
 	if err := r.conn.SetReadDeadline(time.Now().Add(r.silence)); err != nil {
 		return 0, err
 	}
-	return r.conn.Read(b)
+	n, err := r.conn.Read(b)
+	if n > 0 {
+		r.sign.heard(time.Now())
+	}
+	return n, err
 }
 
 // Deadlines are the wire's own affair; paho's would lift them.

@@ -291,13 +291,23 @@ func (p *points) commands(ctx context.Context) error {
 		}
 		c := sensors.Command{Point: strings.TrimSuffix(m.Topic, "/set"), Payload: m.Payload, Retained: m.Retain}
 		if m.Properties != nil {
-			c.Correlation = m.Properties.CorrelationData
+			c.Correlation, c.Age = m.Properties.CorrelationData, waited(m.Properties.User)
 		}
 		p.desk.Handle(c)
 		if m.QoS > 0 {
 			p.client.Done(m.ID)
 		}
 	}
+}
+
+// waited returns how long a message may have waited in the cloud.
+func waited(properties []packet.UserProperty) (age time.Duration) {
+	for _, p := range properties {
+		if n, err := strconv.ParseInt(p.Value, 10, 32); p.Name == bridge.WaitedProperty && err == nil {
+			age = max(age, time.Duration(n)*time.Second)
+		}
+	}
+	return age
 }
 
 // stop takes no more commands, makes the outputs safe, publishes that, and ends the drivers.
