@@ -15,8 +15,9 @@ var version = "dev"
 
 // Exit codes.
 const (
-	exitFailure = 1 // the command did not do what it was asked for
-	exitUsage   = 2 // the command line or the configuration is wrong: nothing was done
+	exitFailure = 1  // the command did not do what it was asked for
+	exitUsage   = 2  // the command line is wrong, or the file to check: nothing was done
+	exitConfig  = 78 // run has a configuration that it cannot run: to start it again would not help (sysexits.h)
 )
 
 // A usageError is a mistake in the command line or the configuration.
@@ -24,14 +25,24 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// A configError is a configuration that cannot be run.
+type configError struct{ error }
+
+func (e configError) Unwrap() error { return e.error }
+
 func main() {
-	if err := newRoot().Execute(); err != nil {
-		fmt.Fprintln(os.Stderr, "gateway:", err)
-		if errors.As(err, new(usageError)) {
-			os.Exit(exitUsage)
-		}
-		os.Exit(exitFailure)
+	err := newRoot().Execute()
+	if err == nil {
+		return
 	}
+	fmt.Fprintln(os.Stderr, "gateway:", err)
+	switch {
+	case errors.As(err, new(usageError)):
+		os.Exit(exitUsage)
+	case errors.As(err, new(configError)):
+		os.Exit(exitConfig)
+	}
+	os.Exit(exitFailure)
 }
 
 func newRoot() *cobra.Command {

@@ -52,7 +52,7 @@ func newPoints(c *config.Config, b board.Board, log *slog.Logger) (p *points, er
 	for _, s := range c.Serial {
 		more, err := p.serial(s, b)
 		if err != nil {
-			return nil, usageError{err}
+			return nil, configError{err}
 		}
 		outputs = append(outputs, more...)
 	}
@@ -223,7 +223,7 @@ func (p *points) run(server *broker.Server, log *slog.Logger) (err error) {
 		return err
 	}
 	if p.feed, err = sensors.NewFeed(publisher{p.client}, log, p.inputs...); err != nil {
-		return usageError{err}
+		return configError{err}
 	}
 	if err := p.subscribe(); err != nil {
 		return err

@@ -46,7 +46,7 @@ func (g *gateway) bridge(c *config.Config) error {
 		}
 		up, err := bridge.New(cfg)
 		if err != nil {
-			return usageError{err}
+			return configError{err}
 		}
 		g.uplinks.Go(func() {
 			if err := up.Run(ctx); err != nil {
