@@ -26,7 +26,7 @@ type conn struct {
 	srv      *Server
 	listener Listener
 	nc       net.Conn
-	in       frames
+	in       *frames
 	dec      packet.Decoder
 	link     link
 	aliases  aliasesIn
@@ -44,7 +44,7 @@ var errGone = errors.New("disconnected")
 
 func newConn(s *Server, nc net.Conn, l Listener) *conn {
 	c := &conn{srv: s, listener: l, nc: nc}
-	c.in = frames{r: nc, limit: s.limits.PacketSize}
+	c.in = newFrames(nc, s.limits.PacketSize)
 	c.link.stats = &s.stats
 	c.link.out.init(nc, &s.limits)
 	return c

@@ -1,26 +1,50 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"net"
+	"sync"
+	"syscall"
 
 	"gateway/broker/packet"
 )
 
-// A frames reader cuts a stream of bytes into packets. Its buffer grows with what has really
-// arrived, never with what a header announces, and is given back when nothing is in it.
+// A frames reader cuts a stream of bytes into packets. A connection that is quiet has no buffer:
+// it takes one from a common pool when bytes have come. The buffer grows with what has really
+// arrived, never with what a header announces.
 type frames struct {
 	r     io.Reader
-	limit int // bytes of one packet
+	raw   syscall.RawConn // nil if the connection is no plain socket
+	limit int             // bytes of one packet
 	buf   []byte
-	start int  // of what has not been consumed
-	full  bool // the last read took all that there was room for
+	start int // of what has not been consumed
+
+	pooled  *[]byte            // buf, if it is of the pool
+	attempt func(uintptr) bool // try, made once
+	n       int                // of the last read from raw
+	errno   error
 }
 
 const (
-	frameBuffer = 2 << 10  // bytes that a quiet connection reads into
-	frameBatch  = 64 << 10 // bytes that one read takes at most from a busy one
+	pooledBuffer = 16 << 10 // bytes that a read from a plain socket takes at most
+	ownBuffer    = 1 << 10  // bytes that other connections keep while they are quiet
 )
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, pooledBuffer); return &b }}
+
+// newFrames returns a reader of packets up to limit bytes, headers included.
+func newFrames(nc net.Conn, limit int) *frames {
+	f := &frames{r: nc, limit: limit}
+	f.attempt = f.try
+	if s, ok := nc.(syscall.Conn); ok {
+		if raw, err := s.SyscallConn(); err == nil {
+			f.raw = raw
+		}
+	}
+	return f
+}
 
 // next returns the next packet that is in the buffer; ok is false when it is not there in full.
 // The body is valid until fill is called.
@@ -47,21 +71,22 @@ func (f *frames) next() (h packet.Header, body []byte, ok bool, err error) {
 // fill reads more bytes, after those that are not consumed yet.
 func (f *frames) fill() error {
 	rest := len(f.buf) - f.start
-	switch {
-	case rest == 0 && cap(f.buf) > 2*frameBuffer && len(f.buf) < cap(f.buf)/4:
-		f.buf = nil // it was busy and is quiet now
-	case f.start > 0:
-		copy(f.buf, f.buf[f.start:])
-		f.buf = f.buf[:rest]
+	if rest == 0 && f.raw != nil {
+		f.release()
+		return f.await()
 	}
-	f.start = 0
-	if cap(f.buf)-rest < frameBuffer/2 || f.full && cap(f.buf) < frameBatch {
-		size := max(2*cap(f.buf), frameBuffer)
-		f.buf = append(make([]byte, 0, size), f.buf...)
+	if f.start > 0 {
+		f.buf = f.buf[:copy(f.buf, f.buf[f.start:])]
+		f.start = 0
 	}
-	room := min(cap(f.buf)-rest, frameBatch)
-	n, err := f.r.Read(f.buf[rest : rest+room])
-	f.buf, f.full = f.buf[:rest+n], n == room
+	if rest == 0 && cap(f.buf) > pooledBuffer {
+		f.release() // it was busy and may be quiet now
+	}
+	if cap(f.buf)-rest < ownBuffer/2 {
+		f.grow()
+	}
+	n, err := f.r.Read(f.buf[rest:cap(f.buf)])
+	f.buf = f.buf[:rest+n]
 	if n > 0 {
 		return nil
 	}
@@ -69,4 +94,54 @@ func (f *frames) fill() error {
 		err = io.ErrNoProgress
 	}
 	return err
+}
+
+// grow doubles the buffer.
+func (f *frames) grow() {
+	b := append(make([]byte, 0, max(2*cap(f.buf), ownBuffer)), f.buf...)
+	f.release()
+	f.buf = b
+}
+
+// release gives the buffer back.
+func (f *frames) release() {
+	if f.pooled != nil {
+		buffers.Put(f.pooled)
+	}
+	f.pooled, f.buf, f.start = nil, nil, 0
+}
+
+// await waits until there is something to read, and reads it into a buffer of the pool.
+func (f *frames) await() error {
+	f.n, f.errno = 0, nil
+	if err := f.raw.Read(f.attempt); err != nil {
+		return err
+	}
+	if f.errno != nil {
+		return f.errno
+	}
+	if f.n == 0 {
+		return io.EOF
+	}
+	return nil
+}
+
+// try reads from the socket; false says that nothing has come yet.
+func (f *frames) try(fd uintptr) bool {
+	pooled := buffers.Get().(*[]byte)
+	b := *pooled
+	n, err := syscall.Read(int(fd), b)
+	for errors.Is(err, syscall.EINTR) {
+		n, err = syscall.Read(int(fd), b)
+	}
+	if n > 0 {
+		f.buf, f.pooled, f.n = b[:n], pooled, n
+		return true
+	}
+	buffers.Put(pooled)
+	if errors.Is(err, syscall.EAGAIN) {
+		return false
+	}
+	f.errno = err
+	return true
 }
