@@ -89,6 +89,13 @@ func (l *ledger) missing() int {
 	return n
 }
 
+// twice counts the QoS 2 messages that arrived again.
+func (l *ledger) twice() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.doubled)
+}
+
 func (l *ledger) total() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

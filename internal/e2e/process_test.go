@@ -98,7 +98,7 @@ func showOnFailure(t *testing.T, name string, out *output) {
 			return
 		}
 		all := out.lines()
-		t.Logf("the last lines of %s:\n%s", name, strings.Join(all[max(0, len(all)-40):], "\n"))
+		t.Logf("the last lines of %s:\n%s", name, strings.Join(all[max(0, len(all)-80):], "\n"))
 	})
 }
 
