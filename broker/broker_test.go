@@ -519,7 +519,8 @@ func TestMessageExpiry(t *testing.T) {
 	sub := s.connect(packet.V5, kept("sub"))
 	sub.send(subscribe(1, filter("d", 1)))
 	sub.expect("SUBACK 1…")
-	_ = sub.nc.Close()
+	sub.send(&packet.Disconnect{})
+	sub.expect("closed")
 	pub := s.connect(packet.V5, clean("pub"))
 	for i, expiry := range []uint32{1, 100} {
 		p := publish("d", fmt.Sprint(expiry), 1, uint16(i+1))

@@ -51,7 +51,7 @@ func (s *Server) Connect(o ClientOptions) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect %s: %w", o.ID, err)
 	}
-	c.session, c.present, c.r = n, present, newRouting(n)
+	c.session, c.present, c.r = n, present, newRouting(n, &c.mail)
 	c.mail.open()
 	n.resume()
 	return c, nil
@@ -84,7 +84,7 @@ func (c *Client) Publish(p packet.Publish, done func(packet.ReasonCode)) {
 // Release releases the identifier of a QoS 2 message, as a PUBREL does. done is called when
 // PUBCOMP may leave.
 func (c *Client) Release(id uint16, done func(packet.ReasonCode)) {
-	c.session.release(packet.Ack{Type: packet.PUBREL, ID: id}, func(a packet.Ack, err error) {
+	c.session.release(&c.mail, packet.Ack{Type: packet.PUBREL, ID: id}, func(a packet.Ack, err error) {
 		if err != nil {
 			a.Reason = reasonOf(err)
 		}

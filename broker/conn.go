@@ -142,7 +142,7 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 		}
 		if h.Type == packet.PUBREL {
 			place := c.link.out.reserve()
-			c.session.release(a, func(a packet.Ack, err error) { c.link.answered(place, a, err) })
+			c.session.release(&c.link, a, func(a packet.Ack, err error) { c.link.answered(place, a, err) })
 			return nil
 		}
 		return c.session.acknowledge(&c.link, a, c.link.released)

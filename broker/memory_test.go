@@ -113,6 +113,9 @@ func (m *memory) run() {
 		p := m.pending[0]
 		m.pending = m.pending[1:]
 		err := m.fail
+		if len(p.changes) == 0 {
+			err = nil // a barrier
+		}
 		if err == nil {
 			for _, c := range p.changes {
 				m.apply(c, p.opened)

@@ -16,9 +16,15 @@ import (
 // sessions, the retained message, and the identifier of a QoS 2 PUBLISH. A message for sessions
 // that live in memory only needs no store, so local control goes on when the disk does not.
 func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
-	if r.repeated() {
-		s.store.Submit(nil, false, func(err error) { done(reasonOf(err)) })
-		return
+	if r.p.QoS == 2 && r.from != nil {
+		switch fresh, ok := r.from.receive(r.peer, r.p.ID); {
+		case !ok:
+			done(packet.UnspecifiedError)
+			return
+		case !fresh:
+			s.repeat(r.from, r.p.ID, done)
+			return
+		}
 	}
 	s.routes.match(r)
 	reason := packet.Success
@@ -45,15 +51,16 @@ func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
 	u.submit()
 }
 
-// repeated reports whether a QoS 2 PUBLISH is the repetition of one that was taken before, which
-// starts no other delivery [MQTT-4.3.3-10]; the first may still be on its way to the disk.
-func (r *routing) repeated() bool {
-	if r.p.QoS != 2 || r.from == nil {
-		return false
-	}
-	r.from.mu.Lock()
-	defer r.from.mu.Unlock()
-	return !r.from.state.Inbox.Receive(r.p.ID)
+// repeat acknowledges the repetition of a QoS 2 PUBLISH that was taken before, which starts no other
+// delivery [MQTT-4.3.3-10]. The first may still be on its way to the disk, and fail there.
+func (s *Server) repeat(from *Session, id uint16, done func(packet.ReasonCode)) {
+	s.store.Submit(nil, false, func(err error) {
+		reason := reasonOf(err)
+		if err == nil && !from.received(id) {
+			reason = packet.ImplementationSpecificError
+		}
+		done(reason)
+	})
 }
 
 // deliver passes a message on to one session: at once, or in the unit if the session is durable.
@@ -163,7 +170,7 @@ func reasonOf(err error) packet.ReasonCode {
 // publishWill publishes a will message, together with changes that go with it.
 func (s *Server) publishWill(w *packet.Will, with []session.Change) {
 	p := packet.Publish{Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Retain: w.Retain, Properties: w.Properties}
-	r := newRouting(nil)
+	r := newRouting(nil, nil)
 	r.begin(&p)
 	r.with = with
 	s.publish(r, func(packet.ReasonCode) {})

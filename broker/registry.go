@@ -59,7 +59,8 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 		changes, will = old.displace(!present)
 	}
 	n.mu.Lock()
-	lazy := present && n.expiry == a.expiry && a.will == nil
+	// What PUBREC has told must be durable before PUBREL is sent again.
+	lazy := present && n.expiry == a.expiry && a.will == nil && n.storing == 0
 	n.peer, n.user, n.expiry, n.will = a.peer, a.user, a.expiry, a.will
 	n.connected.Store(true)
 	n.state.Queue.Resume(a.window)

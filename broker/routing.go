@@ -13,6 +13,7 @@ type routing struct {
 	p    *packet.Publish  // as received; its payload may be lent
 	m    *session.Message // made at the first need: the message that may be kept
 	from *Session         // nil for the gateway's own
+	peer peer             // the connection of from that the message came by
 	at   time.Time
 	hits []hit
 	with []session.Change // to be stored in one unit with the message
@@ -22,8 +23,8 @@ type routing struct {
 	visitGroup func(filter string, g *group, _ struct{})
 }
 
-func newRouting(from *Session) *routing {
-	r := &routing{from: from}
+func newRouting(from *Session, by peer) *routing {
+	r := &routing{from: from, peer: by}
 	r.visit, r.visitGroup = r.add, r.addGroup
 	return r
 }

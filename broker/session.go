@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,7 @@ type Session struct {
 	ended    bool      // it is no longer in the server's table
 	dropping bool      // its queue was full when the last message came
 	loading  bool      // messages are being read from the store
+	storing  int       // PUBRECs on their way to the disk
 	backlog  []waiting // retained messages at QoS 0, and what must not overtake them
 	subs     map[string]subscription
 	expiry   uint32       // seconds after the connection ends
@@ -247,6 +249,9 @@ func (s *Session) acknowledge(p peer, a packet.Ack, reply func(packet.Ack, error
 	if step.Wake {
 		changes = s.pump()
 	}
+	if step.Wait {
+		s.storing++
+	}
 	s.mu.Unlock()
 	if err != nil {
 		return err
@@ -256,9 +261,12 @@ func (s *Session) acknowledge(p peer, a packet.Ack, reply func(packet.Ack, error
 	}
 	s.srv.later(changes)
 	s.srv.answer(step, func(a packet.Ack, err error) {
-		if err != nil {
+		if step.Wait {
 			s.mu.Lock()
-			s.state.Unaccept(a.ID)
+			s.storing--
+			if err != nil {
+				s.state.Unaccept(a.ID)
+			}
 			s.mu.Unlock()
 		}
 		reply(a, err)
@@ -283,20 +291,50 @@ func (s *Session) done(p peer, id uint16) {
 	s.srv.later(changes)
 }
 
-// release handles a PUBREL of the session's client.
-func (s *Session) release(a packet.Ack, reply func(packet.Ack, error)) {
+// receive takes the identifier of a QoS 2 PUBLISH that came from p, and reports whether it is new.
+// ok is false when p is no longer the session's connection: what comes late from the connection of
+// before must not be taken for something new.
+func (s *Session) receive(p peer, id uint16) (fresh, ok bool) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.peer != p {
+		return false, false
+	}
+	return s.state.Inbox.Receive(id), true
+}
+
+// received reports whether the identifier of a QoS 2 PUBLISH is taken.
+func (s *Session) received(id uint16) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.Inbox.Has(id)
+}
+
+// release handles a PUBREL of the session's client.
+func (s *Session) release(p peer, a packet.Ack, reply func(packet.Ack, error)) {
+	s.mu.Lock()
+	if s.peer != p {
+		s.mu.Unlock()
+		reply(a, ErrClosed)
+		return
+	}
 	step := s.state.Pubrel(a)
 	s.mu.Unlock()
 	s.srv.answer(step, func(a packet.Ack, err error) {
-		if err != nil && step.Durable != nil {
+		switch {
+		case err != nil && step.Durable != nil:
 			s.mu.Lock()
 			s.state.Inbox.Receive(a.ID)
 			s.mu.Unlock()
+		case err == nil && step.Durable == nil && s.received(a.ID):
+			err = errNotReleased
 		}
 		reply(a, err)
 	})
 }
+
+// errNotReleased is why the repetition of a PUBREL fails whose first one could not be stored.
+var errNotReleased = errors.New("the identifier could not be released")
 
 // answer calls reply with the answer of a step, once what it promises is durable.
 func (s *Server) answer(step session.Step, reply func(packet.Ack, error)) {

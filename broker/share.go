@@ -103,7 +103,7 @@ func (g *group) hand(s *Server, e session.Entry) {
 		return
 	}
 	p := e.Message.Publish
-	r := newRouting(nil)
+	r := newRouting(nil, nil)
 	r.begin(&p)
 	r.m = e.Message
 	h := newHit(m.s, m.sub, p.QoS, false)

@@ -82,7 +82,7 @@ func (r *reporter) values() map[string]string {
 // publish publishes a retained message of the gateway itself.
 func (r *reporter) publish(topic, value string) {
 	p := packet.Publish{Topic: topic, Payload: []byte(value), Retain: true}
-	m := newRouting(nil)
+	m := newRouting(nil, nil)
 	m.begin(&p)
 	r.srv.publish(m, nil)
 }

@@ -80,7 +80,7 @@ func (n *Session) mayCarry(f packet.Subscription) packet.ReasonCode {
 
 // sendRetained sends the retained messages that match a new subscription.
 func (s *Server) sendRetained(n *Session, f packet.Subscription, id uint32) {
-	r := newRouting(nil)
+	r := newRouting(nil, nil)
 	h := hit{s: n, retain: true}
 	if id != 0 {
 		h.ids = []uint32{id}

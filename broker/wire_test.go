@@ -106,6 +106,15 @@ func (s *site) connect(v packet.Version, c packet.Connect) *wire {
 	return w
 }
 
+// again connects a client whose session is there.
+func (s *site) again(v packet.Version, c packet.Connect) *wire {
+	s.t.Helper()
+	w := s.dial(v)
+	w.send(&c)
+	w.expect("CONNACK Success present")
+	return w
+}
+
 // clean is a CONNECT for a session that ends with the connection, kept one that does not.
 func clean(id string) packet.Connect { return packet.Connect{ClientID: id, CleanStart: true} }
 

@@ -35,6 +35,12 @@ func (in *Inbox) Release(id uint16) bool {
 	return known
 }
 
+// Has reports whether an identifier is taken.
+func (in *Inbox) Has(id uint16) bool {
+	_, known := in.ids[id]
+	return known
+}
+
 // Len returns how many identifiers are taken.
 func (in *Inbox) Len() int { return len(in.ids) }
 

@@ -119,14 +119,17 @@ func (q *Queue) Next() (e *Entry, ok bool) {
 }
 
 // Find returns the entry in flight that a packet identifier stands for, nil if there is none.
-func (q *Queue) Find(id uint16) *Entry {
-	if q.unsent == 0 || id == 0 {
+func (q *Queue) Find(id uint16) *Entry { return q.find(id, q.unsent) }
+
+// find is Find among the first n entries.
+func (q *Queue) find(id uint16, n int) *Entry {
+	if n == 0 || id == 0 {
 		return nil
 	}
 	first := q.entries[0].Position
 	position := first + uint64((int(id)-int(PacketID(first))+Span)%Span)
-	i := sort.Search(q.unsent, func(i int) bool { return q.entries[i].Position >= position })
-	if i == q.unsent || q.entries[i].Position != position || q.entries[i].Stage == Done {
+	i := sort.Search(n, func(i int) bool { return q.entries[i].Position >= position })
+	if i == n || q.entries[i].Position != position || q.entries[i].Stage == Done {
 		return nil
 	}
 	return &q.entries[i]
