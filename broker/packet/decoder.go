@@ -15,23 +15,23 @@ type Decoder struct {
 func (d *Decoder) v5() bool { return d.Version >= V5 }
 
 // A topicCache keeps the topic names that a connection published to lately, so that a device
-// which repeats a few topics costs no string each time. A name is in one of two neighbouring
-// slots; the newer of two that want the same comes first.
+// which repeats a few topics costs no string each time. It is made of pairs: a name belongs to
+// one of them, with the newer of its two in front.
 type topicCache [8]string
 
 // maxCached is the longest name that is kept, in bytes, so that a cache holds at most 2 KB.
 const maxCached = 256
 
-// topicSeed makes the slots unpredictable to a client.
+// topicSeed makes the pairs unpredictable to a client.
 var topicSeed = maphash.MakeSeed()
 
-// find returns the cached string equal to b, and the slot where it is or belongs.
+// find returns the cached string equal to b, and the slot at the front of its pair.
 func (c *topicCache) find(b []byte) (name string, slot int, ok bool) {
 	if len(b) == 0 || len(b) > maxCached {
 		return "", 0, false
 	}
-	slot = int(maphash.Bytes(topicSeed, b) % uint64(len(c)))
-	for _, s := range [2]int{slot, slot ^ 1} {
+	slot = 2 * int(maphash.Bytes(topicSeed, b)%uint64(len(c)/2))
+	for _, s := range [2]int{slot, slot + 1} {
 		if c[s] == string(b) {
 			return c[s], slot, true
 		}
@@ -44,6 +44,5 @@ func (c *topicCache) add(name string, slot int) {
 	if name == "" || len(name) > maxCached {
 		return
 	}
-	c[slot^1] = c[slot]
-	c[slot] = name
+	c[slot], c[slot+1] = name, c[slot]
 }
