@@ -84,8 +84,10 @@ func (c *conn) refuse(err error) error {
 	if !ok || err == packet.ErrProtocolName {
 		return err
 	}
-	// Malformed packets have no return code before 5.0: the connection is just closed.
-	if c.dec.Version == packet.V5 || e.Reason.ReturnCode() != 0 {
+	// Before 5.0 no return code tells of a packet that is not as it should be: the connection is
+	// just closed [3.1.1 MQTT-3.1.4-1].
+	wrong := e.Reason == packet.MalformedPacket || e.Reason == packet.ProtocolError || e.Reason == packet.TopicNameInvalid
+	if c.dec.Version == packet.V5 || !wrong {
 		c.link.out.end(&packet.Connack{Reason: e.Reason, Properties: &packet.ConnackProperties{ReasonString: e.Error()}})
 	}
 	return err
