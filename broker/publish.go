@@ -17,12 +17,12 @@ import (
 // that live in memory only needs no store, so local control goes on when the disk does not.
 func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
 	if r.p.QoS == 2 && r.from != nil {
-		switch fresh, ok := r.from.receive(r.peer, r.p.ID); {
+		switch fresh, ok := r.receive(); {
 		case !ok:
 			done(packet.UnspecifiedError)
 			return
 		case !fresh:
-			s.repeat(r.from, r.p.ID, done)
+			r.repeat(s.store, done)
 			return
 		}
 	}
@@ -51,14 +51,29 @@ func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
 	u.submit()
 }
 
+// receive takes the identifier of a QoS 2 PUBLISH and reports whether it is new. ok is false when
+// the session has another connection now: what comes late by the one of before must not be taken
+// for something new.
+func (r *routing) receive() (fresh, ok bool) {
+	r.from.mu.Lock()
+	defer r.from.mu.Unlock()
+	if r.from.peer != r.peer {
+		return false, false
+	}
+	return r.from.state.Inbox.Receive(r.p.ID), true
+}
+
 // repeat acknowledges the repetition of a QoS 2 PUBLISH that was taken before, which starts no other
 // delivery [MQTT-4.3.3-10]. The first may still be on its way to the disk, and fail there.
-func (s *Server) repeat(from *Session, id uint16, done func(packet.ReasonCode)) {
-	s.store.Submit(nil, false, func(err error) {
+func (r *routing) repeat(store Store, done func(packet.ReasonCode)) {
+	from, id := r.from, r.p.ID
+	store.Submit(nil, false, func(err error) {
 		reason := reasonOf(err)
-		if err == nil && !from.received(id) {
+		from.mu.Lock()
+		if err == nil && !from.state.Inbox.Has(id) {
 			reason = packet.ImplementationSpecificError
 		}
+		from.mu.Unlock()
 		done(reason)
 	})
 }

@@ -291,25 +291,6 @@ func (s *Session) done(p peer, id uint16) {
 	s.srv.later(changes)
 }
 
-// receive takes the identifier of a QoS 2 PUBLISH that came from p, and reports whether it is new.
-// ok is false when p is no longer the session's connection: what comes late from the connection of
-// before must not be taken for something new.
-func (s *Session) receive(p peer, id uint16) (fresh, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.peer != p {
-		return false, false
-	}
-	return s.state.Inbox.Receive(id), true
-}
-
-// received reports whether the identifier of a QoS 2 PUBLISH is taken.
-func (s *Session) received(id uint16) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.state.Inbox.Has(id)
-}
-
 // release handles a PUBREL of the session's client.
 func (s *Session) release(p peer, a packet.Ack, reply func(packet.Ack, error)) {
 	s.mu.Lock()
@@ -321,14 +302,14 @@ func (s *Session) release(p peer, a packet.Ack, reply func(packet.Ack, error)) {
 	step := s.state.Pubrel(a)
 	s.mu.Unlock()
 	s.srv.answer(step, func(a packet.Ack, err error) {
+		s.mu.Lock()
 		switch {
 		case err != nil && step.Durable != nil:
-			s.mu.Lock()
 			s.state.Inbox.Receive(a.ID)
-			s.mu.Unlock()
-		case err == nil && step.Durable == nil && s.received(a.ID):
+		case err == nil && step.Durable == nil && s.state.Inbox.Has(a.ID):
 			err = errNotReleased
 		}
+		s.mu.Unlock()
 		reply(a, err)
 	})
 }

@@ -119,20 +119,20 @@ func (q *Queue) Next() (e *Entry, ok bool) {
 }
 
 // Find returns the entry in flight that a packet identifier stands for, nil if there is none.
-func (q *Queue) Find(id uint16) *Entry { return q.find(id, q.unsent) }
+func (q *Queue) Find(id uint16) *Entry { return find(q.entries[:q.unsent], id) }
 
-// find is Find among the first n entries.
-func (q *Queue) find(id uint16, n int) *Entry {
-	if n == 0 || id == 0 {
+// find returns the entry that a packet identifier stands for, nil if it is Done or not there.
+func find(entries []Entry, id uint16) *Entry {
+	if len(entries) == 0 || id == 0 {
 		return nil
 	}
-	first := q.entries[0].Position
+	first := entries[0].Position
 	position := first + uint64((int(id)-int(PacketID(first))+Span)%Span)
-	i := sort.Search(n, func(i int) bool { return q.entries[i].Position >= position })
-	if i == n || q.entries[i].Position != position || q.entries[i].Stage == Done {
+	i := sort.Search(len(entries), func(i int) bool { return entries[i].Position >= position })
+	if i == len(entries) || entries[i].Position != position || entries[i].Stage == Done {
 		return nil
 	}
-	return &q.entries[i]
+	return &entries[i]
 }
 
 // Finish marks an entry as Done and forgets it.

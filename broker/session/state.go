@@ -61,7 +61,7 @@ func (s *State) Pubrec(a packet.Ack) (Step, error) {
 // Unaccept takes back a PUBREC that could not be made durable: the message is Pending again. A new
 // connection may have begun meanwhile.
 func (s *State) Unaccept(id uint16) {
-	if e := s.Queue.find(id, len(s.Queue.entries)); e != nil && e.Stage == Accepted {
+	if e := find(s.Queue.entries, id); e != nil && e.Stage == Accepted {
 		e.Stage = Pending
 	}
 }
