@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"time"
 
@@ -26,6 +27,9 @@ type conn struct {
 	srv      *Server
 	listener Listener
 	nc       net.Conn
+	address  netip.Addr // see addressOf
+	known    bool       // the gate's: CONNECT has been accepted
+	pace     pace
 	in       *frames
 	dec      packet.Decoder
 	link     link
@@ -43,7 +47,7 @@ type conn struct {
 var errGone = errors.New("disconnected")
 
 func newConn(s *Server, nc net.Conn, l Listener) *conn {
-	c := &conn{srv: s, listener: l, nc: nc}
+	c := &conn{srv: s, listener: l, nc: nc, address: addressOf(nc), pace: newPace(&s.limits, &s.stats.Slowed)}
 	c.in = newFrames(nc, s.limits.PacketSize)
 	c.link.stats = &s.stats
 	c.link.out.init(nc, &s.limits)
@@ -58,9 +62,7 @@ func (c *conn) run() {
 	}
 	c.close(err)
 	c.link.out.wait()
-	c.srv.table.Lock()
-	delete(c.srv.conns, c)
-	c.srv.table.Unlock()
+	c.srv.gate.leave(c)
 }
 
 // handshake does what comes before the first packet.
@@ -103,7 +105,7 @@ func (c *conn) read() (packet.Header, []byte, error) {
 // with every complete packet, not with every byte [MQTT-3.1.2-22].
 func (c *conn) serve() error {
 	c.touch()
-	for {
+	for complete := false; ; {
 		h, body, ok, err := c.in.next()
 		if err != nil {
 			return err
@@ -112,7 +114,12 @@ func (c *conn) serve() error {
 			if err := c.handle(h, body); err != nil {
 				return err
 			}
+			complete = true
 			continue
+		}
+		if complete && c.keepAlive > 0 {
+			c.touch()
+			complete = false
 		}
 		if err := c.in.fill(); err != nil {
 			return err
@@ -131,7 +138,6 @@ func (c *conn) touch() {
 
 // handle does what one packet asks for. Its error ends the connection.
 func (c *conn) handle(h packet.Header, body []byte) error {
-	c.touch()
 	switch h.Type {
 	case packet.PUBLISH:
 		return c.publish(h, body)
@@ -182,6 +188,9 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 	}
 	if x := p.Properties; x != nil && len(x.SubscriptionIDs) > 0 {
 		return &packet.Error{Clause: "MQTT-3.3.4-6", Reason: packet.ProtocolError, Text: "a subscription identifier from a client"}
+	}
+	if err := c.pace.wait(c.srv.ctx, len(body)); err != nil {
+		return err
 	}
 	c.srv.stats.Received.Add(1)
 	refused := checkTopic(p.Topic)

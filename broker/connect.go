@@ -67,6 +67,7 @@ func (c *conn) connect(p *packet.Connect) error {
 		return c.refuse(&packet.Error{Clause: "3.1.4", Reason: packet.ServerUnavailable, Text: err.Error()})
 	}
 	c.session = n
+	c.srv.gate.know(c)
 	c.r = newRouting(n, &c.link)
 	c.link.drained = n.resume
 	c.srv.log.Info("client connected", "client", n.id, "listener", c.listener.Name, "from", c.nc.RemoteAddr(),

@@ -5,24 +5,32 @@ import "time"
 // Limits bound what one client can ask of the gateway. The zero value of a field stands for its
 // default, which suits a board with 512 MB of memory.
 type Limits struct {
-	Connections    int           // network connections at a time; default 1,000
-	Sessions       int           // sessions of all kinds, with and without connection; default 10,000
-	PacketSize     int           // bytes of one incoming packet, fixed header included; default 256 KiB
-	ReceiveMaximum uint16        // incoming QoS 1 and 2 messages that are not acknowledged yet, per client; default 500
-	Inflight       uint16        // outgoing QoS 1 and 2 messages that are not acknowledged yet, per client; default 100, at most session.MaxWindow
-	Subscriptions  int           // per session; default 1,000
-	QueueMessages  int           // messages that wait for one session of the network; newer ones are dropped; default 100,000
-	QueueBytes     int           // their bytes, for a session that is in memory only; default 1 MiB
-	SessionExpiry  time.Duration // longest life of a session of the network without a connection; default 7 days
-	TopicAliases   uint16        // per connection and direction; default 32
-	OutBytes       int           // bytes on their way to one client beyond which QoS 0 is dropped; default 256 KiB
-	ConnectTime    time.Duration // from the connection to its CONNECT, TLS included; default 10 s
-	WriteTime      time.Duration // for a client that takes nothing to take something; default 30 s
-	KeepAlive      time.Duration // longest keep alive that a 5.0 client may ask for, 0: any (MQTT-3.1.2-21)
+	Connections        int           // network connections at a time; default 1,000
+	AddressConnections int           // of them from one address of the network, this machine not counted; default 100
+	Handshakes         int           // of them without CONNECT; default 100
+	ConnectRate        int           // connections per second that are accepted, the rest waits; default 200
+	MessageRate        int           // messages per second from one client, before it is slowed down; default any
+	ByteRate           int           // their bytes; default any
+	Sessions           int           // sessions of all kinds, with and without connection; default 10,000
+	PacketSize         int           // bytes of one incoming packet, fixed header included; default 256 KiB
+	ReceiveMaximum     uint16        // incoming QoS 1 and 2 messages that are not acknowledged yet, per client; default 500
+	Inflight           uint16        // outgoing QoS 1 and 2 messages that are not acknowledged yet, per client; default 100, at most session.MaxWindow
+	Subscriptions      int           // per session; default 1,000
+	QueueMessages      int           // messages that wait for one session of the network; newer ones are dropped; default 100,000
+	QueueBytes         int           // their bytes, for a session that is in memory only; default 1 MiB
+	SessionExpiry      time.Duration // longest life of a session of the network without a connection; default 7 days
+	TopicAliases       uint16        // per connection and direction; default 32
+	OutBytes           int           // bytes on their way to one client beyond which QoS 0 is dropped; default 256 KiB
+	ConnectTime        time.Duration // from the connection to its CONNECT, TLS included; default 10 s
+	WriteTime          time.Duration // for a client that takes nothing to take something; default 30 s
+	KeepAlive          time.Duration // longest keep alive that a 5.0 client may ask for, 0: any (MQTT-3.1.2-21)
 }
 
 func (l Limits) withDefaults() Limits {
 	or(&l.Connections, 1000)
+	or(&l.AddressConnections, 100)
+	or(&l.Handshakes, 100)
+	or(&l.ConnectRate, 200)
 	or(&l.Sessions, 10_000)
 	or(&l.PacketSize, 256<<10)
 	or(&l.ReceiveMaximum, 500)

@@ -11,11 +11,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
-	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"gateway/broker/packet"
 	"gateway/broker/session"
@@ -42,8 +42,8 @@ type Server struct {
 	registry registry
 	routes   routes
 
-	table sync.Mutex
-	conns map[*conn]struct{}
+	gate gate
+	pace *rate.Limiter // of connections
 
 	// retaining orders the retained messages in memory as the store orders them. It is held across
 	// Submit, which is the reason why it guards nothing else.
@@ -64,8 +64,9 @@ func New(o Options) (*Server, error) {
 		log:     o.Log,
 		version: o.Version,
 		began:   time.Now(),
-		conns:   make(map[*conn]struct{}),
 	}
+	s.gate = newGate(&s.limits)
+	s.pace = rate.NewLimiter(rate.Limit(s.limits.ConnectRate), s.limits.ConnectRate)
 	s.registry = registry{srv: s, sessions: make(map[string]*Session)}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	if err := s.restore(); err != nil {
@@ -135,6 +136,9 @@ func (s *Server) Serve(ln net.Listener, l Listener) error {
 	release := context.AfterFunc(s.ctx, func() { _ = ln.Close() })
 	defer release()
 	for delay := time.Duration(0); ; {
+		if s.pace.Wait(s.ctx) != nil {
+			return nil
+		}
 		nc, err := ln.Accept()
 		switch {
 		case s.ctx.Err() != nil:
@@ -159,21 +163,15 @@ func (s *Server) Serve(ln net.Listener, l Listener) error {
 // accept starts the reader of a connection, unless there are too many.
 func (s *Server) accept(nc net.Conn, l Listener) {
 	c := newConn(s, nc, l)
-	s.table.Lock()
-	full := len(s.conns) >= s.limits.Connections
-	if !full && s.start(c.run) {
-		s.conns[c] = struct{}{}
-		nc = nil
-	}
-	s.table.Unlock()
-	if nc == nil {
+	err := s.gate.enter(c, func() bool { return s.start(c.run) })
+	if err == nil {
 		return
 	}
 	_ = nc.Close()
-	if full {
+	if s.ctx.Err() == nil {
 		s.stats.Refused.Add(1)
-		s.log.Warn("connection refused: too many", "from", nc.RemoteAddr(), "limit", s.limits.Connections,
-			"remedy", "raise limits.connections, or find out who connects so often")
+		s.log.Warn("connection refused", "listener", l.Name, "from", nc.RemoteAddr(), "reason", err,
+			"remedy", "find out who connects so often, or raise the limit")
 	}
 }
 
@@ -185,13 +183,10 @@ func (s *Server) Close() error {
 	s.starting.Lock()
 	s.stop()
 	s.starting.Unlock()
-	s.table.Lock()
-	conns := slices.Collect(maps.Keys(s.conns))
-	s.table.Unlock()
 	for _, p := range peers {
 		p.kick(packet.ServerShuttingDown)
 	}
-	for _, c := range conns {
+	for _, c := range s.gate.inside() {
 		c.link.kick(packet.ServerShuttingDown)
 	}
 	s.work.Wait()

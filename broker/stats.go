@@ -17,6 +17,7 @@ type Stats struct {
 	Dropped  atomic.Int64 // messages for one client that there was no room for, or that it might not publish
 	Expired  atomic.Int64 // messages for one client whose expiry interval passed
 	TooLarge atomic.Int64 // messages larger than their receiver takes
+	Slowed   atomic.Int64 // times that a client was slowed down for publishing too much
 	Unstored atomic.Int64 // messages and subscriptions that the store refused
 }
 
@@ -73,6 +74,7 @@ func (r *reporter) values() map[string]string {
 		"$SYS/broker/publish/messages/dropped":   number(s.stats.Dropped.Load()),
 		"$SYS/broker/publish/messages/expired":   number(s.stats.Expired.Load()),
 		"$SYS/broker/publish/messages/too_large": number(s.stats.TooLarge.Load()),
+		"$SYS/broker/clients/slowed":             number(s.stats.Slowed.Load()),
 		"$SYS/broker/store/refused":              number(s.stats.Unstored.Load()),
 		"$SYS/broker/subscriptions/count":        number(int64(subs)),
 		"$SYS/broker/retained messages/count":    number(int64(retained)),

@@ -119,19 +119,25 @@ func (g *gateway) openStore(c *config.Config) error {
 
 func limits(l config.Limits) broker.Limits {
 	return broker.Limits{
-		Connections:    l.Connections,
-		Sessions:       l.Sessions,
-		PacketSize:     int(l.PacketSize),
-		ReceiveMaximum: uint16(l.ReceiveMaximum),
-		Inflight:       uint16(l.Inflight),
-		Subscriptions:  l.Subscriptions,
-		QueueMessages:  l.Queue,
-		QueueBytes:     int(l.QueueSize),
-		OutBytes:       int(l.OutputSize),
-		SessionExpiry:  l.SessionExpiry,
-		ConnectTime:    l.ConnectTimeout,
-		WriteTime:      l.WriteTimeout,
-		KeepAlive:      l.KeepAlive,
+		Connections:        l.Connections,
+		AddressConnections: l.AddressConnections,
+		Handshakes:         l.Handshakes,
+		ConnectRate:        l.ConnectRate,
+		MessageRate:        l.MessageRate,
+		ByteRate:           int(l.ByteRate),
+		Sessions:           l.Sessions,
+		TopicAliases:       uint16(l.TopicAliases),
+		PacketSize:         int(l.PacketSize),
+		ReceiveMaximum:     uint16(l.ReceiveMaximum),
+		Inflight:           uint16(l.Inflight),
+		Subscriptions:      l.Subscriptions,
+		QueueMessages:      l.Queue,
+		QueueBytes:         int(l.QueueSize),
+		OutBytes:           int(l.OutputSize),
+		SessionExpiry:      l.SessionExpiry,
+		ConnectTime:        l.ConnectTimeout,
+		WriteTime:          l.WriteTimeout,
+		KeepAlive:          l.KeepAlive,
 	}
 }
 

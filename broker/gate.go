@@ -1,0 +1,87 @@
+package broker
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+)
+
+// A gate counts the network connections, and lets in as many as the limits allow.
+type gate struct {
+	limits *Limits
+
+	mu        sync.Mutex
+	conns     map[*conn]struct{}
+	addresses map[netip.Addr]int
+	strangers int // connections that have not been let in by CONNECT
+}
+
+func newGate(l *Limits) gate {
+	return gate{limits: l, conns: make(map[*conn]struct{}), addresses: make(map[netip.Addr]int)}
+}
+
+// enter admits a connection and starts it with start, or says why not.
+func (g *gate) enter(c *conn, start func() bool) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch l := g.limits; {
+	case len(g.conns) >= l.Connections:
+		return fmt.Errorf("there are %d connections, as many as limits.connections allows", len(g.conns))
+	case c.address.IsValid() && g.addresses[c.address] >= l.AddressConnections:
+		return fmt.Errorf("there are %d connections from this address, as many as limits.address_connections allows", l.AddressConnections)
+	case g.strangers >= l.Handshakes:
+		return fmt.Errorf("there are %d connections without CONNECT, as many as limits.handshakes allows", g.strangers)
+	}
+	if !start() {
+		return net.ErrClosed
+	}
+	g.conns[c] = struct{}{}
+	g.strangers++
+	if c.address.IsValid() {
+		g.addresses[c.address]++
+	}
+	return nil
+}
+
+// know tells that the client of a connection has been let in.
+func (g *gate) know(c *conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c.known = true
+	g.strangers--
+}
+
+// leave tells that a connection has ended.
+func (g *gate) leave(c *conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.conns, c)
+	if !c.known {
+		g.strangers--
+	}
+	if c.address.IsValid() {
+		if g.addresses[c.address]--; g.addresses[c.address] == 0 {
+			delete(g.addresses, c.address)
+		}
+	}
+}
+
+// inside returns the connections.
+func (g *gate) inside() []*conn {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Collect(maps.Keys(g.conns))
+}
+
+// addressOf returns where a connection comes from, if it counts for the limit of addresses: not
+// from this machine, and not through a Unix socket.
+func addressOf(nc net.Conn) netip.Addr {
+	tcp, ok := nc.RemoteAddr().(*net.TCPAddr)
+	if !ok || tcp.IP.IsLoopback() {
+		return netip.Addr{}
+	}
+	return tcp.AddrPort().Addr().Unmap()
+}

@@ -1,0 +1,91 @@
+package broker_test
+
+import (
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"gateway/broker"
+	"gateway/broker/packet"
+)
+
+// Connections beyond a limit are closed at once, and room that is left is used again.
+func TestConnectionLimits(t *testing.T) {
+	for name, limits := range map[string]broker.Limits{
+		"connections": {Connections: 2},
+		"handshakes":  {Handshakes: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, nil, limits)
+			a, b := s.dial(packet.V5), s.dial(packet.V5)
+			over := s.dial(packet.V5)
+			over.expect("closed")
+			c := clean("a")
+			a.send(&c)
+			a.expect("CONNACK Success")
+			if name == "connections" {
+				_ = b.nc.Close()
+			}
+			// A place has become free, but the server may not have noticed yet.
+			for deadline := time.Now().Add(5 * time.Second); ; {
+				w := s.dial(packet.V5)
+				c := clean("c")
+				_, _ = w.nc.Write(c.Append(nil, packet.V5))
+				if got := w.read(); got == "CONNACK Success" {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatal("the free place is not used")
+				}
+			}
+			if s.server.Stats().Refused.Load() == 0 {
+				t.Error("the refusal is not counted")
+			}
+		})
+	}
+}
+
+// A client that publishes too much is slowed down, without loss; others are not.
+func TestMessageRate(t *testing.T) {
+	s := start(t, nil, broker.Limits{MessageRate: 20})
+	fast := s.connect(packet.V311, clean("fast"))
+	begin := time.Now()
+	for i := range 40 { // a burst of 20, then 20 in a second
+		fast.send(publish("d", "x", 1, uint16(i+1)))
+	}
+	slow := s.connect(packet.V311, clean("slow"))
+	slow.send(publish("d", "x", 1, 1))
+	slow.expect("PUBACK 1")
+	if d := time.Since(begin); d > 500*time.Millisecond {
+		t.Errorf("another client waited for %v", d)
+	}
+	for i := range 40 {
+		fast.expect(fmt.Sprintf("PUBACK %d", i+1))
+	}
+	if d := time.Since(begin); d < 900*time.Millisecond {
+		t.Errorf("40 messages took %v, want a second at least", d)
+	}
+	if s.server.Stats().Slowed.Load() == 0 {
+		t.Error("it is not counted")
+	}
+}
+
+// Sessions are bounded: a client that makes up identifiers cannot fill the memory.
+func TestSessionLimit(t *testing.T) {
+	s := start(t, nil, broker.Limits{Sessions: 2})
+	for i := range 2 {
+		w := s.connect(packet.V5, kept(fmt.Sprint("c", i)))
+		w.send(&packet.Disconnect{})
+		w.expect("closed")
+	}
+	w := s.dial(packet.V5)
+	c := kept("c3")
+	w.send(&c)
+	w.expect("CONNACK "+packet.ServerUnavailable.String(), "closed")
+	w = s.dial(packet.V5)
+	c = kept("c1")
+	w.send(&c)
+	w.expect("CONNACK Success present")
+	_ = w.nc.(*net.TCPConn).Close()
+}
