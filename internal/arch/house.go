@@ -24,7 +24,6 @@ var House = Plan{
 		{1, "board", "", false},
 		{2, "internal/client", "broker/packet broker/topic", false}, // for the command line and the tests
 		{1, "internal/ca", "", false},                               // for the command line
-		{1, "internal/ca", "", false},
 		// The ground floor is what the tests stand on. Nothing that is shipped sees it.
 		{0, "internal/*", "*", false},
 	},
