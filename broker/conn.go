@@ -181,6 +181,9 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 		return err
 	}
 	p := &c.p
+	if c.r == nil {
+		c.r = newRouting(c.session) // most clients only listen
+	}
 	if x := p.Properties; x != nil && x.TopicAlias != 0 {
 		if err := c.aliases.resolve(p); err != nil {
 			return err

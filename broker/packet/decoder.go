@@ -9,7 +9,7 @@ import "hash/maphash"
 // An error is an *Error. A Decoder is not safe for concurrent use.
 type Decoder struct {
 	Version Version
-	topics  topicCache
+	topics  *topicCache // nil before the first PUBLISH: most clients only listen
 }
 
 func (d *Decoder) v5() bool { return d.Version >= V5 }
@@ -27,7 +27,7 @@ var topicSeed = maphash.MakeSeed()
 
 // find returns the cached string equal to b, and the slot at the front of its pair.
 func (c *topicCache) find(b []byte) (name string, slot int, ok bool) {
-	if len(b) == 0 || len(b) > maxCached {
+	if c == nil || len(b) == 0 || len(b) > maxCached {
 		return "", 0, false
 	}
 	slot = 2 * int(maphash.Bytes(topicSeed, b)%uint64(len(c)/2))

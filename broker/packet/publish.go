@@ -87,6 +87,10 @@ func (d *Decoder) topicName(r *reader) string {
 	if r.err != nil {
 		return ""
 	}
+	if d.topics == nil {
+		d.topics = new(topicCache)
+		_, slot, _ = d.topics.find(b)
+	}
 	name = string(b)
 	d.topics.add(name, slot)
 	return name
