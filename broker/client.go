@@ -39,7 +39,7 @@ var ErrClosed = errors.New("the client is closed")
 // be.
 func (s *Server) Connect(o ClientOptions) (*Client, error) {
 	c := &Client{srv: s}
-	c.mail = mailbox{stats: &s.stats, ready: make(chan struct{}, 1)}
+	c.mail = mailbox{stats: &s.stats, ready: make(signal, 1)}
 	window := s.limits.Inflight
 	if o.ReceiveMaximum > 0 {
 		window = min(o.ReceiveMaximum, session.MaxWindow)

@@ -51,6 +51,7 @@ func newConn(s *Server, nc net.Conn, l Listener) *conn {
 	c.in = newFrames(nc, s.limits.PacketSize)
 	c.link.stats = &s.stats
 	c.link.out.init(nc, &s.limits)
+	c.link.drained = func() { c.session.resume() }
 	return c
 }
 
@@ -136,8 +137,17 @@ func (c *conn) touch() {
 	_ = c.nc.SetReadDeadline(at)
 }
 
+// qosBits are those of the fixed header of a PUBLISH that are 0 at QoS 0, which is not answered.
+const qosBits = 0b0110
+
 // handle does what one packet asks for. Its error ends the connection.
 func (c *conn) handle(h packet.Header, body []byte) error {
+	if h.Type != packet.PUBLISH || h.Flags&qosBits != 0 {
+		c.breathe()
+	}
+	if c.link.cause.Load() != nil {
+		return net.ErrClosed // what came before the end is not taken after it
+	}
 	switch h.Type {
 	case packet.PUBLISH:
 		return c.publish(h, body)
@@ -209,7 +219,6 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 		}
 		return nil
 	}
-	c.breathe()
 	if n := c.link.incoming.Add(1); c.dec.Version == packet.V5 && n > int32(c.srv.limits.ReceiveMaximum) {
 		return &packet.Error{Clause: "MQTT-3.3.4-9", Reason: packet.ReceiveMaximumExceeded, Text: fmt.Sprintf("more than %d messages without acknowledgement", c.srv.limits.ReceiveMaximum)}
 	}
@@ -234,12 +243,12 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 	return nil
 }
 
-// breathe waits while too many acknowledgements are on their way to the disk: a client that has
-// no Receive Maximum is slowed down by not being read.
+// breathe waits while there is too much that the client has to be answered: one that sends without
+// taking the answers is slowed down by not being read.
 func (c *conn) breathe() {
-	for c.link.out.pending() >= 2*int(c.srv.limits.ReceiveMaximum) {
+	for c.link.out.laden() {
 		select {
-		case <-c.link.out.space:
+		case <-c.link.out.less:
 		case <-c.srv.ctx.Done():
 			return
 		}

@@ -12,7 +12,7 @@ import (
 // A mailbox is the peer that the session of a client in the process delivers to.
 type mailbox struct {
 	stats *Stats
-	ready chan struct{} // of size 1: told when something waits; one that is full says so already
+	ready signal // told when something waits
 
 	mu      sync.Mutex
 	opened  bool
@@ -66,7 +66,7 @@ func (m *mailbox) poll() (i item, drained, ok bool, err error) {
 	if len(m.waiting) == 0 {
 		m.waiting = nil
 	} else {
-		m.wake()
+		m.ready.give()
 	}
 	drained = m.stalled && len(m.waiting) < mailboxSize/2
 	m.stalled = m.stalled && !drained
@@ -80,21 +80,13 @@ func (m *mailbox) end(why error) {
 	if m.ended == nil {
 		m.ended = why
 	}
-	m.wake()
-}
-
-// wake tells next to look again. The lock is held.
-func (m *mailbox) wake() {
-	select {
-	case m.ready <- struct{}{}:
-	default:
-	}
+	m.ready.give()
 }
 
 func (m *mailbox) put(i item) {
 	m.mu.Lock()
 	m.waiting = append(m.waiting, i)
-	m.wake()
+	m.ready.give()
 	m.mu.Unlock()
 	m.stats.Sent.Add(1)
 }

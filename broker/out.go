@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"crypto/tls"
 	"net"
 	"sync"
 	"time"
@@ -23,21 +24,13 @@ type out struct {
 	spare    []byte // written before, kept to be filled again
 	flushing bool
 	ending   bool           // nothing may be appended; the connection is closed after what waits
+	last     time.Time      // when it is closed at the latest, once it is ending
 	drained  func()         // called, without the lock, when there is room again
 	wanted   bool           // somebody found no room
 	flushers sync.WaitGroup // the goroutine in flush
-
-	// Acknowledgements leave in the order of the packets that they answer [MQTT-4.6.0-2..4]. Each
-	// has its place here from the arrival of the packet until it is ready and at the front.
-	acks  []ack
-	first uint64        // place of acks[0]
-	space chan struct{} // of size 1: told when an acknowledgement has left; one that is full says so already
-}
-
-// An ack is one acknowledgement that has to wait for its turn.
-type ack struct {
-	bytes []byte
-	ready bool
+	acks     ackLine
+	ackLimit int    // places in acks beyond which the peer is not to be read
+	less     signal // told when there is less to send or to acknowledge
 }
 
 // lastWriteTime is how long a peer has for its last packet. It is shorter than the time that a
@@ -49,7 +42,7 @@ const keepBuffer = 512
 
 func (o *out) init(nc net.Conn, l *Limits) {
 	o.nc, o.limit, o.writeTime = nc, l.OutBytes, l.WriteTime
-	o.space = make(chan struct{}, 1)
+	o.ackLimit, o.less = 2*int(l.ReceiveMaximum), make(signal, 1)
 }
 
 // An encoder is a packet that appends itself to a buffer.
@@ -85,12 +78,19 @@ func (o *out) room() bool {
 	return !o.ending && !o.wanted
 }
 
+// laden reports whether the peer is not to be read for now, because it takes too little of what it
+// has been answered, or the disk too little of what it has sent. less tells when to look again.
+func (o *out) laden() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.ending && (len(o.buf) >= 2*o.limit || len(o.acks.waiting) >= o.ackLimit)
+}
+
 // reserve takes the next place in the order of acknowledgements.
 func (o *out) reserve() uint64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.acks = append(o.acks, ack{})
-	return o.first + uint64(len(o.acks)) - 1
+	return o.acks.reserve()
 }
 
 // complete fills a place with its acknowledgement, and sends those whose turn has come.
@@ -100,11 +100,11 @@ func (o *out) complete(place uint64, a packet.Ack) {
 	if o.ending {
 		return
 	}
-	if place == o.first {
+	if place == o.acks.first {
 		o.buf = a.Append(o.buf, o.version)
-		o.pop()
+		o.acks.pop()
 	} else {
-		o.acks[place-o.first] = ack{a.Append(nil, o.version), true}
+		o.acks.fill(place, a.Append(nil, o.version))
 	}
 	o.advance()
 }
@@ -116,37 +116,15 @@ func (o *out) completeSub(place uint64, s *packet.Suback) {
 	if o.ending {
 		return
 	}
-	o.acks[place-o.first] = ack{s.Append(nil, o.version), true}
+	o.acks.fill(place, s.Append(nil, o.version))
 	o.advance()
 }
 
 // advance sends the acknowledgements whose turn has come. The lock is held.
 func (o *out) advance() {
-	for len(o.acks) > 0 && o.acks[0].ready {
-		o.buf = append(o.buf, o.acks[0].bytes...)
-		o.pop()
-	}
+	o.buf = o.acks.leave(o.buf)
 	o.kick()
-	select {
-	case o.space <- struct{}{}:
-	default:
-	}
-}
-
-func (o *out) pop() {
-	o.acks[0] = ack{}
-	o.acks = o.acks[1:]
-	o.first++
-	if len(o.acks) == 0 {
-		o.acks = nil
-	}
-}
-
-// pending returns how many acknowledgements have not left.
-func (o *out) pending() int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return len(o.acks)
+	o.less.give()
 }
 
 // end appends a last packet, if any, and closes the connection once everything is written. It
@@ -160,17 +138,14 @@ func (o *out) end(last encoder) {
 	if last != nil {
 		o.buf = last.Append(o.buf, o.version)
 	}
-	o.ending, o.acks = true, nil
-	o.writeTime = lastWriteTime
-	_ = o.nc.SetWriteDeadline(time.Now().Add(lastWriteTime))
+	o.ending, o.acks = true, ackLine{}
+	o.last = time.Now().Add(lastWriteTime)
+	_ = o.nc.SetWriteDeadline(o.last)
 	if !o.flushing {
 		o.flushing = true
 		o.flushers.Go(o.flush)
 	}
-	select {
-	case o.space <- struct{}{}:
-	default:
-	}
+	o.less.give()
 }
 
 // kick starts the flush of what waits. The lock is held.
@@ -186,41 +161,86 @@ func (o *out) kick() {
 func (o *out) flush() {
 	for {
 		o.mu.Lock()
-		if cap(o.spare) > keepBuffer && len(o.buf) == 0 {
-			o.spare = nil
-		}
 		if len(o.buf) == 0 {
 			o.flushing = false
+			if cap(o.buf)+cap(o.spare) > keepBuffer {
+				o.buf, o.spare = nil, nil
+			}
 			ending := o.ending
 			o.mu.Unlock()
 			if ending {
-				_ = o.nc.Close()
+				o.hangUp()
 			}
 			return
 		}
 		b := o.buf
 		o.buf = o.spare[:0]
-		wanted, drained, deadline := o.wanted, o.drained, time.Now().Add(o.writeTime)
+		wanted, drained := o.wanted, o.drained
 		o.wanted = false
 		o.mu.Unlock()
+		o.less.give()
 
-		_ = o.nc.SetWriteDeadline(deadline)
-		_, err := o.nc.Write(b)
+		err := o.write(b)
 
 		o.mu.Lock()
 		o.spare = b
 		if err != nil {
-			o.ending, o.buf, o.acks = true, nil, nil
+			o.ending, o.buf, o.acks = true, nil, ackLine{}
+			o.less.give()
 		}
 		o.mu.Unlock()
-		if err != nil {
-			_ = o.nc.Close()
-		}
 		if wanted && drained != nil && err == nil {
 			drained()
 		}
 	}
 }
 
+// writePiece is how many bytes of a long write have a time of their own, so that a slow peer has
+// enough of it. A record of TLS has as many.
+const writePiece = 16 << 10
+
+// write writes b.
+func (o *out) write(b []byte) error {
+	for len(b) > 0 {
+		o.mu.Lock()
+		deadline := o.last
+		if !o.ending {
+			deadline = time.Now().Add(o.writeTime)
+		}
+		_ = o.nc.SetWriteDeadline(deadline)
+		o.mu.Unlock()
+		n, err := o.nc.Write(b[:min(len(b), writePiece)])
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// hangUp closes the connection. TLS takes its leave of the peer, which may take 5 s with one that
+// takes nothing; here it has what is left of its time.
+func (o *out) hangUp() {
+	if t, ok := o.nc.(*tls.Conn); ok {
+		o.mu.Lock()
+		left := time.Until(o.last)
+		o.mu.Unlock()
+		cut := time.AfterFunc(left, func() { _ = t.NetConn().Close() })
+		defer cut.Stop()
+	}
+	_ = o.nc.Close()
+}
+
 // wait returns when no flush is running. Nothing may be appended any more.
 func (o *out) wait() { o.flushers.Wait() }
+
+// A signal says that something has changed since its receiver last looked. It has room for one:
+// when it is full the receiver will look anyway.
+type signal chan struct{}
+
+func (s signal) give() {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
+}
