@@ -192,7 +192,7 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 	}
 	p := &c.p
 	if c.r == nil {
-		c.r = newRouting(c.session) // most clients only listen
+		c.r = newRouting(c.session, &c.link) // most clients only listen
 	}
 	if x := p.Properties; x != nil && x.TopicAlias != 0 {
 		if err := c.aliases.resolve(p); err != nil {

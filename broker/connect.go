@@ -68,7 +68,6 @@ func (c *conn) connect(p *packet.Connect) error {
 	}
 	c.session = n
 	c.srv.gate.know(c)
-	c.r = newRouting(n, &c.link)
 	c.srv.log.Info("client connected", "client", n.id, "listener", c.listener.Name, "from", c.nc.RemoteAddr(),
 		"version", versionName(p.Version), "user", id.User, "resumed", present)
 	c.link.send(&packet.Connack{SessionPresent: present, Properties: &props})
