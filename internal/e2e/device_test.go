@@ -102,7 +102,8 @@ func payload(number int) []byte {
 }
 
 // A visitor is a device without a session: mosquitto_pub, once for every message. When it ends
-// well, its message was acknowledged.
+// well, its message was acknowledged. It must not live for the second after which it connects
+// again: with a new session, its QoS 2 message would be a new one [MQTT-3.1.2-6].
 type visitor struct {
 	path, address string
 	ledger        *ledger
@@ -114,7 +115,7 @@ func (v *visitor) run(ctx context.Context) {
 		qos := packet.QoS(1 + i%2)
 		topic := fmt.Sprintf("up/visitor/%d", i%2)
 		number := v.ledger.send(topic, qos)
-		limited, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		limited, cancel := context.WithTimeout(context.Background(), 900*time.Millisecond)
 		err := exec.CommandContext(limited, v.path, "-h", host, "-p", port, "-t", topic,
 			"-q", fmt.Sprint(qos), "-m", string(payload(number))).Run()
 		cancel()
