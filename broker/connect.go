@@ -3,7 +3,6 @@ package broker
 import (
 	"crypto/rand"
 	"crypto/tls"
-	"strings"
 	"time"
 
 	"gateway/broker/auth"
@@ -28,7 +27,7 @@ func (c *conn) connect(p *packet.Connect) error {
 		p.ClientID = "auto-" + rand.Text()
 		props.AssignedClientID = p.ClientID
 	}
-	if strings.HasPrefix(p.ClientID, "$") {
+	if own(p.ClientID) {
 		return c.refuse(&packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: "client identifiers that begin with $ are the gateway's own"})
 	}
 	if p.Properties.RequestResponse {

@@ -157,7 +157,8 @@ func (u *unit) committed(err error) {
 	} else if u.enqueued != nil {
 		for i, t := range u.enqueued.To {
 			if t.Position == 0 {
-				continue // the session ended meanwhile
+				u.srv.stats.Dropped.Add(1) // the session ended meanwhile
+				continue
 			}
 			u.sessions[i].committed(session.Queued{
 				Position: t.Position, QoS: t.QoS, Retain: t.Retain,
@@ -182,11 +183,16 @@ func reasonOf(err error) packet.ReasonCode {
 	}
 }
 
-// publishWill publishes a will message, together with changes that go with it.
+// publishWill publishes a will message, together with changes that go with it. If the store does
+// not take the message, the changes are made without it.
 func (s *Server) publishWill(w *packet.Will, with []session.Change) {
 	p := packet.Publish{Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Retain: w.Retain, Properties: w.Properties}
 	r := newRouting(nil, nil)
 	r.begin(&p)
 	r.with = with
-	s.publish(r, func(packet.ReasonCode) {})
+	s.publish(r, func(reason packet.ReasonCode) {
+		if reason.Failed() {
+			s.later(with)
+		}
+	})
 }

@@ -41,7 +41,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	g.ordering.Lock()
 	g.mu.Lock()
 	old := g.sessions[a.id]
-	if g.closing || old == nil && len(g.sessions) >= g.srv.limits.Sessions {
+	if g.closing || old == nil && len(g.sessions) >= g.srv.limits.Sessions && !own(a.id) {
 		g.mu.Unlock()
 		g.ordering.Unlock()
 		return nil, false, errSessions
@@ -49,6 +49,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	// A session without expiry ends with its connection, which ends now.
 	present = old != nil && !a.cleanStart && old.durable
 	n = old
+	hadWill := false
 	if !present {
 		n = newSession(g.srv, a.id, a.expiry > 0)
 		g.sessions[a.id] = n
@@ -56,11 +57,11 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	var changes []session.Change
 	var will *packet.Will
 	if old != nil {
-		changes, will = old.displace(!present)
+		hadWill, changes, will = old.displace(!present)
 	}
 	n.mu.Lock()
 	// What PUBREC has told must be durable before PUBREL is sent again.
-	lazy := present && n.expiry == a.expiry && a.will == nil && n.storing == 0
+	lazy := present && n.expiry == a.expiry && a.will == nil && !hadWill && n.storing == 0
 	n.peer, n.user, n.expiry, n.will = a.peer, a.user, a.expiry, a.will
 	n.connected.Store(true)
 	n.state.Queue.Resume(a.window)
@@ -93,6 +94,9 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 		g.srv.publishWill(will, nil)
 	}
 	if err := <-committed; err != nil {
+		if !present {
+			g.expire(n, a.peer, 0) // it has never begun
+		}
 		g.detach(n, a.peer, true)
 		return nil, false, fmt.Errorf("the session could not be stored: %w", err)
 	}
@@ -105,9 +109,10 @@ var errSessions = errors.New("there are as many sessions as limits.sessions allo
 
 // displace makes way for another connection of the same client, and, when the session ends with
 // it, ends the session. It returns what is to be stored and the will that is due.
-func (n *Session) displace(end bool) (changes []session.Change, will *packet.Will) {
+func (n *Session) displace(end bool) (hadWill bool, changes []session.Change, will *packet.Will) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	hadWill = n.will != nil
 	connected := n.peer != nil
 	if connected {
 		n.peer.kick(packet.SessionTakenOver)
@@ -119,12 +124,15 @@ func (n *Session) displace(end bool) (changes []session.Change, will *packet.Wil
 	if end {
 		changes = n.end()
 	}
-	return changes, will
+	return hadWill, changes, will
 }
 
 // quiet forgets the connection and what was to happen after it. The lock is held.
 func (n *Session) quiet() {
 	n.peer, n.backlog, n.will = nil, nil, nil
+	if n.durable {
+		n.state.Queue.Unload()
+	}
 	n.connected.Store(false)
 	if n.timer != nil {
 		n.timer.Stop()

@@ -110,8 +110,12 @@ func (s *Server) restore() error {
 	for _, n := range sessions {
 		// The clock of a board without battery may be years off: time away is never negative.
 		away := time.Duration(0)
-		if at, ok := closed[n]; ok {
+		at, ok := closed[n]
+		if ok {
 			away = max(0, now.Sub(at))
+		} else if n.will == nil {
+			// It was connected when the power went: from now on its expiry counts.
+			s.later([]session.Change{&session.Closed{Client: n.id, At: now}})
 		}
 		n.since = now.Add(-away)
 		s.registry.due(n)

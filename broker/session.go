@@ -103,18 +103,16 @@ func (s *Session) offer(r *routing, h *hit) {
 	s.srv.stats.Dropped.Add(1)
 }
 
-// full reports whether the queue has all that it may hold. What the gateway's own clients wait for
-// is bounded by the store alone. A client is told of in the log once, when its messages begin to
-// be dropped.
+// full reports whether the queue has all that it may hold. What the store keeps for the gateway's
+// own clients is bounded by the store alone. A client is told of in the log once, when its
+// messages begin to be dropped, and again only after there was room for a while.
 func (s *Session) full() bool {
-	if strings.HasPrefix(s.id, "$") {
-		return false
-	}
 	l := &s.srv.limits
 	s.mu.Lock()
-	full := s.state.Queue.Len() >= l.QueueMessages || !s.durable && s.state.Queue.Bytes() >= l.QueueBytes
+	n, most := s.state.Queue.Len(), l.QueueMessages
+	full := n >= most && !(s.durable && own(s.id)) || !s.durable && s.state.Queue.Bytes() >= l.QueueBytes
 	begins := full && !s.dropping
-	s.dropping = full
+	s.dropping = full || s.dropping && n > most/2
 	s.mu.Unlock()
 	if begins {
 		s.srv.log.Warn("a client's queue is full: newer messages for it are dropped until it takes some", "client", s.id,
@@ -123,11 +121,16 @@ func (s *Session) full() bool {
 	return full
 }
 
+// own reports whether a client identifier is of the gateway's own clients. The network cannot take
+// one of these.
+func own(id string) bool { return strings.HasPrefix(id, "$") }
+
 // push queues a message for a session that lives in memory only.
 func (s *Session) push(q session.Queued) {
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
+		s.srv.stats.Dropped.Add(1)
 		return
 	}
 	s.state.Queue.Push(q)
@@ -139,9 +142,14 @@ func (s *Session) push(q session.Queued) {
 // committed takes a message that the store has put into the session's queue.
 func (s *Session) committed(q session.Queued) {
 	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		s.srv.stats.Dropped.Add(1)
+		return
+	}
 	room := readAhead
-	if s.state.Queue.Bytes() > readAheadBytes {
-		room = 0
+	if s.peer == nil || s.state.Queue.Bytes() > readAheadBytes {
+		room = 0 // it stays in the store only
 	}
 	s.state.Queue.Committed(q, room)
 	changes := s.pump()
@@ -197,9 +205,8 @@ func (s *Session) pump() (changes []session.Change) {
 			changes = append(changes, step.Durable)
 		}
 	}
-	if from, ok := s.state.Queue.Missing(); ok && !s.loading {
+	if from, limit, ok := s.state.Queue.Missing(); ok && !s.loading {
 		s.loading = true
-		limit := s.state.Queue.Limit()
 		if !s.srv.start(func() { s.load(from, limit) }) {
 			s.loading = false
 		}

@@ -80,19 +80,22 @@ func (t *routes) unshare(full string, s *Session) (existed bool) {
 
 // handOn gives what an ended session has not acknowledged to the other members of its groups:
 // messages at QoS 1, and at QoS 2 those that were never sent to it [MQTT-4.8.2-5]. filters are the
-// session's subscriptions. A message that also came by an ordinary subscription stays with it.
+// session's subscriptions. A message that also came by an ordinary subscription is dropped with the
+// session, as are all others.
 func (g *registry) handOn(n *Session, filters []string) {
-	if !slices.ContainsFunc(filters, isShared) {
-		return
-	}
 	n.mu.Lock()
+	dropped := n.state.Queue.Undelivered()
 	open := n.state.Queue.Transferable()
 	n.mu.Unlock()
-	for _, e := range open {
-		if to := g.srv.routes.groupFor(e.Message.Publish.Topic, filters); to != nil {
-			to.hand(g.srv, e)
+	if slices.ContainsFunc(filters, isShared) {
+		for _, e := range open {
+			if to := g.srv.routes.groupFor(e.Message.Publish.Topic, filters); to != nil {
+				to.hand(g.srv, e)
+				dropped--
+			}
 		}
 	}
+	g.srv.stats.Dropped.Add(int64(dropped))
 }
 
 // hand gives a message to a member of the group.

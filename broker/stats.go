@@ -14,7 +14,7 @@ type Stats struct {
 	Refused  atomic.Int64 // connections that were not
 	Received atomic.Int64 // messages from publishers
 	Sent     atomic.Int64 // messages to subscribers, repetitions included
-	Dropped  atomic.Int64 // messages for one client that there was no room for, or that it might not publish
+	Dropped  atomic.Int64 // messages for one client that there was no room for, that its session ended before, or that it might not publish
 	Expired  atomic.Int64 // messages for one client whose expiry interval passed
 	TooLarge atomic.Int64 // messages larger than their receiver takes
 	Slowed   atomic.Int64 // times that a client was slowed down for publishing too much

@@ -1,6 +1,11 @@
 package session
 
-import "sort"
+import (
+	"slices"
+	"sort"
+
+	"gateway/broker/packet"
+)
 
 // Span is the number of packet identifiers: positions that far apart share one.
 const Span = 65535
@@ -74,14 +79,31 @@ func (q *Queue) Committed(m Queued, max int) {
 	}
 }
 
-// Missing returns the position from which messages have to be read from the store before Next
-// can go on; ok is false when none have to.
-func (q *Queue) Missing() (from uint64, ok bool) {
-	return q.loaded, q.unsent == len(q.entries) && q.loaded < q.next
+// Unload forgets what the store has too, for a receiver that is away: everything behind the last
+// entry that was sent, or acknowledged, on this connection or before.
+func (q *Queue) Unload() {
+	keep := q.unsent
+	for i := keep; i < len(q.entries); i++ {
+		if q.entries[i].Stage != Pending {
+			keep = i + 1
+		}
+	}
+	if keep == len(q.entries) {
+		return
+	}
+	q.loaded = q.entries[keep].Position
+	for i := keep; i < len(q.entries); i++ {
+		q.bytes -= size(&q.entries[i])
+	}
+	q.entries = slices.Clone(q.entries[:keep])
 }
 
-// Limit returns the position after the last one that has been given out.
-func (q *Queue) Limit() uint64 { return q.next }
+// Missing returns the position from which messages have to be read from the store before Next
+// can go on, and the position after the last one that has been given out; ok is false when none
+// have to.
+func (q *Queue) Missing() (from, limit uint64, ok bool) {
+	return q.loaded, q.next, q.unsent == len(q.entries) && q.loaded < q.next
+}
 
 // Fill adds what the store has from position from on: the messages found, which are complete up
 // to the position limit. A fill that does not continue the queue is ignored.
@@ -153,9 +175,6 @@ func (q *Queue) Finish(e *Entry) {
 	}
 }
 
-// Waiting returns how many messages in memory have not been sent on this connection.
-func (q *Queue) Waiting() int { return len(q.entries) - q.unsent }
-
 // Transferable returns copies of the entries in memory that another receiver may get instead of
 // this one: those at QoS 1, and those at QoS 2 that were never sent.
 func (q *Queue) Transferable() []Entry {
@@ -177,7 +196,19 @@ func (q *Queue) Len() int {
 	return int(q.next - q.loaded)
 }
 
-// Bytes returns the topic and payload bytes of the messages in memory.
+// Undelivered returns how many messages the receiver has not acknowledged. Of those in the store
+// only their positions are known.
+func (q *Queue) Undelivered() int {
+	n := int(q.next - q.loaded)
+	for i := range q.entries {
+		if q.entries[i].Stage == Pending {
+			n++
+		}
+	}
+	return n
+}
+
+// Bytes returns the bytes of the messages in memory.
 func (q *Queue) Bytes() int { return q.bytes }
 
 func (q *Queue) append(e Entry) {
@@ -185,7 +216,11 @@ func (q *Queue) append(e Entry) {
 	q.bytes += size(&e)
 }
 
-func size(e *Entry) int { return len(e.Message.Publish.Topic) + len(e.Message.Publish.Payload) }
+// size returns what an entry costs in memory, about.
+func size(e *Entry) int {
+	const overhead = 128 // the entry, and what the message has beside its bytes
+	return overhead + e.Message.Publish.Size(packet.V5)
+}
 
 // Again reports whether the entry may have been sent on an earlier connection, so that its PUBLISH
 // carries DUP [MQTT-3.3.1-1].

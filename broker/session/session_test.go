@@ -164,13 +164,12 @@ func TestQueueModel(t *testing.T) {
 				s.Queue.Committed(m, rapid.IntRange(0, 4).Draw(t, "room"))
 			},
 			"fill": func(t *rapid.T) {
-				from, ok := s.Queue.Missing()
+				from, limit, ok := s.Queue.Missing()
 				if !ok {
 					t.Skip("nothing is missing")
 				}
 				n := rapid.IntRange(1, 3).Draw(t, "n")
 				rest := stored[from-base:]
-				limit := s.Queue.Limit()
 				if len(rest) > n {
 					rest, limit = rest[:n], rest[n-1].Position+1
 				}
@@ -225,17 +224,27 @@ func TestQueueModel(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			"reconnect": func(*rapid.T) {
+			"reconnect": func(t *rapid.T) {
+				if rapid.Bool().Draw(t, "away") {
+					s.Queue.Unload()
+				}
 				s.Queue.Resume(window)
 				clear(inflight)
 				last = base - 1
 			},
 			"": func(t *rapid.T) {
-				open := 0
+				open, pending := 0, 0
 				for i := range stored {
-					if stage[base+uint64(i)] != session.Done {
+					switch stage[base+uint64(i)] {
+					case session.Pending:
+						pending++
+						fallthrough
+					case session.Accepted:
 						open++
 					}
+				}
+				if got := s.Queue.Undelivered(); got != pending {
+					t.Fatalf("Undelivered = %d, want %d", got, pending)
 				}
 				if s.Queue.Len() < open {
 					t.Fatalf("Len = %d with %d messages open", s.Queue.Len(), open)
