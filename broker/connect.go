@@ -2,7 +2,7 @@ package broker
 
 import (
 	"crypto/rand"
-	"crypto/tls"
+	"slices"
 	"time"
 
 	"gateway/broker/auth"
@@ -12,10 +12,14 @@ import (
 // connect handles the CONNECT: who it is, which session it gets, what it is told.
 func (c *conn) connect(p *packet.Connect) error {
 	v5 := p.Version == packet.V5
+	c.link.maxPacket = int(min(p.Properties.MaximumPacketSize, packet.MaxLength))
 	props := packet.ConnackProperties{
 		ReceiveMaximum:    c.srv.limits.ReceiveMaximum,
 		MaximumPacketSize: uint32(c.srv.limits.PacketSize),
 		TopicAliasMaximum: c.srv.limits.TopicAliases,
+	}
+	if v := c.listener.Versions; v != nil && !slices.Contains(v, p.Version) {
+		return c.refuse(&packet.Error{Clause: "MQTT-3.1.2-2", Reason: packet.UnsupportedProtocolVersion, Text: "MQTT " + versionName(p.Version) + " is not spoken here"})
 	}
 	if p.Properties.HasAuthMethod {
 		return c.refuse(&packet.Error{Clause: "MQTT-4.12.0-1", Reason: packet.BadAuthenticationMethod, Text: "no such authentication method"})
@@ -53,7 +57,6 @@ func (c *conn) connect(p *packet.Connect) error {
 	if expiry != expiryOf(p) {
 		props.HasSessionExpiry, props.SessionExpiry = true, expiry
 	}
-	c.link.maxPacket = int(min(p.Properties.MaximumPacketSize, packet.MaxLength))
 	c.aliases.max = c.srv.limits.TopicAliases
 	c.link.aliases.max = min(p.Properties.TopicAliasMaximum, c.srv.limits.TopicAliases)
 	c.bridge = p.Bridge
@@ -86,7 +89,11 @@ func (c *conn) refuse(err error) error {
 	// just closed [3.1.1 MQTT-3.1.4-1].
 	wrong := e.Reason == packet.MalformedPacket || e.Reason == packet.ProtocolError || e.Reason == packet.TopicNameInvalid
 	if c.dec.Version == packet.V5 || !wrong {
-		c.link.out.end(&packet.Connack{Reason: e.Reason, Properties: &packet.ConnackProperties{ReasonString: e.Error()}})
+		last := &packet.Connack{Reason: e.Reason, Properties: &packet.ConnackProperties{ReasonString: e.Error()}}
+		if !c.link.takes(last) {
+			last.Properties = nil // [MQTT-3.2.2-19]
+		}
+		c.link.out.end(last)
 	}
 	return err
 }
@@ -94,7 +101,7 @@ func (c *conn) refuse(err error) error {
 // authenticate finds out who the client is, as the listener demands.
 func (c *conn) authenticate(p *packet.Connect) (auth.Identity, error) {
 	a := auth.Attempt{ClientID: p.ClientID, Username: p.Username, Password: p.Password, Addr: c.nc.RemoteAddr()}
-	if t, ok := c.nc.(*tls.Conn); ok {
+	if t, ok := c.nc.(securer); ok {
 		if certs := t.ConnectionState().PeerCertificates; len(certs) > 0 {
 			a.Certificate = certs[0]
 		}

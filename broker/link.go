@@ -22,7 +22,7 @@ type link struct {
 // keeps its message, and sends it again when it is back.
 func (l *link) acknowledged(place uint64, a packet.Ack) {
 	if a.Type == packet.PUBACK || a.Reason.Failed() {
-		l.incoming.Add(-1)
+		l.settled()
 	}
 	if a.Reason.Failed() && l.version < packet.V5 {
 		l.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: a.Reason, Text: "the message could not be stored"})
@@ -37,8 +37,16 @@ func (l *link) answered(place uint64, a packet.Ack, err error) {
 		l.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: reasonOf(err), Text: "PUBREL could not be stored"})
 		return
 	}
-	l.incoming.Add(-1)
+	l.settled()
 	l.complete(place, a)
+}
+
+// settled counts one message less of those that wait for an acknowledgement. A PUBREL may be for
+// one of an earlier connection, which was not counted here (5.0, 4.9).
+func (l *link) settled() {
+	if l.incoming.Add(-1) < 0 {
+		l.incoming.Add(1)
+	}
 }
 
 // released sends a PUBREL.
@@ -59,10 +67,19 @@ func (l *link) fail(e *packet.Error) {
 // end sends a DISCONNECT, where the version has one for servers, and closes the connection.
 func (l *link) end(e *packet.Error) {
 	if l.begun.Load() && l.version == packet.V5 {
-		l.out.end(&packet.Disconnect{Reason: e.Reason, ReasonString: e.Error()})
+		last := &packet.Disconnect{Reason: e.Reason, ReasonString: e.Error()}
+		if !l.takes(last) {
+			last.ReasonString = "" // [MQTT-3.14.2-3]
+		}
+		l.out.end(last)
 		return
 	}
 	l.out.end(nil)
+}
+
+// takes reports whether a packet is within the client's Maximum Packet Size.
+func (l *link) takes(p encoder) bool {
+	return l.maxPacket == 0 || len(p.Append(nil, l.version)) <= l.maxPacket
 }
 
 func (l *link) offer(r *routing, h *hit) bool {

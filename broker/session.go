@@ -193,10 +193,11 @@ func (s *Session) pump() (changes []session.Change) {
 			now = time.Now()
 		}
 		expiry, expired := remaining(e.Message, now)
+		again := s.state.Queue.Again(e)
 		switch {
-		case expired:
+		case expired && !(again && e.QoS == 2): // what was sent at QoS 2 has to be completed [MQTT-4.3.3-7]
 			s.srv.stats.Expired.Add(1)
-		case s.peer.deliver(e, expiry, s.state.Queue.Again(e)):
+		case s.peer.deliver(e, expiry, again):
 			continue
 		default:
 			s.srv.stats.TooLarge.Add(1)
