@@ -17,8 +17,16 @@ import (
 
 // A Listener says how connections from one net.Listener are treated.
 type Listener struct {
-	Name string // for logs
-	Auth auth.Authenticator
+	Name     string // for logs
+	Auth     auth.Authenticator
+	Versions []packet.Version // of MQTT that are let in; nil: all
+}
+
+// A securer is a connection that has to agree with its peer on something before MQTT begins: TLS,
+// WebSocket. A *tls.Conn is one.
+type securer interface {
+	HandshakeContext(ctx context.Context) error
+	ConnectionState() tls.ConnectionState
 }
 
 // A conn is the reading side of one network connection. Its goroutine handles one packet after
@@ -48,7 +56,6 @@ var errGone = errors.New("disconnected")
 
 func newConn(s *Server, nc net.Conn, l Listener) *conn {
 	c := &conn{srv: s, listener: l, nc: nc, address: addressOf(nc), pace: newPace(&s.limits, &s.stats.Slowed)}
-	c.in = newFrames(nc, s.limits.PacketSize)
 	c.link.stats = &s.stats
 	c.link.out.init(nc, &s.limits)
 	c.link.drained = func() { c.session.resume() }
@@ -69,11 +76,12 @@ func (c *conn) run() {
 // handshake does what comes before the first packet.
 func (c *conn) handshake() error {
 	_ = c.nc.SetDeadline(time.Now().Add(c.srv.limits.ConnectTime))
-	if t, ok := c.nc.(*tls.Conn); ok {
+	if t, ok := c.nc.(securer); ok {
 		if err := t.HandshakeContext(c.srv.ctx); err != nil {
-			return fmt.Errorf("TLS handshake: %w", err)
+			return err
 		}
 	}
+	c.in = newFrames(c.nc, c.srv.limits.PacketSize)
 	h, body, err := c.read()
 	if err != nil {
 		return err
@@ -305,10 +313,14 @@ func (c *conn) close(err error) {
 	if e != nil {
 		err = e
 	}
-	if c.session == nil {
+	switch {
+	case c.session == nil && e == nil && errors.Is(err, io.EOF):
+		// Something looked whether the port is open: no client was refused.
+		c.srv.log.Debug("connection ended before CONNECT", "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", err)
+	case c.session == nil:
 		c.srv.stats.Refused.Add(1)
 		c.srv.log.Info("connection refused", "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", why(err))
-	} else {
+	default:
 		// A client that sees the connection end finds its session as it is after that.
 		c.srv.registry.detach(c.session, &c.link, c.goodbye)
 		c.srv.log.Info("client disconnected", "client", c.session.id, "from", c.nc.RemoteAddr(), "reason", why(err))
