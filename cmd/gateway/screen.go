@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"gateway/broker"
 	"gateway/broker/packet"
@@ -103,7 +104,7 @@ func (s *screen) update(topic string, payload []byte) {
 	if strings.HasSuffix(topic, "/set") || strings.HasSuffix(topic, "/result") {
 		return
 	}
-	text := pointText(payload)
+	topic, text := printable(topic), pointText(payload)
 	s.mu.Lock()
 	changed := s.points[topic] != text
 	s.points[topic] = text
@@ -119,8 +120,29 @@ func (s *screen) print(line string) {
 	fmt.Fprintln(s.out, line)
 }
 
+// pointWidth is the longest value that is shown, in characters, so that a point stays on one line.
+const pointWidth = 60
+
 // pointText returns a payload as people read it.
 func pointText(payload []byte) string {
+	text := []rune(printable(fullText(payload)))
+	if len(text) > pointWidth {
+		text = append(text[:pointWidth-1], '…')
+	}
+	return string(text)
+}
+
+// printable returns a text from a client as it may go to a terminal, which obeys some characters.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s)
+}
+
+func fullText(payload []byte) string {
 	var r struct {
 		Value   any
 		Unit    string
@@ -128,10 +150,13 @@ func pointText(payload []byte) string {
 		Error   string
 	}
 	if json.Unmarshal(payload, &r) != nil || r.Quality == "" {
-		return strings.ToValidUTF8(string(payload), "?")
+		return string(payload)
 	}
 	text := fmt.Sprintf("%v %s", r.Value, r.Unit)
-	if r.Quality != "good" {
+	switch {
+	case r.Value == nil:
+		text = r.Quality + ": " + r.Error
+	case r.Quality != "good":
 		text = fmt.Sprintf("%v %s (%s: %s)", r.Value, r.Unit, r.Quality, r.Error)
 	}
 	return strings.TrimSpace(text)
