@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"gateway/broker"
 	"gateway/broker/packet"
@@ -104,7 +103,7 @@ func (s *screen) update(topic string, payload []byte) {
 	if strings.HasSuffix(topic, "/set") || strings.HasSuffix(topic, "/result") {
 		return
 	}
-	topic, text := printable(topic), pointText(payload)
+	topic, text := printable([]byte(topic)), pointText(payload)
 	s.mu.Lock()
 	changed := s.points[topic] != text
 	s.points[topic] = text
@@ -125,21 +124,11 @@ const pointWidth = 60
 
 // pointText returns a payload as people read it.
 func pointText(payload []byte) string {
-	text := []rune(printable(fullText(payload)))
+	text := []rune(printable([]byte(fullText(payload))))
 	if len(text) > pointWidth {
 		text = append(text[:pointWidth-1], '…')
 	}
 	return string(text)
-}
-
-// printable returns a text from a client as it may go to a terminal, which obeys some characters.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '?'
-	}, s)
 }
 
 func fullText(payload []byte) string {
