@@ -1,66 +1,147 @@
-// Package listen opens the addresses at which clients connect: TCP, and TLS with or without
-// client certificates.
+// Package listen opens the addresses at which clients connect: TCP and Unix sockets, with and
+// without TLS, for MQTT, MQTT over WebSocket, and HTTP, all of them on one port if need be.
+//
+// Accept waits for no client. What has to be agreed on with one, which is TLS and WebSocket, and
+// even the question which of them it speaks, is left to the Handshake of its Conn, so that a
+// client that is slow at it makes nobody wait.
 package listen
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
-	"fmt"
+	"log/slog"
 	"net"
-	"os"
-	"syscall"
-	"time"
+	"sync"
 )
 
-// keepAlive finds peers that vanished without a word, for clients whose MQTT keep alive is 0.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
+// Protocols are what a listener speaks, below TLS if there is any.
+type Protocols byte
 
-// TCP opens an address such as "127.0.0.1:1883", or ":1883" for all addresses of the machine.
-func TCP(ctx context.Context, address string) (net.Listener, error) {
-	c := net.ListenConfig{KeepAliveConfig: keepAlive}
-	ln, err := c.Listen(ctx, "tcp", address)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%s is in use: another broker runs here, or another listener has the same port: %w", address, err)
-	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("%s may not be used: ports below 1024 need the capability CAP_NET_BIND_SERVICE: %w", address, err)
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("%s is no address of this machine: %w", address, err)
-	}
-	return ln, err
+// What a listener can speak. One that speaks several tells them apart by the first byte.
+const (
+	MQTT      Protocols = 1 << iota // since CONNECT begins with 0x10
+	WebSocket                       // MQTT in binary messages; since a request begins with GET
+	HTTP                            // GET /health, which is 200 OK
+)
+
+// Options are what a Listener is made from.
+type Options struct {
+	Name      string    // for logs
+	Address   string    // "host:port", ":port", or "unix:" and the path of a socket
+	Protocols Protocols // 0: MQTT
+	TLS       *Files    // nil: no TLS
+	Plain     bool      // with TLS: connections that do not begin with a TLS handshake are taken too
+	WebSocket Web
+	Socket    Socket
+	Log       *slog.Logger // required with TLS
 }
 
-// Files are the PEM files of a TLS listener.
-type Files struct {
-	Cert, Key string // the server's certificate with its chain, and its private key
-	ClientCA  string // who may sign client certificates; empty: none are asked for
-	// RequireCertificate refuses clients without a certificate that ClientCA signed.
-	RequireCertificate bool
+// Web are the settings of MQTT over WebSocket.
+type Web struct {
+	Path string // of the URL; "": /mqtt. The path / is always there
+	// Origins are the sites whose pages may connect, as in "https://app.example.com", besides the
+	// one that has the name of the gateway itself; "*": any. Programs send no origin and may.
+	Origins     []string
+	MessageSize int64 // bytes of one message; 0: 1 MiB
 }
 
-// Config loads the files. TLS 1.2 is the oldest version that is spoken.
-func (f Files) Config() (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(f.Cert, f.Key)
-	if err != nil {
-		return nil, fmt.Errorf("load certificate %s with key %s: %w", f.Cert, f.Key, err)
+// A Listener accepts connections. Its Accept returns a *Conn, or the socket itself where there is
+// nothing to agree on.
+type Listener struct {
+	net.Listener
+	o    Options
+	keys *keyring // nil: no TLS
+
+	mu   sync.Mutex
+	live map[*Conn]struct{} // those with a client certificate
+
+	watching sync.WaitGroup
+	stop     context.CancelFunc
+}
+
+// Open opens an address. Files of a TLS listener are read now, and again whenever they change.
+func Open(ctx context.Context, o Options) (*Listener, error) {
+	if o.Protocols == 0 {
+		o.Protocols = MQTT
 	}
-	c := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
-	if f.ClientCA == "" {
-		return c, nil
+	if o.WebSocket.Path == "" {
+		o.WebSocket.Path = "/mqtt"
 	}
-	pem, err := os.ReadFile(f.ClientCA)
-	if err != nil {
-		return nil, fmt.Errorf("load CA: %w", err)
+	if o.WebSocket.MessageSize == 0 {
+		o.WebSocket.MessageSize = 1 << 20
 	}
-	c.ClientCAs = x509.NewCertPool()
-	if !c.ClientCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("load CA: %s has no certificate in PEM form", f.ClientCA)
+	l := &Listener{o: o, live: make(map[*Conn]struct{}), stop: func() {}}
+	if o.TLS != nil {
+		keys, err := newKeyring(*o.TLS)
+		if err != nil {
+			return nil, err
+		}
+		l.keys = keys
 	}
-	c.ClientAuth = tls.VerifyClientCertIfGiven
-	if f.RequireCertificate {
-		c.ClientAuth = tls.RequireAndVerifyClientCert
+	var err error
+	if l.Listener, err = open(ctx, o.Address, o.Socket); err != nil {
+		return nil, err
 	}
-	return c, nil
+	if l.keys != nil {
+		var watch context.Context
+		watch, l.stop = context.WithCancel(context.Background())
+		l.warn(l.keys.current.Load())
+		l.watching.Go(func() { l.watch(watch) })
+	}
+	return l, nil
+}
+
+// Accept returns the next connection.
+func (l *Listener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err != nil || l.keys == nil && l.o.Protocols == MQTT {
+		return nc, err
+	}
+	return &Conn{Conn: nc, l: l}, nil
+}
+
+// Close closes the address. Connections stay, but are no longer checked when the files change.
+func (l *Listener) Close() error {
+	err := l.Listener.Close()
+	l.stop()
+	l.watching.Wait()
+	return err
+}
+
+// join notes a connection that has shown a certificate. The files may have changed while it did.
+func (l *Listener) join(c *Conn, shown *keys) error {
+	l.mu.Lock()
+	c.mu.Lock()
+	if !c.closed {
+		l.live[c] = struct{}{}
+	}
+	c.mu.Unlock()
+	l.mu.Unlock()
+	if now := l.keys.current.Load(); now != shown {
+		return now.admit(c.ConnectionState())
+	}
+	return nil
+}
+
+func (l *Listener) leave(c *Conn) {
+	l.mu.Lock()
+	delete(l.live, c)
+	l.mu.Unlock()
+}
+
+// part closes the connections whose certificates the keys admit no more.
+func (l *Listener) part(k *keys) {
+	l.mu.Lock()
+	live := make([]*Conn, 0, len(l.live))
+	for c := range l.live {
+		live = append(live, c)
+	}
+	l.mu.Unlock()
+	for _, c := range live {
+		state := c.ConnectionState()
+		if err := k.admit(state); err != nil {
+			l.o.Log.Warn("connection closed: its certificate is no longer good", "listener", l.o.Name,
+				"from", c.RemoteAddr(), "certificate", state.PeerCertificates[0].Subject.CommonName, "error", err)
+			_ = c.Conn.Close() // the socket: a client that is shown out may not delay the others
+		}
+	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -150,7 +149,7 @@ func (g *gateway) listen(listeners []config.Listener) {
 	ctx, g.stopListening = context.WithCancel(context.Background())
 	for _, l := range listeners {
 		// The first try is made here, so that a gateway that is ready can be reached.
-		ln, err := openListener(ctx, l)
+		ln, err := g.openListener(ctx, l)
 		g.listening.Go(func() {
 			for told := false; ; told = true {
 				if err == nil {
@@ -167,26 +166,18 @@ func (g *gateway) listen(listeners []config.Listener) {
 				case <-ctx.Done():
 					return
 				}
-				ln, err = openListener(ctx, l)
+				ln, err = g.openListener(ctx, l)
 			}
 		})
 	}
 }
 
-func openListener(ctx context.Context, l config.Listener) (net.Listener, error) {
-	if l.TLS == nil {
-		return listen.TCP(ctx, l.Address)
+func (g *gateway) openListener(ctx context.Context, l config.Listener) (net.Listener, error) {
+	o := listen.Options{Name: l.Name, Address: l.Address, Log: g.log}
+	if t := l.TLS; t != nil {
+		o.TLS = &listen.Files{Cert: t.Cert, Key: t.Key, ClientCA: t.ClientCA, RequireCertificate: t.RequireCertificate}
 	}
-	f := listen.Files{Cert: l.TLS.Cert, Key: l.TLS.Key, ClientCA: l.TLS.ClientCA, RequireCertificate: l.TLS.RequireCertificate}
-	t, err := f.Config()
-	if err != nil {
-		return nil, err
-	}
-	ln, err := listen.TCP(ctx, l.Address)
-	if err != nil {
-		return nil, err
-	}
-	return tls.NewListener(ln, t), nil
+	return listen.Open(ctx, o)
 }
 
 func authenticator(l config.Listener) auth.Authenticator {
