@@ -58,7 +58,7 @@ func newConn(s *Server, nc net.Conn, l Listener) *conn {
 	c := &conn{srv: s, listener: l, nc: nc, address: addressOf(nc), pace: newPace(&s.limits, &s.stats.Slowed)}
 	c.link.stats = &s.stats
 	c.link.out.init(nc, &s.limits)
-	c.link.drained = func() { c.session.resume() }
+	c.link.drained = func() { c.session.resume(); c.link.less.give() }
 	return c
 }
 
@@ -276,7 +276,8 @@ func (c *conn) subscribe(body []byte) error {
 		}
 	}
 	place := c.link.out.reserve()
-	c.srv.handleSubscribe(c.session, &p, func(a packet.Suback) { c.link.out.completeSub(place, &a) })
+	wait := func() { c.link.await(c.srv.ctx, c.session) }
+	c.srv.handleSubscribe(c.session, &p, wait, func(a packet.Suback) { c.link.out.completeSub(place, &a) })
 	return nil
 }
 

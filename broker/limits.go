@@ -18,6 +18,7 @@ type Limits struct {
 	Subscriptions      int           // per session; default 1,000
 	QueueMessages      int           // messages that wait for one session of the network; newer ones are dropped; default 100,000
 	QueueBytes         int           // their bytes, for a session that is in memory only; default 1 MiB
+	RetainedBytes      int           // of all retained messages, with 512 for each; default 64 MiB
 	SessionExpiry      time.Duration // longest life of a session of the network without a connection; default 7 days
 	TopicAliases       uint16        // per connection and direction; default 32
 	OutBytes           int           // bytes on their way to one client beyond which QoS 0 is dropped; default 256 KiB
@@ -38,6 +39,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.Subscriptions, 1000)
 	or(&l.QueueMessages, 100_000)
 	or(&l.QueueBytes, 1<<20)
+	or(&l.RetainedBytes, 64<<20)
 	or(&l.SessionExpiry, 7*24*time.Hour)
 	or(&l.TopicAliases, 32)
 	or(&l.OutBytes, 256<<10)

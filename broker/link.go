@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"sync/atomic"
 
 	"gateway/broker/packet"
@@ -119,6 +120,26 @@ func (l *link) put(p *packet.Publish) bool {
 	l.publish(p)
 	l.stats.Sent.Add(1)
 	return true
+}
+
+// await waits while the client has not taken most of the retained messages that it has asked for.
+func (l *link) await(ctx context.Context, n *Session) {
+	for {
+		n.mu.Lock()
+		behind := n.peer == l && len(n.backlog) >= backlogLimit
+		n.mu.Unlock()
+		l.mu.Lock()
+		ending := l.ending
+		l.mu.Unlock()
+		if !behind || ending {
+			return
+		}
+		select {
+		case <-l.less:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (l *link) pubrel(id uint16) { l.send(&packet.Ack{Type: packet.PUBREL, ID: id}) }

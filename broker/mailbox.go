@@ -95,13 +95,13 @@ func (m *mailbox) offer(r *routing, h *hit) bool {
 	if !m.room() {
 		return false
 	}
-	kept := r.message()
 	expiry := uint32(0)
-	if x := kept.Publish.Properties; x != nil {
+	if x := r.p.Properties; x != nil {
 		expiry = x.MessageExpiry
 	}
-	p := outgoing(&kept.Publish, expiry, h.ids)
-	p.QoS, p.Retain = 0, h.retain
+	p := outgoing(r.p, expiry, h.ids)
+	p.Payload = r.message().Publish.Payload
+	p.Dup, p.QoS, p.ID, p.Retain = false, 0, 0, h.retain
 	m.put(item{p: p})
 	return true
 }

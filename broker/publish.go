@@ -2,6 +2,8 @@ package broker
 
 import (
 	"errors"
+	"fmt"
+	"math"
 	"strings"
 
 	"gateway/broker/packet"
@@ -26,29 +28,47 @@ func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
 			return
 		}
 	}
-	s.routes.match(r)
-	reason := packet.Success
-	if len(r.hits) == 0 {
-		reason = packet.NoMatchingSubscribers
+	u := unit{srv: s, done: done, changes: r.with}
+	if r.p.QoS == 2 && r.from != nil {
+		u.from, u.id = r.from, r.p.ID
 	}
-	u := unit{srv: s, done: done, reason: reason, changes: r.with}
+	if !r.p.Retain {
+		u.route(r)
+		if !u.submit() {
+			u.acknowledge()
+		}
+		return
+	}
+	s.retaining.Lock()
+	err := u.retain(r)
+	if err == nil || r.p.QoS == 0 {
+		u.route(r)
+	}
+	stored := err == nil && u.submit()
+	s.retaining.Unlock()
+	switch {
+	case err != nil:
+		u.committed(err)
+	case !stored:
+		u.acknowledge()
+	}
+}
+
+// route passes a message on to its subscribers, and adds to the unit what of it must be durable.
+func (u *unit) route(r *routing) {
+	u.srv.routes.match(r)
+	if len(r.hits) == 0 {
+		u.reason = packet.NoMatchingSubscribers
+	}
 	for i := range r.hits {
 		u.deliver(r, &r.hits[i])
 	}
 	if u.enqueued != nil {
 		u.changes = append(u.changes, u.enqueued)
 	}
-	if r.p.QoS == 2 && r.from != nil && r.from.durable {
-		u.changes = append(u.changes, &session.Received{Client: r.from.id, ID: r.p.ID})
+	if u.from != nil && u.from.durable {
+		u.changes = append(u.changes, &session.Received{Client: u.from.id, ID: u.id})
 	}
-	if r.p.QoS == 2 && r.from != nil {
-		u.from, u.id = r.from, r.p.ID
-	}
-	if r.p.Retain {
-		u.retain(r)
-		return
-	}
-	u.submit()
 }
 
 // receive takes the identifier of a QoS 2 PUBLISH and reports whether it is new. ok is false when
@@ -78,6 +98,20 @@ func (r *routing) repeat(store Store, done func(packet.ReasonCode)) {
 	})
 }
 
+// deliver passes a message that was kept on to one session.
+func deliver(s *Server, m *session.Message, h *hit) {
+	p := m.Publish
+	r := newRouting(nil, nil)
+	r.begin(&p)
+	r.m = m
+	u := unit{srv: s}
+	u.deliver(r, h)
+	if u.enqueued != nil {
+		u.changes = append(u.changes, u.enqueued)
+		u.submit()
+	}
+}
+
 // deliver passes a message on to one session: at once, or in the unit if the session is durable.
 func (u *unit) deliver(r *routing, h *hit) {
 	switch {
@@ -92,21 +126,24 @@ func (u *unit) deliver(r *routing, h *hit) {
 	}
 }
 
-// retain submits the unit together with the message as the retained one of its topic. Statistics
-// are retained in memory only.
-func (u *unit) retain(r *routing) {
+// retain makes the message the retained one of its topic, before it is routed: who subscribes now
+// gets it as a subscriber, or finds it, or both. Statistics are retained in memory only. What the
+// store then refuses is retained for as long as the gateway runs.
+func (u *unit) retain(r *routing) error {
 	m := r.message()
 	if strings.HasPrefix(m.Publish.Topic, "$SYS/") {
-		u.srv.routes.keep(m)
-		u.submit()
-		return
+		u.srv.routes.keep(m, math.MaxInt)
+		return nil
+	}
+	if !u.srv.routes.keep(m, u.srv.limits.RetainedBytes) {
+		return errRetained
 	}
 	u.changes = append(u.changes, &session.Retained{Message: m})
-	u.srv.retaining.Lock()
-	defer u.srv.retaining.Unlock()
-	u.srv.routes.keep(m)
-	u.submit()
+	return nil
 }
+
+// errRetained is why a message is not retained that there would be room for in the store.
+var errRetained = fmt.Errorf("%w of retained messages", session.ErrFull)
 
 // A unit is what one message makes durable, and what happens when it is.
 type unit struct {
@@ -132,16 +169,14 @@ func (u *unit) enqueue(r *routing, h *hit) {
 	u.sessions = append(u.sessions, h.s)
 }
 
-// submit hands the unit to the store, or acknowledges at once if there is nothing to store.
-func (u *unit) submit() {
+// submit hands the unit to the store. It reports false if there is nothing to store.
+func (u *unit) submit() bool {
 	if len(u.changes) == 0 {
-		if u.done != nil {
-			u.done(u.reason)
-		}
-		return
+		return false
 	}
 	v := *u
 	u.srv.store.Submit(v.changes, v.done == nil, v.committed)
+	return true
 }
 
 // committed delivers what is now in the store, and lets the acknowledgement go.
@@ -166,6 +201,11 @@ func (u *unit) committed(err error) {
 			})
 		}
 	}
+	u.acknowledge()
+}
+
+// acknowledge lets the acknowledgement go.
+func (u *unit) acknowledge() {
 	if u.done != nil {
 		u.done(u.reason)
 	}

@@ -129,7 +129,7 @@ func (n *Session) displace(end bool) (hadWill bool, changes []session.Change, wi
 
 // quiet forgets the connection and what was to happen after it. The lock is held.
 func (n *Session) quiet() {
-	n.peer, n.backlog, n.will = nil, nil, nil
+	n.peer, n.backlog, n.behind, n.will = nil, nil, 0, nil
 	if n.durable {
 		n.state.Queue.Unload()
 	}

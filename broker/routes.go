@@ -16,6 +16,7 @@ type routes struct {
 	shared   topic.Tree[*group, struct{}]
 	groups   map[string]*group // by the filter of the subscription
 	retained topic.Names[*session.Message]
+	bytes    int // of the retained messages, see retainedSize
 }
 
 // match finds the sessions that a message goes to.
@@ -27,15 +28,40 @@ func (t *routes) match(r *routing) {
 }
 
 // keep makes m the retained message of its topic, or removes that if m has no payload
-// [MQTT-3.3.1-5], [MQTT-3.3.1-6].
-func (t *routes) keep(m *session.Message) {
+// [MQTT-3.3.1-5], [MQTT-3.3.1-6]. It reports false if all of them would then have more bytes than
+// most, and changes nothing.
+func (t *routes) keep(m *session.Message, most int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	bytes := t.bytes
+	if old, ok := t.retained.Get(m.Publish.Topic); ok {
+		bytes -= retainedSize(old)
+	}
 	if len(m.Publish.Payload) == 0 {
 		t.retained.Delete(m.Publish.Topic)
-	} else {
-		t.retained.Set(m.Publish.Topic, m)
+		t.bytes = bytes
+		return true
 	}
+	if bytes += retainedSize(m); bytes > most {
+		return false
+	}
+	t.retained.Set(m.Publish.Topic, m)
+	t.bytes = bytes
+	return true
+}
+
+// retainedSize returns what a retained message costs in memory, about.
+func retainedSize(m *session.Message) int {
+	const overhead = 512 // the message beside its bytes, and its place among the topics
+	return overhead + m.Publish.Size(packet.V5)
+}
+
+// keeps reports whether m is still the retained message of its topic.
+func (t *routes) keeps(m *session.Message) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	now, _ := t.retained.Get(m.Publish.Topic)
+	return now == m
 }
 
 // kept returns the retained messages that a filter matches.

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"sync"
 	"time"
@@ -45,8 +46,8 @@ type Server struct {
 	gate gate
 	pace *rate.Limiter // of connections
 
-	// retaining orders the retained messages in memory as the store orders them. It is held across
-	// Submit, which is the reason why it guards nothing else.
+	// retaining orders the retained messages in memory as the store and their subscribers get them.
+	// It is held across Submit, which is the reason why it guards nothing else.
 	retaining sync.Mutex
 
 	ctx      context.Context // ends at Close
@@ -100,7 +101,7 @@ func (s *Server) restore() error {
 			n.state.Queue = session.RestoredQueue(c)
 			n.state.Inbox = session.RestoredInbox(c)
 		case *session.Retained:
-			s.routes.keep(c.Message)
+			s.routes.keep(c.Message, math.MaxInt)
 		}
 	})
 	if err != nil {

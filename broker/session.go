@@ -32,6 +32,7 @@ type Session struct {
 	loading  bool      // messages are being read from the store
 	storing  int       // PUBRECs on their way to the disk
 	backlog  []waiting // retained messages at QoS 0, and what must not overtake them
+	behind   int       // messages in backlog that are not retained ones
 	subs     map[string]subscription
 	expiry   uint32       // seconds after the connection ends
 	will     *packet.Will // nil when none is due
@@ -93,7 +94,8 @@ func (s *Session) offer(r *routing, h *hit) {
 	case s.peer == nil:
 		return
 	case len(s.backlog) > 0:
-		if len(s.backlog) < backlogLimit {
+		if s.behind < backlogLimit {
+			s.behind++
 			s.backlog = append(s.backlog, waiting{r.message(), h.retain, h.ids})
 			return
 		}
@@ -171,15 +173,25 @@ func (s *Session) pump() (changes []session.Change) {
 	if s.peer == nil {
 		return nil
 	}
+	var now time.Time
 	for len(s.backlog) > 0 && s.peer.room() {
 		w := s.backlog[0]
+		s.backlog[0] = waiting{}
 		s.backlog = s.backlog[1:]
-		s.peer.offer(&routing{p: &w.m.Publish, m: w.m}, &hit{s: s, retain: w.retain, ids: w.ids})
+		if now.IsZero() {
+			now = time.Now()
+		}
+		expiry, expired := remaining(w.m, now)
+		if expired {
+			s.srv.stats.Expired.Add(1)
+			continue
+		}
+		p := outgoing(&w.m.Publish, expiry, nil)
+		s.peer.offer(&routing{p: &p, m: w.m}, &hit{s: s, retain: w.retain, ids: w.ids})
 	}
 	if len(s.backlog) == 0 {
-		s.backlog = nil
+		s.backlog, s.behind = nil, 0
 	}
-	var now time.Time
 	for s.peer.room() {
 		e, ok := s.state.Queue.Next()
 		if !ok {

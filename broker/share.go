@@ -105,17 +105,8 @@ func (g *group) hand(s *Server, e session.Entry) {
 		s.stats.Dropped.Add(1)
 		return
 	}
-	p := e.Message.Publish
-	r := newRouting(nil, nil)
-	r.begin(&p)
-	r.m = e.Message
-	h := newHit(m.s, m.sub, p.QoS, false)
-	u := unit{srv: s}
-	u.deliver(r, &h)
-	if u.enqueued != nil {
-		u.changes = append(u.changes, u.enqueued)
-		u.submit()
-	}
+	h := newHit(m.s, m.sub, e.Message.Publish.QoS, false)
+	deliver(s, e.Message, &h)
 }
 
 func isShared(filter string) bool {

@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"gateway/broker/packet"
 	"gateway/broker/session"
@@ -10,8 +11,9 @@ import (
 )
 
 // handleSubscribe carries out a SUBSCRIBE. done is called with the SUBACK when the subscriptions
-// are durable, if the session is. Retained messages follow, as the options say [MQTT-3.3.1-9..11].
-func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, done func(packet.Suback)) {
+// are durable, if the session is. Retained messages follow, as the options say [MQTT-3.3.1-9..11];
+// before those of each filter, wait waits until most of what came before is on its way.
+func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, wait func(), done func(packet.Suback)) {
 	ack := packet.Suback{Type: packet.SUBACK, ID: p.ID}
 	var changes []session.Change
 	var fresh []packet.Subscription // those whose retained messages are to be sent
@@ -40,6 +42,7 @@ func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, done func(pack
 		done(ack)
 	})
 	for _, f := range fresh {
+		wait()
 		s.sendRetained(n, f, p.SubscriptionID)
 	}
 }
@@ -80,29 +83,31 @@ func (n *Session) mayCarry(f packet.Subscription) packet.ReasonCode {
 
 // sendRetained sends the retained messages that match a new subscription.
 func (s *Server) sendRetained(n *Session, f packet.Subscription, id uint32) {
-	r := newRouting(nil, nil)
 	h := hit{s: n, retain: true}
 	if id != 0 {
 		h.ids = []uint32{id}
 	}
+	now := time.Now()
 	for _, m := range s.routes.kept(f.Filter) {
-		p := m.Publish
-		r.begin(&p)
-		r.m = m
-		h.qos = min(f.QoS, p.QoS)
-		if h.qos == 0 {
+		h.qos = min(f.QoS, m.Publish.QoS)
+		s.retaining.Lock()
+		switch _, expired := remaining(m, now); {
+		case !s.routes.keeps(m): // a newer one has come, to the subscriber too
+		case expired:
+			// It is nobody's any more (5.0, 3.3.2.3.3).
+			gone := &session.Message{Publish: packet.Publish{Topic: m.Publish.Topic}, At: now}
+			s.routes.keep(gone, 0)
+			s.later([]session.Change{&session.Retained{Message: gone}})
+		case h.qos == 0:
 			n.backlogged(m, &h)
-			continue
+		default:
+			deliver(s, m, &h)
 		}
-		u := unit{srv: s}
-		u.deliver(r, &h)
-		if u.enqueued != nil {
-			u.changes = append(u.changes, u.enqueued)
-			u.submit()
-		}
+		s.retaining.Unlock()
 	}
 	n.resume()
 }
+
 
 // backlogged queues a retained message at QoS 0, which waits until there is room.
 func (n *Session) backlogged(m *session.Message, h *hit) {

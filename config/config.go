@@ -69,24 +69,25 @@ type Store struct {
 // with 512 MB of memory.
 type Limits struct {
 	Connections        int           `yaml:"connections" default:"500" range:"1..100000"`
-	AddressConnections int           `yaml:"address_connections" default:"100" range:"1..100000"`   // of them from one address of the network; this machine does not count
-	Handshakes         int           `yaml:"handshakes" default:"100" range:"1..100000"`            // of them that have not sent CONNECT
-	ConnectRate        int           `yaml:"connect_rate" default:"200" range:"1..100000"`          // connections accepted per second; the rest waits
-	MessageRate        int           `yaml:"message_rate" default:"0" range:"0..1000000"`           // messages per second from one client, beyond which it is slowed down; 0 any
-	ByteRate           int64         `yaml:"byte_rate,size" default:"0" range:"0..1GiB"`            // their bytes per second; 0 any
-	Sessions           int           `yaml:"sessions" default:"10000" range:"1..1000000"`           // with and without connection
-	TopicAliases       int           `yaml:"topic_aliases" default:"32" range:"1..1000"`            // per connection and direction
-	PacketSize         int64         `yaml:"packet_size,size" default:"256KiB" range:"1KiB..64MiB"` // one incoming packet
-	ReceiveMaximum     int           `yaml:"receive_maximum" default:"500" range:"1..65535"`        // unacknowledged QoS 1 and 2 messages from one client
-	Inflight           int           `yaml:"inflight" default:"100" range:"1..1024"`                // unacknowledged QoS 1 and 2 messages to one client
-	Subscriptions      int           `yaml:"subscriptions" default:"1000" range:"1..100000"`        // per session
-	Queue              int           `yaml:"queue" default:"100000" range:"1..10000000"`            // messages that wait for one session; newer ones are dropped
-	QueueSize          int64         `yaml:"queue_size,size" default:"1MiB" range:"1KiB..256MiB"`   // their bytes, for a session that is in memory only
-	OutputSize         int64         `yaml:"output_size,size" default:"256KiB" range:"4KiB..64MiB"` // bytes on their way to one client beyond which QoS 0 is dropped
-	SessionExpiry      time.Duration `yaml:"session_expiry" default:"7d" range:"1s..365d"`          // longest life of a session without a connection
-	ConnectTimeout     time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`          // from accept to CONNECT, TLS handshake included
-	WriteTimeout       time.Duration `yaml:"write_timeout" default:"30s" range:"1s..10m"`           // for a client that takes nothing to take something
-	KeepAlive          time.Duration `yaml:"keep_alive" default:"0s" range:"0s..18h12m15s"`         // longest that an MQTT 5.0 client may ask for; 0s any
+	AddressConnections int           `yaml:"address_connections" default:"100" range:"1..100000"`    // of them from one address of the network; this machine does not count
+	Handshakes         int           `yaml:"handshakes" default:"100" range:"1..100000"`             // of them that have not sent CONNECT
+	ConnectRate        int           `yaml:"connect_rate" default:"200" range:"1..100000"`           // connections accepted per second; the rest waits
+	MessageRate        int           `yaml:"message_rate" default:"0" range:"0..1000000"`            // messages per second from one client, beyond which it is slowed down; 0 any
+	ByteRate           int64         `yaml:"byte_rate,size" default:"0" range:"0..1GiB"`             // their bytes per second; 0 any
+	Sessions           int           `yaml:"sessions" default:"10000" range:"1..1000000"`            // with and without connection
+	TopicAliases       int           `yaml:"topic_aliases" default:"32" range:"1..1000"`             // per connection and direction
+	PacketSize         int64         `yaml:"packet_size,size" default:"256KiB" range:"1KiB..64MiB"`  // one incoming packet
+	ReceiveMaximum     int           `yaml:"receive_maximum" default:"500" range:"1..65535"`         // unacknowledged QoS 1 and 2 messages from one client
+	Inflight           int           `yaml:"inflight" default:"100" range:"1..1024"`                 // unacknowledged QoS 1 and 2 messages to one client
+	Subscriptions      int           `yaml:"subscriptions" default:"1000" range:"1..100000"`         // per session
+	Queue              int           `yaml:"queue" default:"100000" range:"1..10000000"`             // messages that wait for one session; newer ones are dropped
+	QueueSize          int64         `yaml:"queue_size,size" default:"1MiB" range:"1KiB..256MiB"`    // their bytes, for a session that is in memory only
+	RetainedSize       int64         `yaml:"retained_size,size" default:"64MiB" range:"64KiB..1GiB"` // all retained messages, with 512 bytes for each
+	OutputSize         int64         `yaml:"output_size,size" default:"256KiB" range:"4KiB..64MiB"`  // bytes on their way to one client beyond which QoS 0 is dropped
+	SessionExpiry      time.Duration `yaml:"session_expiry" default:"7d" range:"1s..365d"`           // longest life of a session without a connection
+	ConnectTimeout     time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`           // from accept to CONNECT, TLS handshake included
+	WriteTimeout       time.Duration `yaml:"write_timeout" default:"30s" range:"1s..10m"`            // for a client that takes nothing to take something
+	KeepAlive          time.Duration `yaml:"keep_alive" default:"0s" range:"0s..18h12m15s"`          // longest that an MQTT 5.0 client may ask for; 0s any
 }
 
 // A Listener is an entry of section "listeners": an address on which devices connect.

@@ -132,6 +132,7 @@ func limits(l config.Limits) broker.Limits {
 		Subscriptions:      l.Subscriptions,
 		QueueMessages:      l.Queue,
 		QueueBytes:         int(l.QueueSize),
+		RetainedBytes:      int(l.RetainedSize),
 		OutBytes:           int(l.OutputSize),
 		SessionExpiry:      l.SessionExpiry,
 		ConnectTime:        l.ConnectTimeout,
