@@ -48,9 +48,10 @@ func (c *Config) StorePath() string {
 
 // Gateway is section "gateway": this machine.
 type Gateway struct {
-	ID   string `yaml:"id"`                                               // default: the host name; names the gateway in the cloud
-	Data string `yaml:"data,path" default:"/var/lib/gateway"`             // the folder for all that is kept
-	Log  string `yaml:"log" default:"info" words:"debug info warn error"` // the least level that is logged
+	ID               string `yaml:"id"`                                               // default: the host name; names the gateway in the cloud
+	Data             string `yaml:"data,path" default:"/var/lib/gateway"`             // the folder for all that is kept
+	Log              string `yaml:"log" default:"info" words:"debug info warn error"` // the least level that is logged
+	UseAnotherServer string `yaml:"use_another_server"`                               // host:port that network clients are sent to, none is let in; for maintenance
 }
 
 // Sim is section "sim": the simulated greenhouse of board: sim.
@@ -88,21 +89,4 @@ type Limits struct {
 	ConnectTimeout     time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`           // from accept to CONNECT, TLS handshake included
 	WriteTimeout       time.Duration `yaml:"write_timeout" default:"30s" range:"1s..10m"`            // for a client that takes nothing to take something
 	KeepAlive          time.Duration `yaml:"keep_alive" default:"0s" range:"0s..18h12m15s"`          // longest that an MQTT 5.0 client may ask for; 0s any
-}
-
-// A Listener is an entry of section "listeners": an address on which devices connect.
-// Devices log in with a client certificate, or the listener is anonymous.
-type Listener struct {
-	Name      string `yaml:"name,required"`
-	Address   string `yaml:"address,required"`          // host:port; without a host on all addresses
-	Anonymous bool   `yaml:"anonymous" default:"false"` // whoever connects may do everything
-	TLS       *TLS   `yaml:"tls"`                       // nil: plain TCP
-}
-
-// TLS is the server's side of a connection.
-type TLS struct {
-	Cert               string `yaml:"cert,path,required"`                  // PEM, the server's certificate and what follows up to the CA
-	Key                string `yaml:"key,path,required"`                   // PEM
-	ClientCA           string `yaml:"client_ca,path"`                      // PEM, the CAs that sign clients' certificates
-	RequireCertificate bool   `yaml:"require_certificate" default:"false"` // no connection without one; its common name becomes the user name
 }

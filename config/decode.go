@@ -114,6 +114,12 @@ func addIt(f field) string {
 func (d *decoder) defaults(fields []field, v reflect.Value) {
 	for _, f := range fields {
 		fv := v.FieldByIndex(f.index)
+		if fv.Kind() == reflect.Slice {
+			if words := strings.Fields(f.def); len(words) > 0 {
+				fv.Set(reflect.ValueOf(words))
+			}
+			continue
+		}
 		if f.def != "" {
 			if text := setScalar(fv, f, scalar{text: f.def, kind: kindAny}); text != "" {
 				d.report(f.key, "default: %s", text)
@@ -150,6 +156,8 @@ func (d *decoder) value(n ast.Node, f field, v reflect.Value, path string) {
 		d.secret(n, v.Addr().Interface().(*Secret), path)
 	case v.Kind() == reflect.Struct:
 		d.section(n, v, path)
+	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.String:
+		d.words(n, f, v, path)
 	case v.Kind() == reflect.Slice:
 		d.list(n, v, path)
 	case v.Kind() == reflect.Pointer && v.Type().Elem().Kind() == reflect.Struct:
@@ -182,6 +190,34 @@ func (d *decoder) list(n ast.Node, v reflect.Value, path string) {
 		d.lines[at] = firstLine(item)
 		d.section(item, v.Index(i), at)
 	}
+}
+
+// words fills a list of texts; one alone needs no brackets. None is given twice.
+func (d *decoder) words(n ast.Node, f field, v reflect.Value, path string) {
+	items := []ast.Node{n}
+	if seq, ok := n.(*ast.SequenceNode); ok {
+		items = seq.Values
+	}
+	if len(items) == 0 {
+		d.report(path, "an empty list; give it entries, or remove the key")
+	}
+	var list []string
+	for i, item := range items {
+		at := path + "[" + strconv.Itoa(i) + "]"
+		d.lines[at] = d.line(path)
+		if item == nil || item.Type() == ast.NullType {
+			d.report(at, "an empty entry; give it a value or remove it")
+			continue
+		}
+		d.lines[at] = item.GetToken().Position.Line
+		word := reflect.New(v.Type().Elem()).Elem()
+		d.scalar(item, f, word, at)
+		if s := word.String(); s != "" && slices.Contains(list, s) {
+			d.report(at, "%s is given twice; keep one", quoteShort(s))
+		}
+		list = append(list, word.String())
+	}
+	v.Set(reflect.ValueOf(list))
 }
 
 // firstLine is the line on which an entry begins; a mapping's own token is only its first colon.

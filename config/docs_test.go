@@ -28,6 +28,8 @@ func TestDocumentation(t *testing.T) {
 		"limits":                 Limits{},
 		"listeners":              Listener{},
 		"listeners: tls":         TLS{},
+		"listeners: websocket":   WebSocket{},
+		"listeners: socket":      Socket{},
 		"bridges":                Bridge{},
 		"bridges: tls":           BridgeTLS{},
 		"bridges: backoff":       Backoff{},

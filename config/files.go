@@ -29,6 +29,7 @@ func (c *Config) checkFiles(now time.Time) Problems {
 		at := fmt.Sprintf("listeners[%d].tls", i)
 		f.pair(l.TLS.Cert, l.TLS.Key, at, x509.ExtKeyUsageServerAuth)
 		f.authorities(l.TLS.ClientCA, at+".client_ca")
+		f.revocations(l.TLS.CRL, at+".crl")
 	}
 	for i, b := range c.Bridges {
 		at := fmt.Sprintf("bridges[%d]", i)
@@ -139,6 +140,40 @@ func (f *fileChecker) authorities(file, key string) {
 	}
 	if count == 0 {
 		f.report(key, "%s holds no PEM certificate", file)
+	}
+}
+
+// revocations checks a file of lists of revoked certificates.
+func (f *fileChecker) revocations(file, key string) {
+	if file == "" {
+		return
+	}
+	rest, err := os.ReadFile(file)
+	if err != nil {
+		f.failed(key, err)
+		return
+	}
+	count := 0
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "X509 CRL" {
+			continue
+		}
+		list, err := x509.ParseRevocationList(block.Bytes)
+		if err != nil {
+			f.report(key, "%s: %s", file, oneLine(err))
+			continue
+		}
+		count++
+		if f.now.After(list.NextUpdate) && !list.NextUpdate.IsZero() {
+			f.report(key, "%s: a newer list was due on %s; until it is there, this one stays in force", file, list.NextUpdate.Format(time.DateOnly))
+		}
+	}
+	if count == 0 {
+		f.report(key, "%s holds no PEM block X509 CRL", file)
 	}
 }
 

@@ -58,7 +58,7 @@ func Parse(name string, src []byte, env func(string) (string, bool)) (*Config, e
 	if err != nil {
 		host = "gateway"
 	}
-	c.complete(host)
+	c.complete(host, d.dir)
 	k := checker{places: d.places, problems: d.problems}
 	k.config(c)
 	if len(k.problems) > 0 {
@@ -71,9 +71,15 @@ func Parse(name string, src []byte, env func(string) (string, bool)) (*Config, e
 }
 
 // complete fills in the defaults that depend on other values.
-func (c *Config) complete(host string) {
+func (c *Config) complete(host, dir string) {
 	if c.Gateway.ID == "" {
 		c.Gateway.ID = host
+	}
+	for i := range c.Listeners {
+		l := &c.Listeners[i]
+		if path, ok := l.Unix(); ok && path != "" && !filepath.IsAbs(path) {
+			l.Address = "unix:" + filepath.Join(dir, path)
+		}
 	}
 	for i := range c.Bridges {
 		b := &c.Bridges[i]

@@ -6,76 +6,12 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
-	"unicode"
 )
 
 // network checks the listeners and the bridges.
 type network struct{ *checker }
-
-func (k network) listeners(c *Config) {
-	names := make(map[string]string)
-	type place struct{ host, port, key string }
-	var taken []place
-	for i, l := range c.Listeners {
-		at := fmt.Sprintf("listeners[%d]", i)
-		k.once(names, l.Name, at+".name")
-		k.login(l, at)
-		if l.Address == "" {
-			continue
-		}
-		host, port, problem := splitAddress(l.Address)
-		if problem != "" {
-			k.want(false, at+".address", "%s", problem)
-			continue
-		}
-		if l.Anonymous && !loopback(host) {
-			k.warn(at+".anonymous", "whoever reaches %s may read and switch everything; "+
-				"better listen on 127.0.0.1, or use tls with require_certificate", l.Address)
-		}
-		for _, t := range taken {
-			k.want(port == "0" || port != t.port || (host != t.host && host != "" && t.host != ""), at+".address",
-				"%s is already taken by %s on line %d; change the port", l.Address, t.key, k.line(t.key))
-		}
-		taken = append(taken, place{host, port, at + ".address"})
-	}
-}
-
-// login checks that devices can log in on a listener, in one way only.
-func (k network) login(l Listener, at string) {
-	if l.TLS == nil {
-		k.want(l.Anonymous, at, "nobody can log in here; set anonymous: true, or give tls with client_ca and require_certificate: true")
-		return
-	}
-	required := l.TLS.RequireCertificate
-	k.want(!required || l.TLS.ClientCA != "", at+".tls.require_certificate",
-		"needs client_ca, the file of the CA that signs the devices' certificates")
-	k.want(required || l.Anonymous, at+".tls", "nobody can log in here; set require_certificate: true, or anonymous: true for the listener")
-	k.want(!required || !l.Anonymous, at+".anonymous", "contradicts tls.require_certificate; remove one of them")
-}
-
-// splitAddress parts host:port; host is empty for all addresses of the machine.
-func splitAddress(address string) (host, port, problem string) {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return "", "", fmt.Sprintf("host:port or :port, not %s; 1883 is usual, 8883 for TLS", quoteShort(address))
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
-		return "", "", fmt.Sprintf("the port is a number from 0 to 65535, not %s", quoteShort(port))
-	}
-	ip, err := netip.ParseAddr(host)
-	if err == nil && ip.IsUnspecified() {
-		host = ""
-	}
-	if err != nil && strings.ContainsFunc(host, func(r rune) bool {
-		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '.' && r != '-' && r != '_'
-	}) {
-		return "", "", fmt.Sprintf("%s is neither an IP address nor a host name", quoteShort(host))
-	}
-	return host, port, ""
-}
 
 func loopback(host string) bool {
 	ip, err := netip.ParseAddr(host)

@@ -5,19 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"gateway/board"
 	"gateway/board/guard"
 	"gateway/board/linux"
 	"gateway/board/sim"
 	"gateway/broker"
-	"gateway/broker/auth"
-	"gateway/broker/listen"
 	"gateway/config"
 	"gateway/offline"
 )
@@ -59,7 +55,7 @@ func start(c *config.Config, log *slog.Logger) (g *gateway, err error) {
 	if err := g.points.run(g.server, log); err != nil {
 		return g, err
 	}
-	g.listen(c.Listeners)
+	g.listen(c.Listeners, c.Limits.PacketSize)
 	return g, g.bridge(c)
 }
 
@@ -112,7 +108,7 @@ func (g *gateway) openStore(c *config.Config) error {
 	default:
 		g.store, store = opened, opened
 	}
-	g.server, err = broker.New(broker.Options{Store: store, Limits: limits(c.Limits), Log: g.log, Version: "gateway " + version})
+	g.server, err = broker.New(broker.Options{Store: store, Limits: limits(c.Limits), Log: g.log, Version: "gateway " + version, UseAnother: c.Gateway.UseAnotherServer})
 	return err
 }
 
@@ -139,53 +135,6 @@ func limits(l config.Limits) broker.Limits {
 		WriteTime:          l.WriteTimeout,
 		KeepAlive:          l.KeepAlive,
 	}
-}
-
-// listenAgain is the time between two tries to open an address.
-const listenAgain = 5 * time.Second
-
-// listen serves the addresses of the configuration.
-func (g *gateway) listen(listeners []config.Listener) {
-	var ctx context.Context
-	ctx, g.stopListening = context.WithCancel(context.Background())
-	for _, l := range listeners {
-		// The first try is made here, so that a gateway that is ready can be reached.
-		ln, err := g.openListener(ctx, l)
-		g.listening.Go(func() {
-			for told := false; ; told = true {
-				if err == nil {
-					g.log.Info("listening", "listener", l.Name, "address", ln.Addr())
-					if err = g.server.Serve(ln, broker.Listener{Name: l.Name, Auth: authenticator(l)}); err == nil {
-						return
-					}
-				}
-				if !told {
-					g.log.Error("cannot listen: it will be tried again", "listener", l.Name, "error", err, "every", listenAgain)
-				}
-				select {
-				case <-time.After(listenAgain):
-				case <-ctx.Done():
-					return
-				}
-				ln, err = g.openListener(ctx, l)
-			}
-		})
-	}
-}
-
-func (g *gateway) openListener(ctx context.Context, l config.Listener) (net.Listener, error) {
-	o := listen.Options{Name: l.Name, Address: l.Address, Log: g.log}
-	if t := l.TLS; t != nil {
-		o.TLS = &listen.Files{Cert: t.Cert, Key: t.Key, ClientCA: t.ClientCA, RequireCertificate: t.RequireCertificate}
-	}
-	return listen.Open(ctx, o)
-}
-
-func authenticator(l config.Listener) auth.Authenticator {
-	if l.Anonymous {
-		return auth.Anonymous{}
-	}
-	return auth.Certificate{}
 }
 
 // stop ends what was started. Outputs are made safe while the broker still tells of it.

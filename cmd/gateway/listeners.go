@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"time"
+
+	"gateway/broker"
+	"gateway/broker/auth"
+	"gateway/broker/listen"
+	"gateway/broker/packet"
+	"gateway/config"
+)
+
+// listenAgain is the time between two tries to open an address.
+const listenAgain = 5 * time.Second
+
+// listen serves the addresses of the configuration.
+func (g *gateway) listen(listeners []config.Listener, packetSize int64) {
+	var ctx context.Context
+	ctx, g.stopListening = context.WithCancel(context.Background())
+	for _, l := range listeners {
+		// The first try is made here, so that a gateway that is ready can be reached.
+		ln, err := g.open(ctx, l, packetSize)
+		g.listening.Go(func() {
+			for told := false; ; told = true {
+				if err == nil {
+					g.log.Info("listening", "listener", l.Name, "address", ln.Addr())
+					if err = g.server.Serve(ln, broker.Listener{Name: l.Name, Auth: authenticator(l), Versions: versions(l.Versions)}); err == nil {
+						return
+					}
+				}
+				if !told {
+					g.log.Error("cannot listen: it will be tried again", "listener", l.Name, "error", err, "every", listenAgain)
+				}
+				select {
+				case <-time.After(listenAgain):
+				case <-ctx.Done():
+					return
+				}
+				ln, err = g.open(ctx, l, packetSize)
+			}
+		})
+	}
+}
+
+func authenticator(l config.Listener) auth.Authenticator {
+	if l.Anonymous {
+		return auth.Anonymous{}
+	}
+	return auth.Certificate{}
+}
+
+// open opens the address of a listener.
+func (g *gateway) open(ctx context.Context, l config.Listener, packetSize int64) (*listen.Listener, error) {
+	o := listen.Options{
+		Name: l.Name, Address: l.Address, Log: g.log,
+		WebSocket: listen.Web{
+			Path: l.WebSocket.Path, Origins: l.WebSocket.Origins,
+			MessageSize: max(2*packetSize, 1<<20), // several packets may share a message
+		},
+		Socket: listen.Socket{Owner: l.Socket.Owner, Group: l.Socket.Group, Mode: l.Socket.FileMode()},
+	}
+	for _, p := range l.Protocols {
+		o.Protocols |= protocols[p]
+	}
+	if t := l.TLS; t != nil {
+		o.Plain = t.Plain
+		o.TLS = &listen.Files{
+			Cert: t.Cert, Key: t.Key, ClientCA: t.ClientCA, CRL: t.CRL, RequireCertificate: t.RequireCertificate,
+		}
+		if t.MinVersion == "1.3" {
+			o.TLS.MinVersion = tls.VersionTLS13
+		}
+	}
+	return listen.Open(ctx, o)
+}
+
+// protocols has the words of the configuration.
+var protocols = map[string]listen.Protocols{"mqtt": listen.MQTT, "websocket": listen.WebSocket, "http": listen.HTTP}
+
+// versions returns the versions of MQTT that a listener lets in; nil: all.
+func versions(words []string) (allowed []packet.Version) {
+	for _, w := range words {
+		switch w {
+		case "3.1":
+			allowed = append(allowed, packet.V31)
+		case "3.1.1":
+			allowed = append(allowed, packet.V311)
+		case "5.0":
+			allowed = append(allowed, packet.V5)
+		}
+	}
+	return allowed
+}
