@@ -21,6 +21,9 @@ func (c *conn) connect(p *packet.Connect) error {
 	if v := c.listener.Versions; v != nil && !slices.Contains(v, p.Version) {
 		return c.refuse(&packet.Error{Clause: "MQTT-3.1.2-2", Reason: packet.UnsupportedProtocolVersion, Text: "MQTT " + versionName(p.Version) + " is not spoken here"})
 	}
+	if another := c.srv.another; another != "" {
+		return c.refuse(&packet.Error{Clause: "4.11", Reason: packet.UseAnotherServer, Text: "this gateway takes no clients now, use " + another})
+	}
 	if p.Properties.HasAuthMethod {
 		return c.refuse(&packet.Error{Clause: "MQTT-4.12.0-1", Reason: packet.BadAuthenticationMethod, Text: "no such authentication method"})
 	}
@@ -90,6 +93,9 @@ func (c *conn) refuse(err error) error {
 	wrong := e.Reason == packet.MalformedPacket || e.Reason == packet.ProtocolError || e.Reason == packet.TopicNameInvalid
 	if c.dec.Version == packet.V5 || !wrong {
 		last := &packet.Connack{Reason: e.Reason, Properties: &packet.ConnackProperties{ReasonString: e.Error()}}
+		if e.Reason == packet.UseAnotherServer {
+			last.Properties.ServerReference = c.srv.another
+		}
 		if !c.link.takes(last) {
 			last.Properties = nil // [MQTT-3.2.2-19]
 		}

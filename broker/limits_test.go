@@ -89,3 +89,15 @@ func TestSessionLimit(t *testing.T) {
 	w.expect("CONNACK Success present")
 	_ = w.nc.(*net.TCPConn).Close()
 }
+
+// A gateway that is drained sends its clients elsewhere (5.0, 4.11).
+func TestUseAnotherServer(t *testing.T) {
+	s := startWith(t, nil, broker.Options{UseAnother: "spare.example:1883"})
+	w := s.dial(packet.V5)
+	c := clean("c")
+	w.send(&c)
+	w.expect("CONNACK "+packet.UseAnotherServer.String()+" spare.example:1883", "closed")
+	w = s.dial(packet.V311)
+	w.send(&c)
+	w.expect("CONNACK "+packet.ServerUnavailable.String(), "closed")
+}

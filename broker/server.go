@@ -29,6 +29,9 @@ type Options struct {
 	Log    *slog.Logger // required
 	// Version is what $SYS/broker/version tells.
 	Version string
+	// UseAnother, if it is not empty, is the server that network clients are sent to: this one lets
+	// none of them in (5.0, 4.11).
+	UseAnother string
 }
 
 // A Server is a broker.
@@ -37,6 +40,7 @@ type Server struct {
 	limits  Limits
 	log     *slog.Logger
 	version string
+	another string // see Options.UseAnother
 	began   time.Time
 	stats   Stats
 
@@ -64,6 +68,7 @@ func New(o Options) (*Server, error) {
 		limits:  o.Limits.withDefaults(),
 		log:     o.Log,
 		version: o.Version,
+		another: o.UseAnother,
 		began:   time.Now(),
 	}
 	s.gate = newGate(&s.limits)

@@ -108,7 +108,6 @@ func (s *Server) sendRetained(n *Session, f packet.Subscription, id uint32) {
 	n.resume()
 }
 
-
 // backlogged queues a retained message at QoS 0, which waits until there is room.
 func (n *Session) backlogged(m *session.Message, h *hit) {
 	n.mu.Lock()

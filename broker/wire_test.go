@@ -32,12 +32,19 @@ type site struct {
 // start runs a broker over a store; nil makes a new store.
 func start(t *testing.T, store *memory, limits broker.Limits) *site {
 	t.Helper()
+	return startWith(t, store, broker.Options{Limits: limits})
+}
+
+// startWith is start with more options; store and log are filled in.
+func startWith(t *testing.T, store *memory, o broker.Options) *site {
+	t.Helper()
 	if store == nil {
 		store = newMemory()
 		t.Cleanup(store.close)
 	}
-	log := slog.New(slog.NewTextHandler(testWriter{t}, nil))
-	server, err := broker.New(broker.Options{Store: store, Limits: limits, Log: log, Version: "test"})
+	o.Store, o.Version = store, "test"
+	o.Log = slog.New(slog.NewTextHandler(testWriter{t}, nil))
+	server, err := broker.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,6 +198,9 @@ func (w *wire) describe(h packet.Header, body []byte) string {
 		s = fmt.Sprintf("CONNACK %s", a.Reason)
 		if a.SessionPresent {
 			s += " present"
+		}
+		if a.Properties != nil && a.Properties.ServerReference != "" {
+			s += " " + a.Properties.ServerReference
 		}
 	case packet.PUBLISH:
 		var p packet.Publish
