@@ -106,12 +106,17 @@ func (q *Queue) Missing() (from, limit uint64, ok bool) {
 }
 
 // Fill adds what the store has from position from on: the messages found, which are complete up
-// to the position limit. A fill that does not continue the queue is ignored.
+// to the position limit. A fill that does not continue the queue is ignored, and so is what the
+// queue has not been told of yet: Committed will.
 func (q *Queue) Fill(from uint64, found []Queued, limit uint64) {
 	if from != q.loaded {
 		return
 	}
+	limit = min(limit, q.next)
 	for _, m := range found {
+		if m.Position >= limit {
+			break
+		}
 		e := Entry{Queued: m, Stage: q.stages[m.Position]}
 		delete(q.stages, m.Position)
 		if e.Stage != Done {
