@@ -1,12 +1,15 @@
 package config
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,8 +34,9 @@ func files(t *testing.T) (dir, src string) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "password"), "s3cret\n", 0o600)
+	revocations(t, dir, time.Now().AddDate(10, 0, 0))
 	return dir, `listeners:
-  - {name: a, address: ":8883", tls: {cert: localhost.crt, key: localhost.key, client_ca: ca.crt, require_certificate: true}}
+  - {name: a, address: ":8883", tls: {cert: localhost.crt, key: localhost.key, client_ca: ca.crt, crl: ca.crl, require_certificate: true}}
 bridges:
   - name: cloud
     url: mqtts://localhost
@@ -41,6 +45,21 @@ bridges:
     tls: {ca: ca.crt, cert: gh1.crt, key: gh1.key}
     rules: [{direction: out, filter: a}]
 `
+}
+
+// revocations writes the CA's list of revoked certificates, which has none.
+func revocations(t *testing.T, dir string, due time.Time) {
+	t.Helper()
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: due.AddDate(-20, 0, 0), NextUpdate: due}
+	der, err := x509.CreateRevocationList(rand.Reader, list, pair.Leaf, pair.PrivateKey.(crypto.Signer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "ca.crl"), string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der})), 0o644)
 }
 
 func write(t *testing.T, name, text string, mode os.FileMode) {
@@ -123,6 +142,21 @@ func TestCheckFiles(t *testing.T) {
 			name:  "no PEM",
 			spoil: func(t *testing.T, dir string) { write(t, filepath.Join(dir, "ca.crt"), "hello", 0o644) },
 			want:  []string{":2: listeners[0].tls.client_ca: DIR/ca.crt holds no PEM certificate", ":8: bridges[0].tls.ca: DIR/ca.crt holds no PEM certificate"},
+		},
+		{
+			name:  "no list",
+			spoil: func(t *testing.T, dir string) { write(t, filepath.Join(dir, "ca.crl"), "hello", 0o644) },
+			want:  []string{":2: listeners[0].tls.crl: DIR/ca.crl holds no PEM block X509 CRL"},
+		},
+		{
+			name:  "list missing",
+			spoil: func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "ca.crl")) },
+			want:  []string{":2: listeners[0].tls.crl: open DIR/ca.crl: no such file or directory; put the file there"},
+		},
+		{
+			name:  "old list",
+			spoil: func(t *testing.T, dir string) { revocations(t, dir, time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)) },
+			want:  []string{":2: listeners[0].tls.crl: DIR/ca.crl: a newer list was due on 2026-01-02; until it is there, this one stays in force"},
 		},
 		{
 			name: "server for client",

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -145,6 +146,21 @@ func TestProblems(t *testing.T) {
 		{"bad port", good + "  - {name: b, address: \":mqtt\", anonymous: true}\n", `gateway.yaml:4: listeners[1].address: the port is a number from 0 to 65535, not "mqtt"`},
 		{"bad host", good + "  - {name: b, address: \"a b:1\", anonymous: true}\n", `gateway.yaml:4: listeners[1].address: "a b" is neither an IP address nor a host name`},
 		{"require without CA", good + "  - {name: b, address: \":1\", tls: {cert: c, key: k, require_certificate: true}}\n", "gateway.yaml:4: listeners[1].tls.require_certificate: needs client_ca"},
+		{"plain where a certificate is required", good + "  - {name: b, address: \":1\", tls: {cert: c, key: k, client_ca: a, require_certificate: true, plain: true}}\n", "gateway.yaml:4: listeners[1].tls.plain: nobody can log in without TLS where a certificate is required"},
+		{"list without CA", good + "  - {name: b, address: \":1\", anonymous: true, tls: {cert: c, key: k, crl: l}}\n", "gateway.yaml:4: listeners[1].tls.crl: needs client_ca"},
+		{"protocol", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, protocols: [mqtt, coap]}\n", `gateway.yaml:4: listeners[1].protocols[1]: mqtt or websocket or http, not "coap"`},
+		{"protocol twice", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, protocols: [mqtt, mqtt]}\n", `gateway.yaml:4: listeners[1].protocols[1]: "mqtt" is given twice; keep one`},
+		{"no protocol", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, protocols: []}\n", "gateway.yaml:4: listeners[1].protocols: an empty list; give it entries, or remove the key"},
+		{"empty protocol", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, protocols: [mqtt, ]}\n  - {name: c, address: \"127.0.0.1:2\", anonymous: true, protocols: [~]}\n", "gateway.yaml:5: listeners[2].protocols[0]: an empty entry; give it a value or remove it"},
+		{"version", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, versions: [3.1, 4]}\n", `gateway.yaml:4: listeners[1].versions[1]: 3.1 or 3.1.1 or 5.0, not "4"`},
+		{"WebSocket without the protocol", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, websocket: {path: /ws}}\n", "gateway.yaml:4: listeners[1].websocket: only with protocols: [websocket]"},
+		{"path", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, protocols: websocket, websocket: {path: mqtt}}\n", `gateway.yaml:4: listeners[1].websocket.path: begins with / and is only a path, not "mqtt"`},
+		{"origin", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, protocols: websocket, websocket: {origins: [\"https://a.example\", \"https://a.example/\"]}}\n", "gateway.yaml:4: listeners[1].websocket.origins[1]: https://HOST or https://HOST:PORT"},
+		{"socket settings without a socket", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, socket: {mode: 0600}}\n", "gateway.yaml:4: listeners[1].socket: only with an address unix:PATH"},
+		{"socket mode", good + "  - {name: b, address: unix:mqtt.sock, anonymous: true, socket: {mode: rw}}\n", `gateway.yaml:4: listeners[1].socket.mode: octal, as 0660, not "rw"`},
+		{"socket twice", good + "  - {name: b, address: unix:mqtt.sock, anonymous: true}\n  - {name: c, address: unix:./mqtt.sock, anonymous: true}\n", `gateway.yaml:5: listeners[2].address: "unix:`},
+		{"socket without a path", good + "  - {name: b, address: \"unix:\", anonymous: true}\n", "gateway.yaml:4: listeners[1].address: unix:PATH"},
+		{"long path", good + "  - {name: b, address: unix:/" + strings.Repeat("x", 106) + ", anonymous: true}\n", "gateway.yaml:4: listeners[1].address: the path of a socket has at most 106 bytes"},
 		{"both logins", good + "  - {name: b, address: \":1\", anonymous: true, tls: {cert: c, key: k, client_ca: a, require_certificate: true}}\n", "gateway.yaml:4: listeners[1].anonymous: contradicts tls.require_certificate; remove one of them"},
 		// Bridges.
 		{"TLS without mqtts", bridge + "    tls: {ca: ca.pem}\n", "gateway.yaml:8: bridges[0].tls: only with an mqtts:// URL"},
@@ -216,6 +232,7 @@ gateway: {id: gh1, data: state}
 store: {max_size: 64MiB, telemetry_commit: 1m}
 listeners:
   - {name: local, address: 127.0.0.1:1883, anonymous: true}
+  - {name: web, address: unix:run/mqtt.sock, anonymous: true, protocols: [mqtt, websocket], versions: [3.1, "3.1.1", 5.0], socket: {mode: 0600, group: 12}}
 bridges:
   - name: cloud
     url: mqtts://cloud.example
@@ -252,6 +269,14 @@ serial:
 		{"commit", c.Store.TelemetryCommit, time.Minute},
 		{"packet size", c.Limits.PacketSize, int64(256 << 10)},
 		{"plain TCP", c.Listeners[0].TLS, (*TLS)(nil)},
+		{"MQTT only", strings.Join(c.Listeners[0].Protocols, " "), "mqtt"},
+		{"all versions", len(c.Listeners[0].Versions), 0},
+		{"path", c.Listeners[0].WebSocket.Path, "/mqtt"},
+		{"socket", c.Listeners[1].Address, "unix:/etc/gateway/run/mqtt.sock"},
+		{"socket's mode", c.Listeners[1].Socket.FileMode(), fs.FileMode(0o600)},
+		{"socket's group", c.Listeners[1].Socket.Group, "12"},
+		{"protocols", strings.Join(c.Listeners[1].Protocols, " "), "mqtt websocket"},
+		{"versions", strings.Join(c.Listeners[1].Versions, " "), "3.1 3.1.1 5.0"},
 		{"client id", b.ClientID, "gh1-cloud"},
 		{"state topic", b.StateTopic, "gateway/gh1-cloud/state"},
 		{"password", password, "s3cret"},
