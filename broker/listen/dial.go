@@ -42,6 +42,9 @@ func Dial(ctx context.Context, address string, config *tls.Config) (net.Conn, er
 	if err != nil {
 		return nil, err
 	}
+	if u.Scheme == "mqtt" || u.Scheme == "tcp" {
+		return socket, nil
+	}
 	c := &Conn{Conn: socket}
 	interrupt := context.AfterFunc(ctx, func() { _ = socket.SetDeadline(time.Unix(1, 0)) })
 	err = c.shakeHands(ctx, u, config)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -34,7 +35,7 @@ type connection struct {
 func (f *connection) register(cmd *cobra.Command) {
 	f.version = protocol(packet.V5)
 	flags := cmd.Flags()
-	flags.StringVar(&f.url, "url", "", "broker as mqtt://HOST:PORT or mqtts://HOST:PORT")
+	flags.StringVar(&f.url, "url", "", "broker as mqtt, mqtts, ws or wss://HOST:PORT, or unix:///PATH")
 	flags.StringVarP(&f.host, "host", "h", "127.0.0.1", "broker's host")
 	flags.StringVarP(&f.port, "port", "p", "", "broker's port (default 1883, with TLS 8883)")
 	flags.StringVarP(&f.id, "id", "i", "", "client identifier (default: the broker gives one)")
@@ -61,8 +62,8 @@ func (f *connection) register(cmd *cobra.Command) {
 // address returns the URL of the broker.
 func (f *connection) address() (string, error) {
 	if f.url != "" {
-		if u, err := url.Parse(f.url); err != nil || u.Hostname() == "" {
-			return "", usageError{fmt.Errorf("--url %q: want mqtt://HOST:PORT or mqtts://HOST:PORT", f.url)}
+		if u, err := url.Parse(f.url); err != nil || u.Hostname() == "" && (u.Scheme != "unix" || u.Path == "") {
+			return "", usageError{fmt.Errorf("--url %q: want mqtt, mqtts, ws or wss://HOST:PORT, or unix:///PATH", f.url)}
 		}
 		return f.url, nil
 	}
@@ -127,9 +128,9 @@ func (f *connection) explain(address string, err error) error {
 	if parseErr != nil {
 		return err
 	}
-	host, silent := u.Host, "if it expects TLS, use mqtts:// or --cafile"
+	host, silent := cmp.Or(u.Host, u.Path), "if it expects TLS, use mqtts:// or --cafile"
 	if u.Scheme != "mqtt" && u.Scheme != "tcp" {
-		silent = "is this its port for TLS?"
+		silent = "is this its port for " + u.Scheme + "://?"
 	}
 	var (
 		unknown  *net.DNSError
@@ -140,14 +141,14 @@ func (f *connection) explain(address string, err error) error {
 		netError net.Error
 	)
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOENT):
 		return fmt.Errorf("no gateway answers at %s: is it running? start one with \"gateway run FILE\"", host)
 	case errors.As(err, &unknown):
 		return fmt.Errorf("the host %q is not known: check the name and the DNS server", unknown.Name)
 	case errors.As(err, &badCert):
 		return fmt.Errorf("the certificate of %s is not trusted: %w; --cafile names the authority to trust", host, badCert.Err)
 	case errors.As(err, &noTLS):
-		return fmt.Errorf("%s does not speak TLS: use mqtt:// and no --cafile, or its TLS port", host)
+		return fmt.Errorf("%s does not speak TLS: use mqtt:// or ws:// and no --cafile, or its TLS port", host)
 	case errors.As(err, &alert) && alert.Op == "remote error": // as crypto/tls calls an alert
 		return fmt.Errorf("%s refuses the TLS connection (%w): --cert and --key name the certificate to show", host, alert.Err)
 	case errors.As(err, &refusal):

@@ -373,8 +373,8 @@ func TestNoAnswer(t *testing.T) {
 
 func TestDialAddress(t *testing.T) {
 	for _, tt := range []struct{ address, want string }{
-		{"http://localhost", "want mqtt://HOST:PORT"},
-		{"localhost:1883", "want mqtt://HOST:PORT"},
+		{"http://localhost", "want mqtt, mqtts, ws or wss://HOST:PORT"},
+		{"localhost:1883", "want mqtt, mqtts, ws or wss://HOST:PORT"},
 		{"mqtt://", "no host"},
 		{"mqtt://a b", "invalid character"},
 	} {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"gateway/broker/listen"
 	"gateway/broker/packet"
 )
 
@@ -26,7 +27,7 @@ type Options struct {
 	SessionExpiry uint32 // seconds that the session outlives the connection; 5.0 only
 
 	Username, Password string
-	TLS                *tls.Config // for mqtts; nil: the system's roots. The server name is filled in
+	TLS                *tls.Config // for mqtts and wss; nil: the system's roots. The server name is filled in
 	Will               *packet.Will
 
 	// Session holds what outlives the connection. nil: nothing does, and deliveries that are
@@ -48,45 +49,23 @@ type Options struct {
 // defaultWindow is a compromise: a server that syncs in groups wants many, a retry wants few.
 const defaultWindow = 100
 
-// Dial connects to a server: mqtt://HOST[:1883] or tcp://, mqtts://HOST[:8883], tls:// or
-// ssl://. A user name and password in the URL apply where the options have none. ctx bounds the
-// time until CONNACK.
+// Dial connects to a server: mqtt://HOST[:1883], mqtts://HOST[:8883], ws://HOST[:8083][/mqtt],
+// wss://HOST[:8084][/mqtt], or unix:///PATH of a socket. A user name and password in the URL apply
+// where the options have none. ctx bounds the time until CONNACK.
 func Dial(ctx context.Context, address string, o Options) (*Client, error) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	secure, port := false, "1883"
-	switch u.Scheme {
-	case "mqtt", "tcp":
-	case "mqtts", "tls", "ssl":
-		secure, port = true, "8883"
-	default:
-		return nil, fmt.Errorf("connect: %q: want mqtt://HOST:PORT or mqtts://HOST:PORT", address)
-	}
-	if u.Hostname() == "" {
-		return nil, fmt.Errorf("connect: %q has no host: want %s://HOST:PORT", address, u.Scheme)
-	}
-	if u.Port() != "" {
-		port = u.Port()
-	}
 	if u.User != nil && o.Username == "" {
 		o.Username = u.User.Username()
 		o.Password, _ = u.User.Password()
 	}
-	conn, err := open(ctx, net.JoinHostPort(u.Hostname(), port), secure, o.TLS)
+	conn, err := listen.Dial(ctx, address, o.TLS)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
 	return New(ctx, conn, o)
-}
-
-// open makes the network connection, and the TLS handshake if it is a secure one.
-func open(ctx context.Context, address string, secure bool, config *tls.Config) (net.Conn, error) {
-	if !secure {
-		return new(net.Dialer).DialContext(ctx, "tcp", address)
-	}
-	return (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
 }
 
 // New connects over an existing network connection and owns it from then on, also when it
