@@ -193,3 +193,40 @@ func TestAwayClientsCostNoMemory(t *testing.T) {
 		t.Error("all of it was in memory")
 	}
 }
+
+// [MQTT-3.10.4-4]: UNSUBACK tells that the subscription is gone, after a restart too. Where it has no
+// room for a failure the connection ends.
+func TestUnsubscribeThatCouldNotBeStored(t *testing.T) {
+	eachVersion(t, func(t *testing.T, v packet.Version) {
+		s := start(t, nil, broker.Limits{})
+		w := s.connect(v, kept("c"))
+		w.send(subscribe(1, filter("d", 1)))
+		w.expect("SUBACK…")
+		s.store.failWith(errors.New("no"))
+		w.send(&packet.Unsubscribe{ID: 2, Filters: []string{"d"}})
+		if v == packet.V5 {
+			w.expect("UNSUBACK 2 [" + packet.ImplementationSpecificError.String() + "]")
+		} else {
+			w.expect("closed")
+		}
+	})
+}
+
+// A client in the process may publish what an acknowledgement leads to.
+func TestPublishWithinDone(t *testing.T) {
+	s := start(t, nil, broker.Limits{})
+	c, err := s.server.Connect(broker.ClientOptions{ID: "$c", CleanStart: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	done := make(chan struct{})
+	go c.Publish(packet.Publish{Topic: "a", QoS: 1}, func(packet.ReasonCode) {
+		c.Publish(packet.Publish{Topic: "b", QoS: 1, Retain: true, Payload: []byte("x")}, func(packet.ReasonCode) { close(done) })
+	})
+	select {
+	case <-done:
+	case <-time.After(5 * time.Second):
+		t.Fatal("it waits for itself")
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	"gateway/broker/packet"
 	"gateway/broker/session"
@@ -28,8 +27,6 @@ type Client struct {
 	session *Session
 	present bool
 	mail    mailbox
-	publish sync.Mutex // keeps the order of Publish
-	r       *routing
 }
 
 // ErrClosed is the error of a client that was closed.
@@ -51,7 +48,7 @@ func (s *Server) Connect(o ClientOptions) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect %s: %w", o.ID, err)
 	}
-	c.session, c.present, c.r = n, present, newRouting(n, &c.mail)
+	c.session, c.present = n, present
 	c.mail.open()
 	n.resume()
 	return c, nil
@@ -64,21 +61,23 @@ func (c *Client) SessionPresent() bool { return c.present }
 // payload must not be changed afterwards. At QoS 2, p.ID is the sender's packet identifier, and a
 // repetition is delivered once.
 //
-// done is called once with the reason code of PUBACK or PUBREC, on any goroutine; it must not
-// wait. Nil says that nobody waits, and then the store may take its time.
+// done is called once with the reason code of PUBACK or PUBREC, on any goroutine, the caller's
+// too; it must not wait, and may publish. Nil says that nobody waits, and then the store may take its time.
 func (c *Client) Publish(p packet.Publish, done func(packet.ReasonCode)) {
-	c.publish.Lock()
-	defer c.publish.Unlock()
 	c.srv.stats.Received.Add(1)
 	if done == nil && p.QoS == 2 {
 		done = func(packet.ReasonCode) {}
 	}
-	if p.QoS == 0 && done != nil {
-		defer done(packet.Success)
-		done = nil
+	r := newRouting(c.session, &c.mail)
+	r.begin(&p)
+	if p.QoS > 0 {
+		c.srv.publish(r, done)
+		return
 	}
-	c.r.begin(&p)
-	c.srv.publish(c.r, done)
+	c.srv.publish(r, nil)
+	if done != nil {
+		done(packet.Success)
+	}
 }
 
 // Release releases the identifier of a QoS 2 message, as a PUBREL does. done is called when
@@ -118,7 +117,7 @@ func (c *Client) Subscribe(p packet.Subscribe) (packet.Suback, error) {
 // Unsubscribe unsubscribes, as an UNSUBSCRIBE packet does, and returns when that is durable.
 func (c *Client) Unsubscribe(p packet.Unsubscribe) (packet.Suback, error) {
 	done := make(chan packet.Suback, 1)
-	c.srv.handleUnsubscribe(c.session, &p, func(a packet.Suback) { done <- a })
+	c.srv.handleUnsubscribe(c.session, &p, func(a packet.Suback, _ error) { done <- a })
 	a := <-done
 	for i, r := range a.Reasons {
 		if r.Failed() {

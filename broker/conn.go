@@ -178,7 +178,7 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 			return err
 		}
 		place := c.link.out.reserve()
-		c.srv.handleUnsubscribe(c.session, &p, func(a packet.Suback) { c.link.out.completeSub(place, &a) })
+		c.srv.handleUnsubscribe(c.session, &p, func(a packet.Suback, err error) { c.link.unsubscribed(place, &a, err) })
 		return nil
 	case packet.PINGREQ:
 		c.link.out.send(&packet.Ping{Type: packet.PINGRESP})

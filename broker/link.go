@@ -50,6 +50,15 @@ func (l *link) settled() {
 	}
 }
 
+// unsubscribed sends an UNSUBACK. Before 5.0 it cannot tell of a failure.
+func (l *link) unsubscribed(place uint64, a *packet.Suback, err error) {
+	if err != nil && l.version < packet.V5 {
+		l.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: reasonOf(err), Text: "the end of a subscription could not be stored"})
+		return
+	}
+	l.completeSub(place, a)
+}
+
 // released sends a PUBREL.
 func (l *link) released(a packet.Ack, err error) {
 	if err != nil {

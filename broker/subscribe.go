@@ -117,9 +117,10 @@ func (n *Session) backlogged(m *session.Message, h *hit) {
 	n.mu.Unlock()
 }
 
-// handleUnsubscribe carries out an UNSUBSCRIBE. Messages that are queued already are still
+// handleUnsubscribe carries out an UNSUBSCRIBE. done is called with the UNSUBACK when that is
+// durable, and with the reason if it cannot be. Messages that are queued already are still
 // delivered (5.0, 3.10.4).
-func (s *Server) handleUnsubscribe(n *Session, p *packet.Unsubscribe, done func(packet.Suback)) {
+func (s *Server) handleUnsubscribe(n *Session, p *packet.Unsubscribe, done func(packet.Suback, error)) {
 	ack := packet.Suback{Type: packet.UNSUBACK, ID: p.ID}
 	var changes []session.Change
 	for _, filter := range p.Filters {
@@ -134,7 +135,7 @@ func (s *Server) handleUnsubscribe(n *Session, p *packet.Unsubscribe, done func(
 		}
 		ack.Reasons = append(ack.Reasons, reason)
 	}
-	s.conclude(changes, ack, func(ack packet.Suback, _ error) { done(ack) })
+	s.conclude(changes, ack, done)
 }
 
 // checkTopic decides about the topic of a message from a client. Statistics are the server's
