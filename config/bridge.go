@@ -11,7 +11,7 @@ type Bridge struct {
 	Password       Secret        `yaml:"password"`
 	TLS            BridgeTLS     `yaml:"tls"`
 	KeepAlive      time.Duration `yaml:"keep_alive" default:"30s" range:"5s..18h12m15s"` // whole seconds: the wire carries 16 bits of them
-	Window         int           `yaml:"window" default:"20" range:"1..1024"`            // unacknowledged messages; mosquitto loses QoS 2 beyond its max_inflight_messages, 20
+	Window         int           `yaml:"window" default:"20" range:"1..1024"`            // unacknowledged messages; mosquitto loses what exceeds its max_inflight_messages, 20
 	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`   // name, TCP, TLS and CONNACK together
 	AckTimeout     time.Duration `yaml:"ack_timeout" default:"30s" range:"1s..1h"`       // without an acknowledgement the link is taken for dead
 	Backoff        Backoff       `yaml:"backoff"`
