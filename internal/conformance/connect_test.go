@@ -154,17 +154,16 @@ func TestFieldOrder(t *testing.T) {
 	})
 }
 
+// A password without user name is an error before 5.0.
 func TestPasswordWithoutUserName(t *testing.T) {
-	v311(t, func(s *site) {
+	both(t, func(s *site) {
 		w := s.dial()
-		w.raw(s.connectBytes(0x42, str(s.prefix), str("pass")))
-		w.expect("closed")
-	})
-	t.Run("5.0 allows it", func(t *testing.T) {
-		s := &site{t, packet.V5, "p" + t.Name()}
-		w := s.dial()
-		w.raw(s.connectBytes(0x42, str("password"), str("pass")))
-		w.expect("CONNACK Success")
+		w.raw(s.connectBytes(0x42, str(s.prefix), str("password")))
+		if s.v == packet.V5 {
+			w.expect("CONNACK Success")
+		} else {
+			w.expect("closed")
+		}
 	})
 }
 
@@ -218,6 +217,15 @@ func (w *wire) assigned() string {
 func TestEmptyClientIdentifierKept(t *testing.T) {
 	v311(t, func(s *site) {
 		w := s.open(packet.Connect{})
+		w.expect("CONNACK Client Identifier not valid", "closed")
+	})
+}
+
+// An identifier that the gateway keeps for itself is refused.
+func TestPrivateClientIdentifier(t *testing.T) {
+	both(t, func(s *site) {
+		w := s.dial()
+		w.raw(s.connectBytes(0x02, str("$bridge")))
 		w.expect("CONNACK Client Identifier not valid", "closed")
 	})
 }

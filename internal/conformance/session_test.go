@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"testing"
+	"time"
 
 	"gateway/broker/packet"
 )
@@ -114,10 +115,11 @@ func TestKeptAlive(t *testing.T) {
 		c := clean("a")
 		c.KeepAlive = 1
 		w := s.connect(c)
-		// Each beat is sent when a delayed will tells that most of a second has gone.
-		for _, beat := range []encoder{&packet.Ping{Type: packet.PINGREQ}, publish("beat", "x", 1, 7), &packet.Ping{Type: packet.PINGREQ}} {
-			s.pause()
-			w.send(beat)
+		beat := time.NewTicker(800 * time.Millisecond)
+		defer beat.Stop()
+		for _, p := range []encoder{&packet.Ping{Type: packet.PINGREQ}, publish("beat", "x", 1, 7), &packet.Ping{Type: packet.PINGREQ}} {
+			<-beat.C
+			w.send(p)
 			if got := w.read(); got != "PINGRESP" && got != "PUBACK 7" {
 				s.t.Fatalf("got %q", got)
 			}

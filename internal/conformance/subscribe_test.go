@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"fmt"
 	"testing"
 
 	"gateway/broker/packet"
@@ -88,7 +89,7 @@ func TestBadSubscribe(t *testing.T) {
 			"half a filter":                   frame(0x82, id+"\x00\x05a"),
 		}
 		for _, o := range options {
-			bad["options "+string('0'+o[0]>>4)] = frame(0x82, id+str("a")+o)
+			bad[fmt.Sprintf("options %#02x", o)] = frame(0x82, id+str("a")+o)
 		}
 		for name, b := range bad {
 			s.t.Run(name, func(t *testing.T) {

@@ -164,3 +164,12 @@ func skipKnown(t *testing.T) {
 		}
 	}
 }
+
+// lacks skips a test of what the broker does not offer. The gateway offers all of it.
+func (s *site) lacks(what string) {
+	s.t.Helper()
+	if under.name == "gateway" {
+		s.t.Fatal(what)
+	}
+	s.t.Skip(what)
+}

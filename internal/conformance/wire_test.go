@@ -21,12 +21,14 @@ type wire struct {
 	buf     []byte
 	aliases map[uint16]string // those that the server may use; nil: none
 
-	size    int                   // bytes of the packet read last
-	last    packet.Publish        // the PUBLISH read last
-	id      uint16                // its packet identifier, or that of a later PUBREL
-	connack packet.Connack        // once it came
-	reason  string                // the reason string read last
-	user    []packet.UserProperty // the user properties read last, but for those of a PUBLISH
+	size     int                   // bytes of the packet read last
+	last     packet.Publish        // the PUBLISH read last
+	id       uint16                // its packet identifier, or that of a later PUBREL
+	connack  packet.Connack        // once it came
+	received []uint16              // identifiers whose PUBREC was sent by next, and PUBREL has not come
+	failed   bool                  // whether the acknowledgement read last was a refusal
+	reason   string                // the reason string read last
+	user     []packet.UserProperty // the user properties read last, but for those of a PUBLISH
 }
 
 // patience is how long a packet is waited for.
@@ -281,7 +283,7 @@ func (w *wire) describe(h packet.Header, body []byte) (line string, err error) {
 		if h.Type == packet.PUBREL {
 			line, w.id = "PUBREL", a.ID
 		}
-		if a.Reason.Failed() {
+		if w.failed = a.Reason.Failed(); w.failed {
 			line += " " + a.Reason.String()
 		}
 		w.reason, w.user = a.ReasonString, a.User
@@ -449,7 +451,3 @@ func (s *site) elapse(seconds uint32) {
 	c = clean(name) // leaves no session behind
 	s.connect(c).leave()
 }
-
-// pause returns after most of a second, without which a keep alive of one second would not be
-// tried.
-func (w *site) pause() { <-time.After(800 * time.Millisecond) }
