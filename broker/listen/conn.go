@@ -43,7 +43,16 @@ var errProtocol = errors.New("this is not what the listener speaks")
 //
 // An HTTP request is answered here. The error is io.EOF then, with some words around: there was a
 // connection, but no client of the broker.
+//
+// Cryptography needs a deep stack, which a goroutine that reads from then on would keep.
 func (c *Conn) HandshakeContext(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() { done <- c.agree(ctx) }()
+	return <-done
+}
+
+// agree makes the handshake.
+func (c *Conn) agree(ctx context.Context) error {
 	secure := c.l.keys != nil
 	if secure && c.l.o.Plain {
 		first, err := peek(c.Conn)
