@@ -12,7 +12,6 @@ import (
 // ClientOptions are what a client in the process connects with; see packet.Connect.
 type ClientOptions struct {
 	ID             string // required
-	User           string
 	CleanStart     bool
 	SessionExpiry  uint32 // seconds; Never
 	ReceiveMaximum uint16 // 0: as many as the server allows
@@ -42,7 +41,7 @@ func (s *Server) Connect(o ClientOptions) (*Client, error) {
 		window = min(o.ReceiveMaximum, session.MaxWindow)
 	}
 	n, present, err := s.registry.attach(arrival{
-		peer: &c.mail, id: o.ID, user: o.User, cleanStart: o.CleanStart,
+		peer: &c.mail, id: o.ID, cleanStart: o.CleanStart,
 		expiry: o.SessionExpiry, window: window, will: o.Will, version: packet.V5,
 	})
 	if err != nil {

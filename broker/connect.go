@@ -65,7 +65,7 @@ func (c *conn) connect(p *packet.Connect) error {
 	c.bridge = p.Bridge
 
 	n, present, err := c.srv.registry.attach(arrival{
-		peer: &c.link, id: p.ClientID, user: id.User, cleanStart: p.CleanStart,
+		peer: &c.link, id: p.ClientID, cleanStart: p.CleanStart,
 		expiry: expiry, window: c.window(p), will: p.Will, version: p.Version,
 	})
 	if err != nil {

@@ -26,7 +26,7 @@ type registry struct {
 // An arrival is what a client asks for when it connects, over the network or in the process.
 type arrival struct {
 	peer       peer
-	id, user   string
+	id         string
 	cleanStart bool
 	expiry     uint32
 	window     uint16
@@ -62,7 +62,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	n.mu.Lock()
 	// What PUBREC has told must be durable before PUBREL is sent again.
 	lazy := present && n.expiry == a.expiry && a.will == nil && !hadWill && n.storing == 0
-	n.peer, n.user, n.expiry, n.will = a.peer, a.user, a.expiry, a.will
+	n.peer, n.expiry, n.will = a.peer, a.expiry, a.will
 	n.connected.Store(true)
 	n.state.Queue.Resume(a.window)
 	n.mu.Unlock()

@@ -36,9 +36,9 @@ type Session struct {
 	subs     map[string]subscription
 	expiry   uint32       // seconds after the connection ends
 	will     *packet.Will // nil when none is due
-	user     string
-	since    time.Time   // when the connection ended
-	timer    *time.Timer // to the delayed will, or to the end of the session
+	unread   bool         // the last read from the store failed
+	since    time.Time    // when the connection ended
+	timer    *time.Timer  // to the delayed will, or to the end of the session
 }
 
 // newSession returns a session that is in no table yet.
@@ -230,11 +230,12 @@ func (s *Session) pump() (changes []session.Change) {
 // load reads the next messages of the queue from the store.
 func (s *Session) load(from, limit uint64) {
 	found, err := s.srv.store.Read(s.id, from, readAhead)
-	if err != nil {
-		s.srv.log.Error("cannot read a session's queue: it goes on when its client connects again", "client", s.id, "error", err)
-	}
 	s.mu.Lock()
 	s.loading = false
+	if err != nil && !s.unread {
+		s.srv.log.Error("cannot read a session's queue: it is tried again with the next message, or when its client connects", "client", s.id, "error", err)
+	}
+	s.unread = err != nil
 	var changes []session.Change
 	if err == nil && !s.ended {
 		if len(found) == readAhead {

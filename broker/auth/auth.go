@@ -32,15 +32,17 @@ type Authenticator interface {
 // ErrRefused is what a client is told that may not come in.
 var ErrRefused = errors.New("not authorized")
 
-// Anonymous lets everybody in. A client certificate, if there is one, still names the user.
+// Anonymous lets everybody in. A client certificate, if there is one with a usable common name,
+// still names the user.
 type Anonymous struct{}
 
 // Authenticate accepts the attempt.
-func (Anonymous) Authenticate(_ context.Context, a Attempt) (Identity, error) {
-	if a.Certificate != nil {
-		return Certificate{}.Authenticate(context.Background(), a)
+func (Anonymous) Authenticate(ctx context.Context, a Attempt) (Identity, error) {
+	id, err := Certificate{}.Authenticate(ctx, a)
+	if err != nil {
+		return Identity{}, nil
 	}
-	return Identity{}, nil
+	return id, nil
 }
 
 // Certificate lets in who has a client certificate; the common name of its subject becomes the
