@@ -260,6 +260,26 @@ func TestRevoked(t *testing.T) {
 	}
 }
 
+// TestRevokedMeanwhile revokes a certificate while its handshake goes on.
+func TestRevokedMeanwhile(t *testing.T) {
+	s := newSite(t)
+	s.files.CRL = s.revoke(time.Hour)
+	e := serve(t, listen.Options{TLS: &s.files})
+	config := s.client("stolen")
+	config.ServerName = "localhost"
+	nc, err := net.Dial("tcp", e.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	exchange(t, e.connect("mqtts", s.client("good")), hello) // the one before has been accepted
+	s.revoke(time.Hour, "stolen")
+	eventually(t, "the list is in force", func() bool { return e.log.count("are in force") == 1 })
+	if err := exchanged(tls.Client(nc, config), hello); err == nil {
+		t.Error("the stolen certificate is let in")
+	}
+}
+
 // TestOtherCA ends the connections of clients whose CA is not trusted any more.
 func TestOtherCA(t *testing.T) {
 	s, others := newSite(t), newSite(t)
