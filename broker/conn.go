@@ -214,7 +214,7 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 		return err
 	}
 	c.srv.stats.Received.Add(1)
-	refused := checkTopic(p.Topic)
+	refused := c.srv.limits.checkTopic(p.Topic)
 	if e, ok := errors.AsType[*packet.Error](refused); ok && e.Reason == packet.TopicNameInvalid {
 		return e
 	}
@@ -235,7 +235,7 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 		a.Type = packet.PUBREC
 	}
 	if refused != nil {
-		a.Reason = packet.NotAuthorized
+		a.Reason, a.ReasonString = packet.NotAuthorized, refused.Error()
 		if c.dec.Version < packet.V5 {
 			a.Reason = packet.Success // it has no other answer [MQTT-3.3.5-2]
 		}
@@ -277,7 +277,7 @@ func (c *conn) subscribe(body []byte) error {
 	}
 	place := c.link.out.reserve()
 	wait := func() { c.link.await(c.srv.ctx, c.session) }
-	c.srv.handleSubscribe(c.session, &p, wait, func(a packet.Suback) { c.link.out.completeSub(place, &a) })
+	c.srv.handleSubscribe(c.session, &p, wait, func(a packet.Suback) { c.link.answeredSub(place, &a) })
 	return nil
 }
 

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"crypto/rand"
+	"fmt"
 	"slices"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 func (c *conn) connect(p *packet.Connect) error {
 	v5 := p.Version == packet.V5
 	c.link.maxPacket = int(min(p.Properties.MaximumPacketSize, packet.MaxLength))
+	c.link.explains = v5 && !p.Properties.NoProblemInfo
 	props := packet.ConnackProperties{
 		ReceiveMaximum:    c.srv.limits.ReceiveMaximum,
 		MaximumPacketSize: uint32(c.srv.limits.PacketSize),
@@ -34,16 +36,17 @@ func (c *conn) connect(p *packet.Connect) error {
 		p.ClientID = "auto-" + rand.Text()
 		props.AssignedClientID = p.ClientID
 	}
+	if most := c.srv.limits.ClientIDBytes; len(p.ClientID) > most {
+		return c.refuse(&packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: fmt.Sprintf("a client identifier of %d bytes: limits.client_id_size is %d", len(p.ClientID), most)})
+	}
 	if own(p.ClientID) {
 		return c.refuse(&packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: "client identifiers that begin with $ are the gateway's own"})
 	}
 	if p.Properties.RequestResponse {
 		props.ResponseInformation = "response/" + p.ClientID
 	}
-	if p.Will != nil {
-		if err := checkTopic(p.Will.Topic); err != nil {
-			return c.refuse(err)
-		}
+	if err := c.srv.limits.checkWill(p.Will); err != nil {
+		return c.refuse(err)
 	}
 	id, err := c.authenticate(p)
 	if err != nil {
@@ -79,6 +82,18 @@ func (c *conn) connect(p *packet.Connect) error {
 	c.link.begun.Store(true)
 	n.resume()
 	return nil
+}
+
+// checkWill decides about the will that a client leaves with the server.
+func (l *Limits) checkWill(w *packet.Will) error {
+	if w == nil {
+		return nil
+	}
+	p := packet.Publish{Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Properties: w.Properties}
+	if n, most := p.Size(packet.V5), l.WillBytes; n > most {
+		return &packet.Error{Clause: "4.13.2", Reason: packet.QuotaExceeded, Text: fmt.Sprintf("a will message of %d bytes: limits.will_size is %d", n, most)}
+	}
+	return l.checkTopic(w.Topic)
 }
 
 // refuse answers a CONNECT with the reason, where the client's version has a code for it, and

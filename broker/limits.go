@@ -1,6 +1,10 @@
 package broker
 
-import "time"
+import (
+	"time"
+
+	"gateway/broker/topic"
+)
 
 // Limits bound what one client can ask of the gateway. The zero value of a field stands for its
 // default, which suits a board with 512 MB of memory.
@@ -16,9 +20,14 @@ type Limits struct {
 	ReceiveMaximum     uint16        // incoming QoS 1 and 2 messages that are not acknowledged yet, per client; default 500
 	Inflight           uint16        // outgoing QoS 1 and 2 messages that are not acknowledged yet, per client; default 100, at most session.MaxWindow
 	Subscriptions      int           // per session; default 1,000
+	SubscriptionBytes  int           // of the subscriptions of all clients of the network, with 256 for each and 160 for each level that no other has; default 64 MiB
+	TopicBytes         int           // of one topic name or filter; default 65,535, as many as there can be
+	TopicLevels        int           // of one topic name or filter; default and most topic.MaxLevels
+	ClientIDBytes      int           // of one client identifier; default 256
+	WillBytes          int           // of one will message; default 16 KiB
 	QueueMessages      int           // messages that wait for one session of the network; newer ones are dropped; default 100,000
 	QueueBytes         int           // their bytes, for a session that is in memory only; default 1 MiB
-	RetainedBytes      int           // of all retained messages, with 512 for each; default 64 MiB
+	RetainedBytes      int           // of all retained messages, with 512 for each and 384 for each level that no other has; default 64 MiB
 	SessionExpiry      time.Duration // longest life of a session of the network without a connection; default 7 days
 	TopicAliases       uint16        // per connection and direction; default 32
 	OutBytes           int           // bytes on their way to one client beyond which QoS 0 is dropped; default 256 KiB
@@ -37,6 +46,11 @@ func (l Limits) withDefaults() Limits {
 	or(&l.ReceiveMaximum, 500)
 	or(&l.Inflight, 100)
 	or(&l.Subscriptions, 1000)
+	or(&l.SubscriptionBytes, 64<<20)
+	or(&l.TopicBytes, topic.MaxLength)
+	or(&l.TopicLevels, topic.MaxLevels)
+	or(&l.ClientIDBytes, 256)
+	or(&l.WillBytes, 16<<10)
 	or(&l.QueueMessages, 100_000)
 	or(&l.QueueBytes, 1<<20)
 	or(&l.RetainedBytes, 64<<20)

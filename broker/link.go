@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 
 	"gateway/broker/packet"
@@ -14,6 +15,7 @@ type link struct {
 	stats     *Stats
 	aliases   aliasesOut
 	maxPacket int                          // bytes that the client takes, 0: any
+	explains  bool                         // it wants to be told why [MQTT-3.1.2-29]
 	incoming  atomic.Int32                 // QoS 1 and 2 messages taken and not acknowledged
 	begun     atomic.Bool                  // CONNACK has been sent
 	cause     atomic.Pointer[packet.Error] // why the server ended the connection
@@ -29,7 +31,49 @@ func (l *link) acknowledged(place uint64, a packet.Ack) {
 		l.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: a.Reason, Text: "the message could not be stored"})
 		return
 	}
+	a.ReasonString = explain(l, &a, a.Reason, a.ReasonString)
 	l.complete(place, a)
+}
+
+// answeredSub sends a SUBACK or UNSUBACK, with the reason why the first filter was refused that
+// was.
+func (l *link) answeredSub(place uint64, a *packet.Suback) {
+	if i := slices.IndexFunc(a.Reasons, packet.ReasonCode.Failed); i >= 0 {
+		text := ""
+		switch a.Reasons[i] {
+		case packet.TopicFilterInvalid:
+			text = "the filter is not valid, or larger than limits.topic_size and limits.topic_levels allow"
+		case packet.QuotaExceeded:
+			text = "there are as many subscriptions as limits.subscriptions and limits.subscriptions_size allow, or the store is full"
+		}
+		a.ReasonString = explain(l, a, a.Reasons[i], text)
+	}
+	l.completeSub(place, a)
+}
+
+// explain returns the reason string for an acknowledgement that has none yet: text, or what can be
+// said of every failure. It is empty for a client that does not want it, or does not take it
+// [MQTT-3.1.2-29], [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.9.2-1].
+func explain(l *link, p encoder, reason packet.ReasonCode, text string) string {
+	if !l.explains || !reason.Failed() {
+		return ""
+	}
+	if text == "" {
+		switch reason {
+		case packet.QuotaExceeded:
+			text = "there is no more room for messages: the store or limits.retained_size is full"
+		case packet.ImplementationSpecificError:
+			text = "the store failed: the gateway's log says why"
+		default:
+			return ""
+		}
+	}
+	// The text, its property identifier and length, and a length of the properties that may grow.
+	const around = 7
+	if l.maxPacket > 0 && len(p.Append(nil, l.version))+len(text)+around > l.maxPacket {
+		return ""
+	}
+	return text
 }
 
 // answered sends a PUBCOMP.

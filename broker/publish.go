@@ -48,6 +48,10 @@ func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
 	s.retaining.Unlock()
 	switch {
 	case err != nil:
+		if untold, due := s.unretained.due(); due {
+			s.log.Warn("retained messages are refused", "topic", r.p.Topic, "limit", s.limits.RetainedBytes, "others_before", untold,
+				"remedy", "find out who retains so much, or raise limits.retained_size")
+		}
 		u.committed(err)
 	case !stored:
 		u.acknowledge()
@@ -135,7 +139,11 @@ func (u *unit) retain(r *routing) error {
 		u.srv.routes.keep(m, math.MaxInt)
 		return nil
 	}
-	if !u.srv.routes.keep(m, u.srv.limits.RetainedBytes) {
+	most := u.srv.limits.RetainedBytes
+	if r.from != nil && own(r.from.id) {
+		most = math.MaxInt // the network cannot keep the gateway from telling its state
+	}
+	if !u.srv.routes.keep(m, most) {
 		return errRetained
 	}
 	u.changes = append(u.changes, &session.Retained{Message: m})

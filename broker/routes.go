@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"strings"
 	"sync"
 
 	"gateway/broker/packet"
@@ -17,6 +18,9 @@ type routes struct {
 	groups   map[string]*group // by the filter of the subscription
 	retained topic.Names[*session.Message]
 	bytes    int // of the retained messages, see retainedSize
+
+	subscriptions int
+	filters       int // bytes of the filters of the subscriptions
 }
 
 // match finds the sessions that a message goes to.
@@ -42,13 +46,19 @@ func (t *routes) keep(m *session.Message, most int) bool {
 		t.bytes = bytes
 		return true
 	}
-	if bytes += retainedSize(m); bytes > most {
+	bytes += retainedSize(m)
+	// The first level of a name is in its size.
+	more := max(t.retained.Levels()-t.retained.Len(), 0) + strings.Count(m.Publish.Topic, "/")
+	if most-bytes < retainedLevel*more {
 		return false
 	}
 	t.retained.Set(m.Publish.Topic, m)
 	t.bytes = bytes
 	return true
 }
+
+// retainedLevel is what a level of a topic costs that no other retained message has, about.
+const retainedLevel = 384
 
 // retainedSize returns what a retained message costs in memory, about.
 func retainedSize(m *session.Message) int {
@@ -79,11 +89,17 @@ func (t *routes) kept(filter string) (found []*session.Message) {
 func (t *routes) count() (subscriptions, retained int) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	n := t.subs.Len()
-	for _, g := range t.groups {
-		n += len(g.members)
-	}
-	return n, t.retained.Len()
+	return t.subscriptions, t.retained.Len()
+}
+
+// holds reports whether another subscription would keep them all within most bytes, about.
+func (t *routes) holds(filter string, most int) bool {
+	const overhead, level = 256, 160
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	n := t.subscriptions + 1
+	levels := t.subs.Levels() + t.shared.Levels() + strings.Count(filter, "/") + 1
+	return most-overhead*n-level*levels >= t.filters+len(filter)
 }
 
 // subscribe adds a subscription to a session and to the routes, unless the session has ended.
@@ -97,6 +113,10 @@ func (t *routes) subscribe(n *Session, f packet.Subscription, id uint32) (existe
 		return false
 	}
 	_, existed = n.subs[f.Filter]
+	if !existed {
+		t.subscriptions++
+		t.filters += len(f.Filter)
+	}
 	n.subs[f.Filter] = sub
 	if _, rest, shared, _ := topic.ParseShared(f.Filter); shared {
 		t.share(f.Filter, rest, member{n, sub})
@@ -119,9 +139,15 @@ func (t *routes) unsubscribe(n *Session, filter string) (existed bool) {
 // remove removes a subscription. The routes are locked.
 func (t *routes) remove(filter string, n *Session) (existed bool) {
 	if isShared(filter) {
-		return t.unshare(filter, n)
+		existed = t.unshare(filter, n)
+	} else {
+		existed = t.subs.Delete(filter, n)
 	}
-	return t.subs.Delete(filter, n)
+	if existed {
+		t.subscriptions--
+		t.filters -= len(filter)
+	}
+	return existed
 }
 
 // unroute removes all subscriptions of a session that has ended, and returns their filters.

@@ -50,6 +50,8 @@ type Server struct {
 	gate gate
 	pace *rate.Limiter // of connections
 
+	refusals, unretained, unsubscribed notice
+
 	// retaining orders the retained messages in memory as the store and their subscribers get them.
 	// It is held across Submit, which is the reason why it guards nothing else.
 	retaining sync.Mutex
@@ -180,8 +182,10 @@ func (s *Server) accept(nc net.Conn, l Listener) {
 	_ = nc.Close()
 	if s.ctx.Err() == nil {
 		s.stats.Refused.Add(1)
-		s.log.Warn("connection refused", "listener", l.Name, "from", nc.RemoteAddr(), "reason", err,
-			"remedy", "find out who connects so often, or raise the limit")
+		if untold, due := s.refusals.due(); due {
+			s.log.Warn("connection refused", "listener", l.Name, "from", nc.RemoteAddr(), "reason", err, "others_before", untold,
+				"remedy", "find out who connects so often, or raise the limit")
+		}
 	}
 }
 

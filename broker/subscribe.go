@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"gateway/broker/packet"
@@ -67,16 +68,25 @@ func (s *Server) conclude(changes []session.Change, ack packet.Suback, done func
 
 // mayCarry decides about one filter of a SUBSCRIBE: the QoS granted, or why not.
 func (n *Session) mayCarry(f packet.Subscription) packet.ReasonCode {
-	if topic.ValidFilter(f.Filter) != nil {
+	l := &n.srv.limits
+	if topic.ValidFilter(f.Filter) != nil || !l.fits(f.Filter) {
 		return packet.TopicFilterInvalid
 	}
+	room := own(n.id) || n.srv.routes.holds(f.Filter, l.SubscriptionBytes)
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if _, existed := n.subs[f.Filter]; !existed && len(n.subs) >= n.srv.limits.Subscriptions {
-		return packet.QuotaExceeded
-	}
-	if n.ended {
+	_, existed := n.subs[f.Filter]
+	has, ended := len(n.subs), n.ended
+	n.mu.Unlock()
+	switch {
+	case ended:
 		return packet.UnspecifiedError
+	case !existed && (has >= l.Subscriptions || !room):
+		n.srv.stats.Unstored.Add(1)
+		if untold, due := n.srv.unsubscribed.due(); due {
+			n.srv.log.Warn("subscriptions are refused", "client", n.id, "has", has, "others_before", untold,
+				"remedy", "find out who subscribes so much, or raise limits.subscriptions or limits.subscriptions_size")
+		}
+		return packet.QuotaExceeded
 	}
 	return packet.ReasonCode(f.QoS)
 }
@@ -140,9 +150,12 @@ func (s *Server) handleUnsubscribe(n *Session, p *packet.Unsubscribe, done func(
 
 // checkTopic decides about the topic of a message from a client. Statistics are the server's
 // own to publish (5.0, 4.7.2).
-func checkTopic(name string) error {
+func (l *Limits) checkTopic(name string) error {
 	if len(name) >= 5 && name[:5] == "$SYS/" {
 		return &packet.Error{Clause: "4.7.2", Reason: packet.NotAuthorized, Text: "topics below $SYS/ are the gateway's own"}
+	}
+	if !l.fits(name) {
+		return &packet.Error{Clause: "4.7", Reason: packet.TopicNameInvalid, Text: "the topic name is longer or deeper than limits.topic_size and limits.topic_levels allow"}
 	}
 	if err := topic.ValidName(name); err != nil {
 		e := &packet.Error{Clause: "4.7", Reason: packet.TopicNameInvalid, Text: err.Error()}
@@ -152,4 +165,9 @@ func checkTopic(name string) error {
 		return e
 	}
 	return nil
+}
+
+// fits reports whether a topic name or filter is within the limits.
+func (l *Limits) fits(t string) bool {
+	return len(t) <= l.TopicBytes && strings.Count(t, "/") < l.TopicLevels
 }

@@ -70,17 +70,22 @@ type Store struct {
 // with 512 MB of memory.
 type Limits struct {
 	Connections        int           `yaml:"connections" default:"500" range:"1..100000"`
-	AddressConnections int           `yaml:"address_connections" default:"100" range:"1..100000"`    // of them from one address of the network; this machine does not count
-	Handshakes         int           `yaml:"handshakes" default:"100" range:"1..100000"`             // of them that have not sent CONNECT
-	ConnectRate        int           `yaml:"connect_rate" default:"200" range:"1..100000"`           // connections accepted per second; the rest waits
-	MessageRate        int           `yaml:"message_rate" default:"0" range:"0..1000000"`            // messages per second from one client, beyond which it is slowed down; 0 any
-	ByteRate           int64         `yaml:"byte_rate,size" default:"0" range:"0..1GiB"`             // their bytes per second; 0 any
-	Sessions           int           `yaml:"sessions" default:"10000" range:"1..1000000"`            // with and without connection
-	TopicAliases       int           `yaml:"topic_aliases" default:"32" range:"1..1000"`             // per connection and direction
-	PacketSize         int64         `yaml:"packet_size,size" default:"256KiB" range:"1KiB..64MiB"`  // one incoming packet
-	ReceiveMaximum     int           `yaml:"receive_maximum" default:"500" range:"1..65535"`         // unacknowledged QoS 1 and 2 messages from one client
-	Inflight           int           `yaml:"inflight" default:"100" range:"1..1024"`                 // unacknowledged QoS 1 and 2 messages to one client
-	Subscriptions      int           `yaml:"subscriptions" default:"1000" range:"1..100000"`         // per session
+	AddressConnections int           `yaml:"address_connections" default:"100" range:"1..100000"`         // of them from one address of the network; this machine does not count
+	Handshakes         int           `yaml:"handshakes" default:"100" range:"1..100000"`                  // of them that have not sent CONNECT
+	ConnectRate        int           `yaml:"connect_rate" default:"200" range:"1..100000"`                // connections accepted per second; the rest waits
+	MessageRate        int           `yaml:"message_rate" default:"0" range:"0..1000000"`                 // messages per second from one client, beyond which it is slowed down; 0 any
+	ByteRate           int64         `yaml:"byte_rate,size" default:"0" range:"0..1GiB"`                  // their bytes per second; 0 any
+	Sessions           int           `yaml:"sessions" default:"10000" range:"1..1000000"`                 // with and without connection
+	TopicAliases       int           `yaml:"topic_aliases" default:"32" range:"1..1000"`                  // per connection and direction
+	PacketSize         int64         `yaml:"packet_size,size" default:"256KiB" range:"1KiB..64MiB"`       // one incoming packet
+	ReceiveMaximum     int           `yaml:"receive_maximum" default:"500" range:"1..65535"`              // unacknowledged QoS 1 and 2 messages from one client
+	Inflight           int           `yaml:"inflight" default:"100" range:"1..1024"`                      // unacknowledged QoS 1 and 2 messages to one client
+	Subscriptions      int           `yaml:"subscriptions" default:"1000" range:"1..100000"`              // per session
+	SubscriptionsSize  int64         `yaml:"subscriptions_size,size" default:"64MiB" range:"64KiB..1GiB"` // those of all clients, with 256 bytes for each and 160 for each level that no other has
+	TopicSize          int64         `yaml:"topic_size,size" default:"65535B" range:"32B..65535B"`        // one topic name or filter
+	TopicLevels        int           `yaml:"topic_levels" default:"128" range:"4..128"`
+	ClientIDSize       int64         `yaml:"client_id_size,size" default:"256B" range:"23B..64KiB"`  // one client identifier
+	WillSize           int64         `yaml:"will_size,size" default:"16KiB" range:"256B..1MiB"`      // one will message
 	Queue              int           `yaml:"queue" default:"100000" range:"1..10000000"`             // messages that wait for one session; newer ones are dropped
 	QueueSize          int64         `yaml:"queue_size,size" default:"1MiB" range:"1KiB..256MiB"`    // their bytes, for a session that is in memory only
 	RetainedSize       int64         `yaml:"retained_size,size" default:"64MiB" range:"64KiB..1GiB"` // all retained messages, with 512 bytes for each

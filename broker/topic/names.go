@@ -10,8 +10,9 @@ import "strings"
 // zero Names is empty and ready. It does not lock: any number of Get and Match may run at the
 // same time, but not beside Set or Delete.
 type Names[V any] struct {
-	root branch[V]
-	len  int
+	root   branch[V]
+	len    int
+	levels int
 }
 
 // A branch stands for the levels of a name up to one of them.
@@ -23,6 +24,9 @@ type branch[V any] struct {
 
 // Len returns the number of names.
 func (t *Names[V]) Len() int { return t.len }
+
+// Levels returns the number of levels that the names have, those that they share counted once.
+func (t *Names[V]) Levels() int { return t.levels }
 
 // Set sets the value of a name.
 func (t *Names[V]) Set(name string, v V) {
@@ -36,6 +40,7 @@ func (t *Names[V]) Set(name string, v V) {
 				b.children = make(map[string]*branch[V])
 			}
 			next = new(branch[V])
+			t.levels++
 			// A level of its own: it may outlive the name that it was cut from.
 			b.children[strings.Clone(level)] = next
 		}
@@ -62,21 +67,21 @@ func (t *Names[V]) Get(name string) (v V, ok bool) {
 
 // Delete removes a name, and the branch that only it needed. It reports whether there was one.
 func (t *Names[V]) Delete(name string) bool {
-	if !t.root.remove(name) {
+	if !t.remove(&t.root, name) {
 		return false
 	}
 	t.len--
 	return true
 }
 
-func (b *branch[V]) remove(name string) bool {
+func (t *Names[V]) remove(b *branch[V], name string) bool {
 	level, rest, more := strings.Cut(name, "/")
 	next := b.children[level]
 	switch {
 	case next == nil:
 		return false
 	case more:
-		if !next.remove(rest) {
+		if !t.remove(next, rest) {
 			return false
 		}
 	case next.name == "":
@@ -87,6 +92,7 @@ func (b *branch[V]) remove(name string) bool {
 	}
 	if next.name == "" && next.children == nil {
 		delete(b.children, level)
+		t.levels--
 		if len(b.children) == 0 {
 			b.children = nil
 		}

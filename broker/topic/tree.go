@@ -15,6 +15,7 @@ type Tree[K comparable, V any] struct {
 	// everything else.
 	edges  map[edge[K, V]]*node[K, V]
 	places map[place[K, V]]int // index in the node's entries
+	levels int
 }
 
 // A node stands for the levels of a filter up to one of them.
@@ -43,6 +44,9 @@ type place[K comparable, V any] struct {
 
 // Len returns the number of subscriptions.
 func (t *Tree[K, V]) Len() int { return len(t.places) }
+
+// Levels returns the number of levels that the filters have, those that they share counted once.
+func (t *Tree[K, V]) Levels() int { return t.levels }
 
 // Set adds a subscription, or replaces the value of the one with the same filter and key.
 func (t *Tree[K, V]) Set(filter string, k K, v V) (replaced bool) {
@@ -74,6 +78,7 @@ func (t *Tree[K, V]) grow(n *node[K, V], level string) *node[K, V] {
 		return next
 	}
 	next = new(node[K, V])
+	t.levels++
 	switch level {
 	case "+":
 		n.plus = next
@@ -152,6 +157,7 @@ func (n *node[K, V]) empty() bool {
 
 // cut removes the node one level below n.
 func (t *Tree[K, V]) cut(n *node[K, V], level string) {
+	t.levels--
 	switch level {
 	case "+":
 		n.plus = nil
