@@ -178,7 +178,7 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 			return err
 		}
 		place := c.link.out.reserve()
-		c.srv.handleUnsubscribe(c.session, &p, func(a packet.Suback, err error) { c.link.unsubscribed(place, &a, err) })
+		c.srv.handleUnsubscribe(c.session, &p, func(a packet.Suback, err error) { c.link.concluded(place, &a, err) })
 		return nil
 	case packet.PINGREQ:
 		c.link.out.send(&packet.Ping{Type: packet.PINGRESP})
@@ -277,7 +277,7 @@ func (c *conn) subscribe(body []byte) error {
 	}
 	place := c.link.out.reserve()
 	wait := func() { c.link.await(c.srv.ctx, c.session) }
-	c.srv.handleSubscribe(c.session, &p, wait, func(a packet.Suback) { c.link.answeredSub(place, &a) })
+	c.srv.handleSubscribe(c.session, &p, wait, func(a packet.Suback) { c.link.concluded(place, &a, nil) })
 	return nil
 }
 

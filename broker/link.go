@@ -35,22 +35,6 @@ func (l *link) acknowledged(place uint64, a packet.Ack) {
 	l.complete(place, a)
 }
 
-// answeredSub sends a SUBACK or UNSUBACK, with the reason why the first filter was refused that
-// was.
-func (l *link) answeredSub(place uint64, a *packet.Suback) {
-	if i := slices.IndexFunc(a.Reasons, packet.ReasonCode.Failed); i >= 0 {
-		text := ""
-		switch a.Reasons[i] {
-		case packet.TopicFilterInvalid:
-			text = "the filter is not valid, or larger than limits.topic_size and limits.topic_levels allow"
-		case packet.QuotaExceeded:
-			text = "there are as many subscriptions as limits.subscriptions and limits.subscriptions_size allow, or the store is full"
-		}
-		a.ReasonString = explain(l, a, a.Reasons[i], text)
-	}
-	l.completeSub(place, a)
-}
-
 // explain returns the reason string for an acknowledgement that has none yet: text, or what can be
 // said of every failure. It is empty for a client that does not want it, or does not take it
 // [MQTT-3.1.2-29], [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.9.2-1].
@@ -94,11 +78,22 @@ func (l *link) settled() {
 	}
 }
 
-// unsubscribed sends an UNSUBACK. Before 5.0 it cannot tell of a failure.
-func (l *link) unsubscribed(place uint64, a *packet.Suback, err error) {
-	if err != nil && l.version < packet.V5 {
+// concluded sends a SUBACK or UNSUBACK, with the reason why the first filter was refused that was.
+// Before 5.0 an UNSUBACK cannot tell that the end of a subscription could not be stored.
+func (l *link) concluded(place uint64, a *packet.Suback, err error) {
+	if err != nil && l.version < packet.V5 && a.Type == packet.UNSUBACK {
 		l.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: reasonOf(err), Text: "the end of a subscription could not be stored"})
 		return
+	}
+	if i := slices.IndexFunc(a.Reasons, packet.ReasonCode.Failed); i >= 0 {
+		text := ""
+		switch a.Reasons[i] {
+		case packet.TopicFilterInvalid:
+			text = "the filter is not valid, or larger than limits.topic_size and limits.topic_levels allow"
+		case packet.QuotaExceeded:
+			text = "there are as many subscriptions as limits.subscriptions and limits.subscriptions_size allow, or the store is full"
+		}
+		a.ReasonString = explain(l, a, a.Reasons[i], text)
 	}
 	l.completeSub(place, a)
 }
