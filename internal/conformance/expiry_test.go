@@ -55,10 +55,10 @@ func (s *site) wantExpiry(w *wire, from, to uint32) {
 func TestExpiryOfSentMessage(t *testing.T) {
 	v5(t, func(s *site) {
 		sub := s.subscriber(kept("sub"), filter("a", 2))
-		s.connect(clean("pub")).publish(lasting(1, publish("a", "x", 2, 5)))
+		s.connect(clean("pub")).publish(lasting(2, publish("a", "x", 2, 5)))
 		sub.expect("PUBLISH a=x q2")
 		sub.cut()
-		s.elapse(2)
+		s.elapse(4)
 		sub = s.open(kept("sub"))
 		sub.expect("CONNACK Success present")
 		sub.take("PUBLISH a=x q2 dup")

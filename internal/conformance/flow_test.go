@@ -222,3 +222,37 @@ func TestNoProblemInformation(t *testing.T) {
 		}
 	})
 }
+
+// A refusal is explained, unless the client does not want that or takes no packet so large.
+func TestRefusalsExplained(t *testing.T) {
+	v5(t, func(s *site) {
+		for _, tt := range []struct {
+			name      string
+			size      uint32
+			unwanted  bool
+			explained bool
+		}{{"wanted", 0, false, true}, {"no room", 30, false, false}, {"unwanted", 0, true, false}} {
+			c := small("a", tt.size)
+			c.CleanStart = true
+			c.Properties.NoProblemInfo = tt.unwanted
+			w := s.connect(c)
+			for _, p := range []struct {
+				sent encoder
+				line string
+			}{
+				{publish("=$SYS/x", "", 1, 1), "PUBACK 1 Not authorized"},
+				{publish("=$SYS/x", "", 2, 2), "PUBREC 2 Not authorized"},
+				{subscribe(3, filter("a", 1), filter("a#", 1)), "SUBACK 3 01 8f"},
+				{unsubscribe(4, "a#"), "UNSUBACK 4 8f"},
+			} {
+				w.reason = ""
+				w.send(p.sent)
+				w.expect(p.line)
+				if tt.explained != (w.reason != "") || tt.size > 0 && w.size > int(tt.size) {
+					s.t.Errorf("%s: %s with reason %q, %d bytes", tt.name, p.line, w.reason, w.size)
+				}
+			}
+			w.leave()
+		}
+	})
+}

@@ -6,7 +6,6 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -131,11 +130,9 @@ func TestEveryProof(t *testing.T) {
 			}
 		}
 	}
-	for _, table := range []map[string]string{differs, pending} {
-		for test := range maps.Keys(table) {
-			if name, _, _ := strings.Cut(test, "/"); !tests["internal/conformance"][name] {
-				t.Errorf("%s is known to differ, and does not exist", test)
-			}
+	for test := range differs {
+		if name, _, _ := strings.Cut(test, "/"); !tests["internal/conformance"][name] {
+			t.Errorf("mosquitto is known to differ in %s, which does not exist", test)
 		}
 	}
 }

@@ -94,7 +94,7 @@ func TestWillDelay(t *testing.T) {
 	v5(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("w", 2))
 		c := kept("a")
-		c.Will = &packet.Will{Topic: "w", Payload: []byte("bye"), Delay: 1}
+		c.Will = &packet.Will{Topic: "w", Payload: []byte("bye"), Delay: 2}
 		s.connect(c).cut()
 		s.marker("w")
 		sub.take("PUBLISH w=marker q1")
@@ -122,11 +122,11 @@ func TestWillDelayReturn(t *testing.T) {
 	v5(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("w", 2))
 		c := kept("a")
-		c.Will = &packet.Will{Topic: "w", Payload: []byte("bye"), Delay: 1}
+		c.Will = &packet.Will{Topic: "w", Payload: []byte("bye"), Delay: 2}
 		s.connect(c).cut()
 		w := s.open(kept("a"))
 		w.expect("CONNACK Success present")
-		s.elapse(2)
+		s.elapse(3)
 		w.leave()
 		s.marker("w")
 		sub.take("PUBLISH w=marker q1")
