@@ -20,6 +20,9 @@ type Listener struct {
 	Name     string // for logs
 	Auth     auth.Authenticator
 	Versions []packet.Version // of MQTT that are let in; nil: all
+	// Prefix is what stands before each topic of the clients here, and which they do not see. It
+	// ends with /, and is not a part of another listener's. Empty: they have all topics.
+	Prefix string
 }
 
 // A securer is a connection that has to agree with its peer on something before MQTT begins: TLS,
@@ -57,6 +60,7 @@ var errGone = errors.New("disconnected")
 func newConn(s *Server, nc net.Conn, l Listener) *conn {
 	c := &conn{srv: s, listener: l, nc: nc, address: addressOf(nc), pace: newPace(&s.limits, &s.stats.Slowed)}
 	c.link.stats = &s.stats
+	c.link.mount = mount(l.Prefix)
 	c.link.out.init(nc, &s.limits)
 	c.link.drained = func() { c.session.resume(); c.link.less.give() }
 	return c
@@ -177,6 +181,9 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 		if err != nil {
 			return err
 		}
+		for i, f := range p.Filters {
+			p.Filters[i] = c.link.mount.filter(f)
+		}
 		place := c.link.out.reserve()
 		c.srv.handleUnsubscribe(c.session, &p, func(a packet.Suback, err error) { c.link.concluded(place, &a, err) })
 		return nil
@@ -214,7 +221,7 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 		return err
 	}
 	c.srv.stats.Received.Add(1)
-	refused := c.srv.limits.checkTopic(p.Topic)
+	refused := c.link.mount.receive(&c.srv.limits, &p.Topic, p.Properties)
 	if e, ok := errors.AsType[*packet.Error](refused); ok && e.Reason == packet.TopicNameInvalid {
 		return e
 	}
@@ -268,6 +275,10 @@ func (c *conn) subscribe(body []byte) error {
 	p, err := c.dec.Subscribe(body)
 	if err != nil {
 		return err
+	}
+	for i := range p.Filters {
+		f := &p.Filters[i]
+		f.Filter = c.link.mount.filter(f.Filter)
 	}
 	if c.bridge {
 		// A bridge needs the flag to keep the other side's retained messages the same.

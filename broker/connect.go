@@ -39,7 +39,7 @@ func (c *conn) connect(p *packet.Connect) error {
 	if most := c.srv.limits.ClientIDBytes; len(p.ClientID) > most {
 		return c.refuse(&packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: fmt.Sprintf("a client identifier of %d bytes: limits.client_id_size is %d", len(p.ClientID), most)})
 	}
-	if own(p.ClientID) {
+	if p.ClientID[0] == '$' {
 		return c.refuse(&packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: "client identifiers that begin with $ are the gateway's own"})
 	}
 	if p.Properties.RequestResponse {
@@ -47,6 +47,11 @@ func (c *conn) connect(p *packet.Connect) error {
 	}
 	if err := c.srv.limits.checkWill(p.Will); err != nil {
 		return c.refuse(err)
+	}
+	if w := p.Will; w != nil {
+		if err := c.link.mount.receive(&c.srv.limits, &w.Topic, w.Properties); err != nil {
+			return c.refuse(err)
+		}
 	}
 	id, err := c.authenticate(p)
 	if err != nil {
@@ -68,7 +73,7 @@ func (c *conn) connect(p *packet.Connect) error {
 	c.bridge = p.Bridge
 
 	n, present, err := c.srv.registry.attach(arrival{
-		peer: &c.link, id: p.ClientID, cleanStart: p.CleanStart,
+		peer: &c.link, id: c.link.mount.id(p.ClientID), cleanStart: p.CleanStart,
 		expiry: expiry, window: c.window(p), will: p.Will, version: p.Version,
 	})
 	if err != nil {

@@ -14,6 +14,7 @@ type link struct {
 	out
 	stats     *Stats
 	aliases   aliasesOut
+	mount     mount
 	maxPacket int                          // bytes that the client takes, 0: any
 	explains  bool                         // it wants to be told why [MQTT-3.1.2-29]
 	incoming  atomic.Int32                 // QoS 1 and 2 messages taken and not acknowledged
@@ -153,8 +154,11 @@ func (l *link) deliver(e *session.Entry, expiry uint32, dup bool) bool {
 	return l.put(&p)
 }
 
-// put sends a PUBLISH, unless it is more than the client takes [MQTT-3.1.2-24].
+// put sends a PUBLISH, unless it is more than the client takes [MQTT-3.1.2-24], or not for it.
 func (l *link) put(p *packet.Publish) bool {
+	if !l.mount.send(p) {
+		return false
+	}
 	spare := aliasSize
 	if l.maxPacket > 0 {
 		spare = l.maxPacket - p.Size(l.version)

@@ -125,7 +125,7 @@ func (s *Session) full() bool {
 
 // own reports whether a client identifier is of the gateway's own clients. The network cannot take
 // one of these.
-func own(id string) bool { return strings.HasPrefix(id, "$") }
+func own(id string) bool { return strings.HasPrefix(id, "$") && !strings.HasPrefix(id, mounted) }
 
 // push queues a message for a session that lives in memory only.
 func (s *Session) push(q session.Queued) {

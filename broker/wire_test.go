@@ -225,6 +225,9 @@ func (w *wire) describe(h packet.Header, body []byte) string {
 			if len(p.Properties.SubscriptionIDs) > 0 {
 				s += fmt.Sprintf(" sub%v", p.Properties.SubscriptionIDs)
 			}
+			if p.Properties.ResponseTopic != "" {
+				s += " response:" + p.Properties.ResponseTopic
+			}
 			for _, u := range p.Properties.User {
 				s += fmt.Sprintf(" %s:%s", u.Name, u.Value)
 			}

@@ -34,7 +34,7 @@ type echo struct {
 }
 
 // handshakeTime is what the server gives its clients.
-const handshakeTime = 500 * time.Millisecond
+const handshakeTime = 2 * time.Second
 
 func serve(t *testing.T, o listen.Options) *echo {
 	t.Helper()
