@@ -22,6 +22,7 @@ type Listener struct {
 	Versions  []string  `yaml:"versions,text" words:"3.1 3.1.1 5.0"`                  // of MQTT; none: all
 	Anonymous bool      `yaml:"anonymous" default:"false"`                            // whoever connects may do everything
 	TLS       *TLS      `yaml:"tls"`                                                  // nil: no TLS
+	Prefix    string    `yaml:"prefix"`                                               // before each topic of the clients here, who do not see it; empty: none
 	WebSocket WebSocket `yaml:"websocket"`
 	Socket    Socket    `yaml:"socket"` // only with a unix: address
 }
@@ -77,6 +78,7 @@ func (k network) listeners(c *Config) {
 		k.once(names, l.Name, at+".name")
 		k.login(l, at)
 		k.web(l, at)
+		k.mount(c, i, at+".prefix")
 		_, isSocket := l.Unix()
 		if isSocket {
 			k.socket(l, at, names)
@@ -140,6 +142,17 @@ func (k network) socket(l Listener, at string, taken map[string]string) {
 	k.once(taken, l.Address, at+".address")
 	_, ok := parseMode(l.Socket.Mode)
 	k.want(ok, at+".socket.mode", "octal, as 0660, not %s", quoteShort(l.Socket.Mode))
+}
+
+// mount checks the prefix of a listener: two are the same, or have nothing to do with each other.
+func (k network) mount(c *Config, i int, key string) {
+	own := c.Listeners[i].Prefix
+	k.prefix(own, key)
+	for j, l := range c.Listeners[:i] {
+		k.want(own == l.Prefix || own == "" || l.Prefix == "" || !strings.HasPrefix(own, l.Prefix) && !strings.HasPrefix(l.Prefix, own), key,
+			"%s and %s of listeners[%d] on line %d are parts of each other: clients of one would be in the topics of the other; choose another",
+			quoteShort(own), quoteShort(l.Prefix), j, k.line(fmt.Sprintf("listeners[%d].prefix", j)))
+	}
 }
 
 // splitAddress parts host:port; host is empty for all addresses of the machine.

@@ -161,6 +161,9 @@ func TestProblems(t *testing.T) {
 		{"socket twice", good + "  - {name: b, address: unix:mqtt.sock, anonymous: true}\n  - {name: c, address: unix:./mqtt.sock, anonymous: true}\n", `gateway.yaml:5: listeners[2].address: "unix:`},
 		{"socket without a path", good + "  - {name: b, address: \"unix:\", anonymous: true}\n", "gateway.yaml:4: listeners[1].address: unix:PATH"},
 		{"long path", good + "  - {name: b, address: unix:/" + strings.Repeat("x", 106) + ", anonymous: true}\n", "gateway.yaml:4: listeners[1].address: the path of a socket has at most 106 bytes"},
+		{"prefix", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, prefix: hall}\n", `gateway.yaml:4: listeners[1].prefix: ends with /, as "hall/"`},
+		{"prefix with $", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, prefix: $SYS/}\n", "gateway.yaml:4: listeners[1].prefix: "},
+		{"prefix in a prefix", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, prefix: hall/}\n  - {name: c, address: \"127.0.0.1:2\", anonymous: true, prefix: hall/2/}\n", `gateway.yaml:5: listeners[2].prefix: "hall/2/" and "hall/" of listeners[1] on line 4 are parts of each other`},
 		{"both logins", good + "  - {name: b, address: \":1\", anonymous: true, tls: {cert: c, key: k, client_ca: a, require_certificate: true}}\n", "gateway.yaml:4: listeners[1].anonymous: contradicts tls.require_certificate; remove one of them"},
 		// Bridges.
 		{"TLS without mqtts", bridge + "    tls: {ca: ca.pem}\n", "gateway.yaml:8: bridges[0].tls: only with an mqtts:// URL"},

@@ -26,7 +26,7 @@ func (g *gateway) listen(listeners []config.Listener, packetSize int64) {
 			for told := false; ; told = true {
 				if err == nil {
 					g.log.Info("listening", "listener", l.Name, "address", ln.Addr())
-					if err = g.server.Serve(ln, broker.Listener{Name: l.Name, Auth: authenticator(l), Versions: versions(l.Versions)}); err == nil {
+					if err = g.server.Serve(ln, broker.Listener{Name: l.Name, Auth: authenticator(l), Versions: versions(l.Versions), Prefix: l.Prefix}); err == nil {
 						return
 					}
 				}
