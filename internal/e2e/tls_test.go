@@ -53,7 +53,7 @@ func TestCertificates(t *testing.T) {
 		{"no certificate", "refuses the TLS connection (tls: certificate required)", []string{"--url", "mqtts://" + secure, "--cafile", ca}},
 		{"another authority", "is not trusted", []string{"--url", "mqtts://" + secure, "--cafile", newAuthority(t, "other").file}},
 		{"no TLS", "if it expects TLS", []string{"--url", "mqtt://" + secure}},
-		{"TLS to a plain listener", "is this its port for TLS?", []string{"--url", "mqtts://" + g.address, "--cafile", ca}},
+		{"TLS to a plain listener", "is this its port for mqtts://?", []string{"--url", "mqtts://" + g.address, "--cafile", ca}},
 	} {
 		out, err := exec.Command(binary, append([]string{"health"}, tt.args...)...).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), tt.want) || strings.Count(string(out), "\n") != 1 {
