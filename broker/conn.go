@@ -23,6 +23,7 @@ type Listener struct {
 	// Prefix is what stands before each topic of the clients here, and which they do not see. It
 	// ends with /, and is not a part of another listener's. Empty: they have all topics.
 	Prefix string
+	Bounds Bounds
 }
 
 // A securer is a connection that has to agree with its peer on something before MQTT begins: TLS,
@@ -36,7 +37,7 @@ type securer interface {
 // the other and never waits for the disk; its answers leave through the link.
 type conn struct {
 	srv      *Server
-	listener Listener
+	listener *Listener
 	nc       net.Conn
 	address  netip.Addr // see addressOf
 	known    bool       // the gate's: CONNECT has been accepted
@@ -57,7 +58,7 @@ type conn struct {
 // errGone is how a client that says DISCONNECT ends its connection.
 var errGone = errors.New("disconnected")
 
-func newConn(s *Server, nc net.Conn, l Listener) *conn {
+func newConn(s *Server, nc net.Conn, l *Listener) *conn {
 	c := &conn{srv: s, listener: l, nc: nc, address: addressOf(nc), pace: newPace(&s.limits, &s.stats.Slowed)}
 	c.link.stats = &s.stats
 	c.link.mount = mount(l.Prefix)
@@ -79,13 +80,13 @@ func (c *conn) run() {
 
 // handshake does what comes before the first packet.
 func (c *conn) handshake() error {
-	_ = c.nc.SetDeadline(time.Now().Add(c.srv.limits.ConnectTime))
+	_ = c.nc.SetDeadline(time.Now().Add(c.listener.Bounds.ConnectTime))
 	if t, ok := c.nc.(securer); ok {
 		if err := t.HandshakeContext(c.srv.ctx); err != nil {
 			return err
 		}
 	}
-	c.in = newFrames(c.nc, c.srv.limits.PacketSize)
+	c.in = newFrames(c.nc, c.listener.Bounds.PacketSize)
 	h, body, err := c.read()
 	if err != nil {
 		return err

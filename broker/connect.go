@@ -17,7 +17,7 @@ func (c *conn) connect(p *packet.Connect) error {
 	c.link.explains = v5 && !p.Properties.NoProblemInfo
 	props := packet.ConnackProperties{
 		ReceiveMaximum:    c.srv.limits.ReceiveMaximum,
-		MaximumPacketSize: uint32(c.srv.limits.PacketSize),
+		MaximumPacketSize: uint32(c.listener.Bounds.PacketSize),
 		TopicAliasMaximum: c.srv.limits.TopicAliases,
 	}
 	if v := c.listener.Versions; v != nil && !slices.Contains(v, p.Version) {
@@ -59,7 +59,7 @@ func (c *conn) connect(p *packet.Connect) error {
 		return c.refuse(&packet.Error{Clause: "3.1.4", Reason: packet.NotAuthorized, Text: auth.ErrRefused.Error()})
 	}
 	keepAlive := time.Duration(p.KeepAlive) * time.Second
-	if m := c.srv.limits.KeepAlive; v5 && m > 0 && (keepAlive == 0 || keepAlive > m) {
+	if m := c.listener.Bounds.KeepAlive; v5 && m > 0 && (keepAlive == 0 || keepAlive > m) {
 		keepAlive = m
 		props.HasServerKeepAlive, props.ServerKeepAlive = true, uint16(m/time.Second)
 	}

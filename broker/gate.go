@@ -16,11 +16,12 @@ type gate struct {
 	mu        sync.Mutex
 	conns     map[*conn]struct{}
 	addresses map[netip.Addr]int
-	strangers int // connections that have not been let in by CONNECT
+	listeners map[string]int // by name, those with a limit of their own
+	strangers int            // connections that have not been let in by CONNECT
 }
 
 func newGate(l *Limits) gate {
-	return gate{limits: l, conns: make(map[*conn]struct{}), addresses: make(map[netip.Addr]int)}
+	return gate{limits: l, conns: make(map[*conn]struct{}), addresses: make(map[netip.Addr]int), listeners: make(map[string]int)}
 }
 
 // enter admits a connection and starts it with start, or says why not.
@@ -30,6 +31,8 @@ func (g *gate) enter(c *conn, start func() bool) error {
 	switch l := g.limits; {
 	case len(g.conns) >= l.Connections:
 		return fmt.Errorf("there are %d connections, as many as limits.connections allows", len(g.conns))
+	case c.listener.Bounds.Connections > 0 && g.listeners[c.listener.Name] >= c.listener.Bounds.Connections:
+		return fmt.Errorf("there are %d connections here, as many as the listener's limits.connections allows", c.listener.Bounds.Connections)
 	case c.address.IsValid() && g.addresses[c.address] >= l.AddressConnections:
 		return fmt.Errorf("there are %d connections from this address, as many as limits.address_connections allows", l.AddressConnections)
 	case g.strangers >= l.Handshakes:
@@ -40,6 +43,9 @@ func (g *gate) enter(c *conn, start func() bool) error {
 	}
 	g.conns[c] = struct{}{}
 	g.strangers++
+	if c.listener.Bounds.Connections > 0 {
+		g.listeners[c.listener.Name]++
+	}
 	if c.address.IsValid() {
 		g.addresses[c.address]++
 	}
@@ -61,6 +67,9 @@ func (g *gate) leave(c *conn) {
 	delete(g.conns, c)
 	if !c.known {
 		g.strangers--
+	}
+	if c.listener.Bounds.Connections > 0 {
+		g.listeners[c.listener.Name]--
 	}
 	if c.address.IsValid() {
 		if g.addresses[c.address]--; g.addresses[c.address] == 0 {

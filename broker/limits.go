@@ -69,6 +69,22 @@ func or[T comparable](field *T, value T) {
 	}
 }
 
+// Bounds are limits of one listener, which apply there in place of the server's. The zero value of
+// a field stands for the server's.
+type Bounds struct {
+	Connections int           // at a time, within the server's
+	PacketSize  int           // bytes of one incoming packet
+	ConnectTime time.Duration // from the connection to its CONNECT
+	KeepAlive   time.Duration // longest keep alive that a 5.0 client may ask for
+}
+
+func (b Bounds) within(l *Limits) Bounds {
+	or(&b.PacketSize, l.PacketSize)
+	or(&b.ConnectTime, l.ConnectTime)
+	or(&b.KeepAlive, l.KeepAlive)
+	return b
+}
+
 // capExpiry lowers a session expiry interval, in seconds, to the limit.
 func (l *Limits) capExpiry(seconds uint32) uint32 {
 	return uint32(min(int64(seconds), int64(l.SessionExpiry/time.Second)))

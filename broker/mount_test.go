@@ -12,14 +12,19 @@ import (
 // mounted adds a listener with a prefix to a site and returns the site as its clients see it.
 func (s *site) mounted(prefix string) *site {
 	s.t.Helper()
+	return s.listen(broker.Listener{Name: prefix, Prefix: prefix})
+}
+
+// listen adds a listener to a site and returns the site as its clients see it.
+func (s *site) listen(l broker.Listener) *site {
+	s.t.Helper()
+	l.Auth = auth.Anonymous{}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() {
-		served <- s.server.Serve(ln, broker.Listener{Name: prefix, Auth: auth.Anonymous{}, Prefix: prefix})
-	}()
+	go func() { served <- s.server.Serve(ln, l) }()
 	s.t.Cleanup(func() {
 		s.stop()
 		if err := <-served; err != nil {

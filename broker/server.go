@@ -145,6 +145,7 @@ func (s *Server) start(f func()) bool {
 // Serve accepts connections until the listener fails or the server is closed, and then returns
 // nil. An error of one connection ends no other.
 func (s *Server) Serve(ln net.Listener, l Listener) error {
+	l.Bounds = l.Bounds.within(&s.limits)
 	release := context.AfterFunc(s.ctx, func() { _ = ln.Close() })
 	defer release()
 	for delay := time.Duration(0); ; {
@@ -168,12 +169,12 @@ func (s *Server) Serve(ln net.Listener, l Listener) error {
 			continue
 		}
 		delay = 0
-		s.accept(nc, l)
+		s.accept(nc, &l)
 	}
 }
 
 // accept starts the reader of a connection, unless there are too many.
-func (s *Server) accept(nc net.Conn, l Listener) {
+func (s *Server) accept(nc net.Conn, l *Listener) {
 	c := newConn(s, nc, l)
 	err := s.gate.enter(c, func() bool { return s.start(c.run) })
 	if err == nil {

@@ -85,6 +85,8 @@ type wire struct {
 	v   packet.Version
 	dec packet.Decoder
 	buf []byte
+
+	connack packet.Connack // the last that came
 }
 
 type encoder interface {
@@ -195,6 +197,7 @@ func (w *wire) describe(h packet.Header, body []byte) string {
 	case packet.CONNACK:
 		var a packet.Connack
 		a, err = w.dec.Connack(body)
+		w.connack = a
 		s = fmt.Sprintf("CONNACK %s", a.Reason)
 		if a.SessionPresent {
 			s += " present"
