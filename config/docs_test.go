@@ -28,6 +28,7 @@ func TestDocumentation(t *testing.T) {
 		"limits":                 Limits{},
 		"listeners":              Listener{},
 		"listeners: tls":         TLS{},
+		"listeners: limits":      Bounds{},
 		"listeners: websocket":   WebSocket{},
 		"listeners: socket":      Socket{},
 		"bridges":                Bridge{},

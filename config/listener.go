@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 )
 
@@ -23,12 +24,21 @@ type Listener struct {
 	Anonymous bool      `yaml:"anonymous" default:"false"`                            // whoever connects may do everything
 	TLS       *TLS      `yaml:"tls"`                                                  // nil: no TLS
 	Prefix    string    `yaml:"prefix"`                                               // before each topic of the clients here, who do not see it; empty: none
+	Limits    Bounds    `yaml:"limits"`
 	WebSocket WebSocket `yaml:"websocket"`
 	Socket    Socket    `yaml:"socket"` // only with a unix: address
 }
 
 // Unix returns the path of the socket of a unix: address.
 func (l *Listener) Unix() (path string, ok bool) { return strings.CutPrefix(l.Address, "unix:") }
+
+// Bounds are the limits of one listener, in place of those of section "limits"; 0: as there.
+type Bounds struct {
+	Connections    int           `yaml:"connections" range:"1..100000"` // at a time, within limits.connections
+	PacketSize     int64         `yaml:"packet_size,size" range:"1KiB..64MiB"`
+	ConnectTimeout time.Duration `yaml:"connect_timeout" range:"1s..5m"`
+	KeepAlive      time.Duration `yaml:"keep_alive" range:"1s..18h12m15s"`
+}
 
 // TLS is the server's side of a connection. Its files are read again when they change.
 type TLS struct {
@@ -78,6 +88,7 @@ func (k network) listeners(c *Config) {
 		k.once(names, l.Name, at+".name")
 		k.login(l, at)
 		k.web(l, at)
+		k.want(l.Limits.KeepAlive%time.Second == 0, at+".limits.keep_alive", "whole seconds, not %v", l.Limits.KeepAlive)
 		k.mount(c, i, at+".prefix")
 		_, isSocket := l.Unix()
 		if isSocket {

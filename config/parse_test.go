@@ -161,6 +161,8 @@ func TestProblems(t *testing.T) {
 		{"socket twice", good + "  - {name: b, address: unix:mqtt.sock, anonymous: true}\n  - {name: c, address: unix:./mqtt.sock, anonymous: true}\n", `gateway.yaml:5: listeners[2].address: "unix:`},
 		{"socket without a path", good + "  - {name: b, address: \"unix:\", anonymous: true}\n", "gateway.yaml:4: listeners[1].address: unix:PATH"},
 		{"long path", good + "  - {name: b, address: unix:/" + strings.Repeat("x", 106) + ", anonymous: true}\n", "gateway.yaml:4: listeners[1].address: the path of a socket has at most 106 bytes"},
+		{"listener's limit", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, limits: {connections: 0}}\n", "gateway.yaml:4: listeners[1].limits.connections: from 1 to 100000, not 0"},
+		{"listener's keep alive", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, limits: {keep_alive: 1500ms}}\n", "gateway.yaml:4: listeners[1].limits.keep_alive: whole seconds, not 1.5s"},
 		{"prefix", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, prefix: hall}\n", `gateway.yaml:4: listeners[1].prefix: ends with /, as "hall/"`},
 		{"prefix with $", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, prefix: $SYS/}\n", "gateway.yaml:4: listeners[1].prefix: "},
 		{"prefix in a prefix", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, prefix: hall/}\n  - {name: c, address: \"127.0.0.1:2\", anonymous: true, prefix: hall/2/}\n", `gateway.yaml:5: listeners[2].prefix: "hall/2/" and "hall/" of listeners[1] on line 4 are parts of each other`},

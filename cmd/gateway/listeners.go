@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"time"
@@ -26,7 +27,7 @@ func (g *gateway) listen(listeners []config.Listener, packetSize int64) {
 			for told := false; ; told = true {
 				if err == nil {
 					g.log.Info("listening", "listener", l.Name, "address", ln.Addr())
-					if err = g.server.Serve(ln, broker.Listener{Name: l.Name, Auth: authenticator(l), Versions: versions(l.Versions), Prefix: l.Prefix}); err == nil {
+					if err = g.server.Serve(ln, treatment(l)); err == nil {
 						return
 					}
 				}
@@ -51,13 +52,24 @@ func authenticator(l config.Listener) auth.Authenticator {
 	return auth.Certificate{}
 }
 
+// treatment says how the broker treats the clients of a listener.
+func treatment(l config.Listener) broker.Listener {
+	return broker.Listener{
+		Name: l.Name, Auth: authenticator(l), Versions: versions(l.Versions), Prefix: l.Prefix,
+		Bounds: broker.Bounds{
+			Connections: l.Limits.Connections, PacketSize: int(l.Limits.PacketSize),
+			ConnectTime: l.Limits.ConnectTimeout, KeepAlive: l.Limits.KeepAlive,
+		},
+	}
+}
+
 // open opens the address of a listener.
 func (g *gateway) open(ctx context.Context, l config.Listener, packetSize int64) (*listen.Listener, error) {
 	o := listen.Options{
 		Name: l.Name, Address: l.Address, Log: g.log,
 		WebSocket: listen.Web{
 			Path: l.WebSocket.Path, Origins: l.WebSocket.Origins,
-			MessageSize: max(2*packetSize, 1<<20), // several packets may share a message
+			MessageSize: max(2*cmp.Or(l.Limits.PacketSize, packetSize), 1<<20), // several packets may share a message
 		},
 		Socket: listen.Socket{Owner: l.Socket.Owner, Group: l.Socket.Group, Mode: l.Socket.FileMode()},
 	}
