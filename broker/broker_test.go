@@ -484,12 +484,31 @@ func TestStoreFailure(t *testing.T) {
 			pub.expect("closed")
 			pub = s.connect(v, clean("pub"))
 		}
+		// A client whose session is there comes in again, to go on with what needs no disk; a new
+		// durable session needs one.
+		s.store.failWith(errors.New("input/output error"))
+		again := kept("sub")
+		again.Will = &packet.Will{Topic: "will/sub", Payload: []byte("gone")}
+		sub = s.dial(v)
+		sub.send(&again)
+		sub.expect("CONNACK Success present")
+		stranger := s.dial(v)
+		c := kept("stranger")
+		stranger.send(&c)
+		stranger.expect("CONNACK "+packet.ServerUnavailable.String(), "closed")
+		pub.send(publish("d", "local", 0, 0))
+		for got := ""; got != "PUBLISH d=local q0"; got = sub.read() {
+			if got == "nothing" || got == "closed" {
+				t.Fatal(got)
+			}
+		}
+
 		s.store.failWith(nil)
 		pub.send(publish("d", "y", 2, 1))
 		pub.expect("PUBREC 1")
 		sub.expect("PUBLISH d=y q2 id2")
-		if got := s.server.Stats().Unstored.Load(); got != 1 {
-			t.Errorf("Unstored = %d, want 1", got)
+		if got := s.server.Stats().Unstored.Load(); got != 2 {
+			t.Errorf("Unstored = %d, want 2: the message and the will", got)
 		}
 	})
 }

@@ -36,7 +36,8 @@ type arrival struct {
 
 // attach gives a client its session: the one that it had, or a new one. Whoever uses that client
 // identifier now is disconnected [MQTT-3.1.4-3]. It returns when the session is as durable as it
-// is to be. The peer tells that it has no room until the client knows that it is connected.
+// can be: a new one that the store refuses is an error, one that is there already is not. The peer
+// tells that it has no room until the client knows that it is connected.
 func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	g.ordering.Lock()
 	g.mu.Lock()
@@ -93,12 +94,14 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	if will != nil {
 		g.srv.publishWill(will, nil)
 	}
-	if err := <-committed; err != nil {
-		if !present {
-			g.expire(n, a.peer, 0) // it has never begun
-		}
+	if err := <-committed; err != nil && !present {
+		g.expire(n, a.peer, 0) // it has never begun
 		g.detach(n, a.peer, true)
 		return nil, false, fmt.Errorf("the session could not be stored: %w", err)
+	} else if err != nil {
+		// Local control goes on without the disk: the client knows its session, and what has
+		// changed of it, the will and the expiry, ends with this process.
+		g.srv.stats.Unstored.Add(1)
 	}
 	g.srv.stats.Connects.Add(1)
 	return n, present, nil

@@ -73,7 +73,7 @@ func (c *Conn) agree(ctx context.Context) error {
 	if speaks == MQTT {
 		return nil
 	}
-	e := exchange{o: &c.l.o, below: &undated{Conn: c.Conn, stream: c.stream()}}
+	e := exchange{o: &c.l.o, below: newUndated(c.Conn, c.stream())}
 	ws, err := e.serve(c.rest)
 	c.mu.Lock()
 	c.ws, c.rest = ws, nil

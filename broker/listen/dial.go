@@ -75,7 +75,7 @@ func (c *Conn) shakeHands(ctx context.Context, u *url.URL, config *tls.Config) e
 	if u.Scheme != "ws" && u.Scheme != "wss" {
 		return nil
 	}
-	below := &undated{Conn: c.Conn, stream: c.stream()}
+	below := newUndated(c.Conn, c.stream())
 	d := websocket.Dialer{
 		// TLS, if any, is there already.
 		NetDialContext: func(context.Context, string, string) (net.Conn, error) { return below, nil },

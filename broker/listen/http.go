@@ -32,7 +32,7 @@ type exchange struct {
 // serve reads the request, of which rest has come already, and answers it. It returns a WebSocket
 // or an error; io.EOF, with some words around, when all is well and nothing more will come.
 func (e *exchange) serve(rest []byte) (*webSocket, error) {
-	wire := &noting{Reader: e.below.stream}
+	wire := &noting{Reader: e.below}
 	head := &io.LimitedReader{R: io.MultiReader(bytes.NewReader(rest), wire), N: maxHead}
 	e.in = bufio.NewReaderSize(head, 1024)
 	r, err := http.ReadRequest(e.in)

@@ -21,7 +21,7 @@ type webSocket struct {
 }
 
 const (
-	readBuffer  = 512      // bytes; larger reads go past it
+	readBuffer  = 128      // bytes; what it reads from has a larger one when it is needed
 	writeBuffer = 16 << 10 // bytes, shared by all connections
 	controlTime = time.Second
 )
@@ -115,14 +115,21 @@ func (s *webSocket) control(kind int, data []byte) {
 // Conn, so that the WebSocket's own are ignored: it would clear them before each Write.
 type undated struct {
 	net.Conn
-	stream io.ReadWriter
+	in  io.Reader
+	out io.Writer
 
 	mu    sync.Mutex
 	until time.Time // the owner's for writing; zero: none
 }
 
-func (u *undated) Read(b []byte) (int, error)  { return u.stream.Read(b) }
-func (u *undated) Write(b []byte) (int, error) { return u.stream.Write(b) }
+// newUndated returns a connection that carries WebSocket over a socket: through TLS, if stream is
+// that, or through the socket itself.
+func newUndated(socket net.Conn, stream io.ReadWriter) *undated {
+	return &undated{Conn: socket, in: lend(stream), out: stream}
+}
+
+func (u *undated) Read(b []byte) (int, error)  { return u.in.Read(b) }
+func (u *undated) Write(b []byte) (int, error) { return u.out.Write(b) }
 
 // SetDeadline, SetReadDeadline and SetWriteDeadline do nothing.
 func (u *undated) SetDeadline(time.Time) error      { return nil }
