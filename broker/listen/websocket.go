@@ -21,7 +21,7 @@ type webSocket struct {
 }
 
 const (
-	readBuffer  = 128      // bytes; what it reads from has a larger one when it is needed
+	readBuffer  = 512      // bytes; a frame of a small packet, the rest of many waits below
 	writeBuffer = 16 << 10 // bytes, shared by all connections
 	controlTime = time.Second
 )
