@@ -3,8 +3,11 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -13,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gateway/internal/client"
 )
 
 // A line is one way to reach the gateway.
@@ -179,6 +184,59 @@ func TestTransports(t *testing.T) {
 			t.Errorf("got %v, want the alert that a certificate is required", err)
 		}
 	})
+}
+
+// TestRevocation puts a certificate on the list while the gateway runs: its client is disconnected,
+// another stays.
+func TestRevocation(t *testing.T) {
+	a := newAuthority(t, "site")
+	server, address := a.valid("gateway"), freeAddress(t)
+	list := func(revoked ...pair) string {
+		l := &x509.RevocationList{Number: big.NewInt(time.Now().UnixNano()), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}
+		for _, p := range revoked {
+			l.RevokedCertificateEntries = append(l.RevokedCertificateEntries, x509.RevocationListEntry{
+				SerialNumber: a.client(p).Certificates[0].Leaf.SerialNumber, RevocationTime: time.Now(),
+			})
+		}
+		der, err := x509.CreateRevocationList(rand.Reader, l, a.cert, a.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.write("ca.crl", "X509 CRL", der)
+	}
+	g := newGateway(t, fmt.Sprintf(`  - name: devices
+    address: %s
+    tls: {cert: %s, key: %s, client_ca: %s, crl: %s, require_certificate: true}
+`, address, server.cert, server.key, a.file, list()))
+	g.start()
+	connect := func(p pair) (*client.Client, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		return client.Dial(ctx, "mqtts://"+address, client.Options{TLS: a.client(p)})
+	}
+	good, stolen := a.valid("good"), a.valid("stolen")
+	stays, err := connect(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stays.Close()
+	goes, err := connect(stolen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer goes.Close()
+	list(stolen)
+	eventually(t, 15*time.Second, "the stolen certificate's client is disconnected", func() bool { return goes.Err() != nil })
+	if c, err := connect(stolen); err == nil {
+		c.Close()
+		t.Error("the stolen certificate is let in")
+	}
+	if err := stays.Err(); err != nil {
+		t.Errorf("the other client is disconnected: %v", err)
+	}
+	if len(g.log.lines("certificate=stolen", "revoked")) == 0 {
+		t.Error("the log does not tell of it")
+	}
 }
 
 // mqttJS installs MQTT.js into the user's cache, once, and returns the path of node.
