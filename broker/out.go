@@ -2,7 +2,9 @@ package broker
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -27,6 +29,7 @@ type out struct {
 	last     time.Time      // when it is closed at the latest, once it is ending
 	drained  func()         // called, without the lock, when there is room again
 	wanted   bool           // somebody found no room
+	broken   error          // why the peer took no more
 	flushers sync.WaitGroup // the goroutine in flush
 	acks     ackLine
 	ackLimit int    // places in acks beyond which the peer is not to be read
@@ -185,7 +188,7 @@ func (o *out) flush() {
 		o.mu.Lock()
 		o.spare = b
 		if err != nil {
-			o.ending, o.buf, o.acks = true, nil, ackLine{}
+			o.ending, o.buf, o.acks, o.broken = true, nil, ackLine{}, err
 			o.less.give()
 		}
 		o.mu.Unlock()
@@ -216,6 +219,19 @@ func (o *out) write(b []byte) error {
 		b = b[n:]
 	}
 	return nil
+}
+
+// errStuck is why a connection ends whose peer takes nothing.
+var errStuck = errors.New("it took nothing for as long as limits.write_timeout allows")
+
+// failure returns why the peer took no more, nil if it did.
+func (o *out) failure() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if errors.Is(o.broken, os.ErrDeadlineExceeded) {
+		return errStuck
+	}
+	return o.broken
 }
 
 // hangUp closes the connection. TLS takes its leave of the peer, which may take 5 s with one that

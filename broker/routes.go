@@ -20,7 +20,7 @@ type routes struct {
 	bytes    int // of the retained messages, see retainedSize
 
 	subscriptions int
-	filters       int // bytes of the filters of the subscriptions
+	filters       int // bytes of the filters of the subscriptions, and of their levels
 }
 
 // match finds the sessions that a message goes to.
@@ -62,8 +62,8 @@ const retainedLevel = 384
 
 // retainedSize returns what a retained message costs in memory, about.
 func retainedSize(m *session.Message) int {
-	const overhead = 512 // the message beside its bytes, and its place among the topics
-	return overhead + m.Publish.Size(packet.V5)
+	const overhead = 512                                               // the message beside its bytes, and its place among the topics
+	return overhead + m.Publish.Size(packet.V5) + len(m.Publish.Topic) // which is kept by its levels too
 }
 
 // keeps reports whether m is still the retained message of its topic.
@@ -99,7 +99,7 @@ func (t *routes) holds(filter string, most int) bool {
 	defer t.mu.RUnlock()
 	n := t.subscriptions + 1
 	levels := t.subs.Levels() + t.shared.Levels() + strings.Count(filter, "/") + 1
-	return most-overhead*n-level*levels >= t.filters+len(filter)
+	return most-overhead*n-level*levels >= t.filters+2*len(filter)
 }
 
 // subscribe adds a subscription to a session and to the routes, unless the session has ended.
@@ -115,7 +115,7 @@ func (t *routes) subscribe(n *Session, f packet.Subscription, id uint32) (existe
 	_, existed = n.subs[f.Filter]
 	if !existed {
 		t.subscriptions++
-		t.filters += len(f.Filter)
+		t.filters += 2 * len(f.Filter)
 	}
 	n.subs[f.Filter] = sub
 	if _, rest, shared, _ := topic.ParseShared(f.Filter); shared {
@@ -145,7 +145,7 @@ func (t *routes) remove(filter string, n *Session) (existed bool) {
 	}
 	if existed {
 		t.subscriptions--
-		t.filters -= len(filter)
+		t.filters -= 2 * len(filter)
 	}
 	return existed
 }
