@@ -1,0 +1,159 @@
+package hostile
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"gateway/broker/packet"
+	"gateway/internal/client"
+)
+
+// patience is how long a good client waits before it calls something lost. It is generous: what is
+// slow on a busy machine is not lost.
+const patience = 20 * time.Second
+
+// A couple is a good publisher and its subscriber. The publisher sends one message after the other,
+// each when the one before is acknowledged.
+type couple struct {
+	t        *testing.T
+	pub, sub *client.Client
+	topic    string
+	end      chan struct{}
+	stop     func() // ends the sending
+	cut      func() // ends the connections too
+	sending  sync.WaitGroup
+
+	mu      sync.Mutex
+	sentAt  []time.Time
+	took    []time.Duration // by message, from publisher to subscriber
+	strange []string        // messages that came out of turn
+}
+
+func (s *site) couple(qos packet.QoS) *couple {
+	s.t.Helper()
+	c := &couple{t: s.t, topic: fmt.Sprint("good/", qos), end: make(chan struct{})}
+	c.stop = sync.OnceFunc(func() { close(c.end) })
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	join := func(id string, receive func(packet.Publish)) *client.Client {
+		m, err := client.Dial(ctx, "mqtt://"+s.address, client.Options{
+			ClientID: fmt.Sprint("good-", id, qos), Version: packet.V5, KeepAlive: 30, SessionExpiry: 60, Receive: receive,
+		})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return m
+	}
+	c.sub = join("sub", c.receive)
+	c.pub = join("pub", nil)
+	if _, err := c.sub.Subscribe(ctx, packet.Subscription{Filter: c.topic, QoS: qos}); err != nil {
+		s.t.Fatal(err)
+	}
+	c.sending.Go(func() { c.send(qos) })
+	c.cut = sync.OnceFunc(func() {
+		c.stop()
+		c.sending.Wait()
+		c.pub.Close()
+		c.sub.Close()
+	})
+	s.t.Cleanup(c.cut)
+	return c
+}
+
+// receive notes a message: the next number is expected.
+func (c *couple) receive(p packet.Publish) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.took); n < len(c.sentAt) && string(p.Payload) == fmt.Sprint(n) {
+		c.took = append(c.took, time.Since(c.sentAt[n]))
+		return
+	}
+	c.strange = append(c.strange, fmt.Sprintf("%q after %d", p.Payload, len(c.took)))
+}
+
+// send publishes a number every few milliseconds until the end.
+func (c *couple) send(qos packet.QoS) {
+	tick := time.NewTicker(4 * time.Millisecond)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-c.end:
+			return
+		case <-tick.C:
+		}
+		c.mu.Lock()
+		c.sentAt = append(c.sentAt, time.Now())
+		c.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		_, err := c.pub.Publish(ctx, packet.Publish{Topic: c.topic, QoS: qos, Payload: fmt.Append(nil, n)})
+		cancel()
+		if err != nil {
+			c.t.Errorf("a good client's message %d: %v", n, err)
+			return
+		}
+	}
+}
+
+// settle waits until every message so far has come.
+func (c *couple) settle() (took []time.Duration) {
+	c.t.Helper()
+	c.mu.Lock()
+	from, goal := len(c.took), len(c.sentAt)+10
+	c.mu.Unlock()
+	deadline := time.Now().Add(patience)
+	for {
+		c.mu.Lock()
+		n, strange := len(c.took), slices.Clone(c.strange)
+		c.mu.Unlock()
+		switch {
+		case len(strange) > 0:
+			c.t.Fatalf("a good client got %v", strange)
+		case n >= goal:
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return slices.Clone(c.took[from:])
+		case time.Now().After(deadline):
+			c.t.Fatalf("a good client waits for message %d", n)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// leave ends the couple when everything has come.
+func (c *couple) leave() {
+	c.t.Helper()
+	c.settle()
+	c.stop()
+	c.sending.Wait()
+	c.mu.Lock()
+	sent := len(c.sentAt)
+	c.mu.Unlock()
+	eventually(c.t, "the last message comes", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.took) == sent
+	})
+	c.cut()
+}
+
+// p99 returns what 99 of 100 durations are below.
+func p99(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)*99/100]
+}
+
+// during returns the durations of the messages that came while f ran.
+func (c *couple) during(f func()) []time.Duration {
+	c.mu.Lock()
+	from := len(c.took)
+	c.mu.Unlock()
+	f()
+	c.settle()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.took[from:])
+}

@@ -1,0 +1,135 @@
+// Package hostile lets clients of all bad manners loose on a running broker, beside good ones that
+// must not notice: what they send arrives, memory stays within what the limits add up to, whoever
+// breaks a limit is told, and nothing is left when all have gone. It also lets good clients run
+// wild for a long time, and compares the books at the end.
+package hostile
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"gateway/broker"
+	"gateway/broker/auth"
+	"gateway/offline"
+)
+
+var (
+	measure  = flag.Bool("measure", false, "print what good clients notice of each attack")
+	soakTime = flag.Duration("soak", 3*time.Second, "how long TestSoak runs")
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// small are the limits of a small board, made smaller where that makes a test shorter.
+var small = broker.Limits{
+	Connections: 200, Handshakes: 50, ConnectRate: 3000, Sessions: 250,
+	PacketSize: 64 << 10, ReceiveMaximum: 100, Inflight: 20,
+	Subscriptions: 100, SubscriptionBytes: 2 << 20, ClientIDBytes: 64, WillBytes: 4 << 10,
+	QueueMessages: 1000, QueueBytes: 64 << 10, RetainedBytes: 2 << 20,
+	OutBytes: 64 << 10, ConnectTime: time.Second, WriteTime: 2 * time.Second,
+}
+
+// most is how many bytes the limits allow so many connections and all sessions to occupy, with
+// what the store, the queues of committed batches and the test itself take beside them.
+func most(l broker.Limits, connections int) uint64 {
+	connection := l.QueueBytes + 4*l.OutBytes + 2*l.PacketSize + 64*int(l.ReceiveMaximum) + 32<<10
+	session := 4<<10 + l.WillBytes + 8*l.ClientIDBytes
+	const beside = 24 << 20
+	return uint64(connections*connection + l.Sessions*session + l.RetainedBytes + l.SubscriptionBytes + beside)
+}
+
+// A site is a running broker over a real store, on loopback.
+type site struct {
+	t       *testing.T
+	limits  broker.Limits
+	server  *broker.Server
+	store   *offline.Store
+	log     *journal
+	address string
+	stop    func()
+}
+
+func start(t *testing.T, limits broker.Limits, path string) *site {
+	t.Helper()
+	s := &site{t: t, limits: limits, log: new(journal)}
+	log := slog.New(slog.NewTextHandler(s.log, nil))
+	if path == "" {
+		path = filepath.Join(t.TempDir(), "store.db")
+	}
+	var err error
+	if s.store, err = offline.Open(path, offline.Options{Log: log}); err != nil {
+		t.Fatal(err)
+	}
+	if s.server, err = broker.New(broker.Options{Store: s.store, Limits: limits, Log: log}); err != nil {
+		t.Fatal(errors.Join(err, s.store.Close()))
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(errors.Join(err, s.server.Close(), s.store.Close()))
+	}
+	s.address = ln.Addr().String()
+	served := make(chan error, 1)
+	go func() { served <- s.server.Serve(ln, broker.Listener{Name: "hostile", Auth: auth.Anonymous{}}) }()
+	s.stop = sync.OnceFunc(func() {
+		if err := errors.Join(s.server.Close(), <-served, s.store.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(s.stop)
+	return s
+}
+
+// A journal counts the lines of a log.
+type journal struct {
+	mu    sync.Mutex
+	lines bytes.Buffer
+}
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.lines.Write(b)
+}
+
+// count returns how many lines have a text.
+func (j *journal) count(text string) int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	n := 0
+	for line := range strings.Lines(j.lines.String()) {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// inUse returns the bytes of the heap that are in use.
+func inUse() uint64 {
+	runtime.GC()
+	runtime.GC() // a pool gives up what it has at the second
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// eventually fails if a condition does not come to hold.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("never: " + what)
+		}
+	}
+}
