@@ -320,8 +320,8 @@ func (c *conn) close(err error) {
 			e = &packet.Error{Clause: "MQTT-3.1.4-1", Reason: packet.ProtocolError, Text: "no CONNECT in time"}
 		}
 	}
-	if errors.Is(err, net.ErrClosed) && c.link.failure() != nil {
-		err = c.link.failure()
+	if broken := failure(&c.link.out); broken != nil && errors.Is(err, net.ErrClosed) {
+		err = broken
 	}
 	if cause := c.link.cause.Load(); cause != nil {
 		e = cause

@@ -224,8 +224,8 @@ func (o *out) write(b []byte) error {
 // errStuck is why a connection ends whose peer takes nothing.
 var errStuck = errors.New("it took nothing for as long as limits.write_timeout allows")
 
-// failure returns why the peer took no more, nil if it did.
-func (o *out) failure() error {
+// failure returns why the peer of a connection took no more, nil if it did.
+func failure(o *out) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if errors.Is(o.broken, os.ErrDeadlineExceeded) {
