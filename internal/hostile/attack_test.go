@@ -97,7 +97,7 @@ func TestMeasure(t *testing.T) {
 				one.settle()
 			}
 		}))
-		a := &attack{site: s}
+		a := &attack{site: s, light: true}
 		attacked := one.during(func() { tt.run(a) })
 		a.leave()
 		one.leave()
