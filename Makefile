@@ -38,10 +38,10 @@ vm: ## the drivers against a real kernel's simulated pins
 	@internal/vm/build.sh >/dev/null
 	go test -count 1 -exec "$(CURDIR)/internal/vm/run" ./board/... ./sensors/...
 
-bench: arm ## the figures of the README, beside mosquitto
+bench: arm ## the figures of the README, beside mosquitto; ROWS=all for every figure
 	@scripts/setup test
 	@CGO_ENABLED=0 go build -o build/bench ./internal/bench
-	@build/bench -dist dist
+	@build/bench -dist dist $(if $(ROWS),-rows $(ROWS))
 
 arm: ## static binaries for arm/6, arm/7, arm64 and amd64 in dist/
 	@VERSION=$(VERSION) scripts/build

@@ -8,32 +8,48 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
-
-	"gateway/internal/client"
 )
+
+// A site is what a broker is configured with.
+type site struct {
+	folder        string // for its data
+	plain, secure string // addresses for TCP, and for TLS with client certificates
+	certs         *certificates
+}
 
 // A broker is one of the programs that are compared.
 type broker struct {
-	name string
-	path string
-	// config is the text of a configuration for an address, with its data in a folder.
-	config func(address, folder string) string
+	name   string
+	path   string
+	config func(site) string // the text of a configuration
 	args   func(config string) []string
 }
 
-func newGateway(path string) broker {
+// newGateway returns the gateway, which another program may start.
+func newGateway(path, through string) broker {
+	program, args := path, []string{"run"}
+	if through != "" {
+		program, args = through, []string{path, "run"}
+	}
 	return broker{
-		name: "gateway", path: path,
-		args: func(config string) []string { return []string{"run", config} },
-		config: func(address, folder string) string {
-			return fmt.Sprintf(`gateway: {id: bench, data: %s, log: warn}
+		name: "gateway", path: program,
+		args: func(config string) []string { return append(slices.Clip(args), config) },
+		config: func(s site) string {
+			// No limit may be what is measured.
+			return fmt.Sprintf(`gateway: {id: bench, data: %q, log: warn}
 store: {max_size: 1GB}
-limits: {queue: 10000000, inflight: 1000}
+limits:
+  {queue: 10000000, queue_size: 64MiB, inflight: 1000, connections: 20000, address_connections: 20000,
+   handshakes: 20000, connect_rate: 100000, sessions: 100000}
 listeners:
-  - {name: bench, address: %q, anonymous: true}
-`, folder, address)
+  - {name: plain, address: %q, anonymous: true}
+  - name: secure
+    address: %q
+    tls: {cert: %q, key: %q, client_ca: %q, require_certificate: true}
+`, s.folder, s.plain, s.secure, s.certs.server.Cert, s.certs.server.Key, s.certs.authority.Cert)
 		},
 	}
 }
@@ -51,59 +67,64 @@ func newMosquitto() (broker, error) {
 	return broker{
 		name: "mosquitto " + version, path: path,
 		args: func(config string) []string { return []string{"-c", config} },
-		config: func(address, folder string) string {
-			host, port, _ := net.SplitHostPort(address)
+		config: func(s site) string {
+			host, port, _ := net.SplitHostPort(s.plain)
+			_, secure, _ := net.SplitHostPort(s.secure)
 			return fmt.Sprintf(`user root
-listener %s %s
 allow_anonymous true
 persistence true
 persistence_location %s/
 max_queued_messages 0
 max_inflight_messages 1000
+set_tcp_nodelay true
 log_type error
-`, port, host, folder)
+listener %s %s
+listener %s %s
+certfile %s
+keyfile %s
+cafile %s
+require_certificate true
+`, s.folder, port, host, secure, host, s.certs.server.Cert, s.certs.server.Key, s.certs.authority.Cert)
 		},
 	}, nil
 }
 
 // A process is a broker that runs.
 type process struct {
-	cmd     *exec.Cmd
-	address string
-	started time.Duration // until the first CONNACK
+	cmd           *exec.Cmd
+	plain, secure string        // its addresses
+	started       time.Duration // until the first CONNACK
 }
 
-// start runs the broker with an empty store and waits for its first CONNACK.
-func (b broker) start(ctx context.Context, dir string) (*process, error) {
-	folder, err := os.MkdirTemp(dir, "data-")
+// start runs a broker with an empty store and waits for its first CONNACK.
+func (b *bench) start(ctx context.Context, br broker) (*process, error) {
+	folder, err := os.MkdirTemp(b.dir, "data-")
 	if err != nil {
 		return nil, err
 	}
-	address, err := freeAddress()
-	if err != nil {
-		return nil, err
-	}
+	plain, err1 := freeAddress()
+	secure, err2 := freeAddress()
 	config := filepath.Join(folder, "bench.conf")
-	if err := os.WriteFile(config, []byte(b.config(address, folder)), 0o600); err != nil {
+	err3 := os.WriteFile(config, []byte(br.config(site{folder, plain, secure, &b.certs})), 0o600)
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err
 	}
-	p := &process{cmd: exec.Command(b.path, b.args(config)...), address: "mqtt://" + address}
+	p := &process{cmd: exec.Command(br.path, br.args(config)...), plain: plain, secure: secure}
 	var log strings.Builder
 	p.cmd.Stdout, p.cmd.Stderr = &log, &log
 	began := time.Now()
 	if err := startOnBrokerCore(p.cmd); err != nil {
-		return nil, fmt.Errorf("%s: %w", b.name, err)
+		return nil, fmt.Errorf("%s: %w", br.name, err)
 	}
 	for {
-		c, err := client.Dial(ctx, p.address, client.Options{ClientID: "first"})
+		w, err := p.dial(ctx, nil, "first", readBuffer)
 		if err == nil {
 			p.started = time.Since(began)
-			c.Close()
-			return p, nil
+			return p, w.nc.Close()
 		}
 		if ctx.Err() != nil || time.Since(began) > 10*time.Second {
 			p.stop()
-			return nil, fmt.Errorf("%s does not answer: %w\n%s", b.name, errors.Join(err, ctx.Err()), &log)
+			return nil, fmt.Errorf("%s does not answer: %w\n%s", br.name, errors.Join(err, ctx.Err()), &log)
 		}
 		time.Sleep(200 * time.Microsecond)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -110,6 +111,30 @@ func memory(pid int) (rss, anonymous int64, err error) {
 		}
 	}
 	return rss, anonymous, nil
+}
+
+// switches returns how often the threads of a process have been given a core and lost it again.
+func switches(pid int) (n int64, err error) {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for _, name := range threads {
+		status, err := os.ReadFile(name)
+		if err != nil {
+			return 0, err
+		}
+		for line := range strings.Lines(string(status)) {
+			if name, value, _ := strings.Cut(line, ":"); strings.HasSuffix(name, "ctxt_switches") {
+				count, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+				if err != nil {
+					return 0, err
+				}
+				n += count
+			}
+		}
+	}
+	return n, nil
 }
 
 func cpuModel() string {

@@ -1,8 +1,10 @@
-// Command bench prints the table of figures in the README: a built gateway beside Debian's
-// mosquitto, measured in turn, as processes of their own with empty stores.
+// Command bench prints tables of figures: a built gateway beside Debian's mosquitto, measured in
+// turn, as processes of their own with empty stores.
 //
-//	go run ./internal/bench -dist dist
-//	go run ./internal/bench -rows durable,qos0 -repeat 3
+//	go run ./internal/bench -dist dist               the table in the README
+//	go run ./internal/bench -rows all                everything, about ten minutes
+//	go run ./internal/bench -rows fanout,idle -repeat 3
+//	go run ./internal/bench -rows all -smoke         does every row work?
 //
 // The broker has one core to itself and the load another. A row in which the load was busier
 // than the broker is marked: there the broker could do more.
@@ -17,6 +19,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -30,19 +33,60 @@ type settings struct {
 	span    time.Duration // of one measurement
 	repeat  int           // measurements of each figure
 	payload int           // bytes of a message
+	smoke   bool          // figures do not matter
+	through string        // program that the gateway is started with
 }
 
-const rowNames = "size,start,durable,qos0"
+// A row is one subject of the table: one line or some that belong together.
+type row struct {
+	name    string
+	measure func(context.Context, *bench) error
+}
+
+// rows are in the order of the table.
+var rows = []row{
+	{"size", sizes},
+	{"start", starts},
+	{"durable", durable},
+	{"qos0", oneToOne},
+	{"many", atMostOnce},
+	{"fanout", fanOut},
+	{"acknowledged", acknowledged},
+	{"tls", encrypted},
+	{"single", oneAtATime},
+	{"steady", steady},
+	{"connections", crowded},
+	{"handshakes", handshakes},
+	{"subscriptions", subscriptions},
+	{"retained", retained},
+	{"idle", idle},
+}
+
+// defaultRows are those of the README.
+const defaultRows = "size,start,durable,qos0"
+
+func rowNames() string {
+	names := []string{"all"}
+	for _, r := range rows {
+		names = append(names, r.name)
+	}
+	return strings.Join(names, ",")
+}
 
 func main() {
 	b := &bench{}
 	flag.StringVar(&b.dist, "dist", "dist", "folder with the built binaries; what is missing is built")
 	flag.StringVar(&b.binary, "gateway", "", "gateway to measure, instead of that in the folder")
-	flag.StringVar(&b.rows, "rows", rowNames, "rows to measure")
+	flag.StringVar(&b.rows, "rows", defaultRows, "rows to measure, some of "+rowNames())
 	flag.DurationVar(&b.span, "span", 3*time.Second, "length of one measurement")
 	flag.IntVar(&b.repeat, "repeat", 5, "measurements of each figure, whose median is printed")
 	flag.IntVar(&b.payload, "payload", 200, "bytes of a message")
+	flag.BoolVar(&b.smoke, "smoke", false, "only see whether it works: tiny spans and numbers, one measurement of each")
+	flag.StringVar(&b.through, "through", "", "program that starts the gateway, such as qemu-arm-static")
 	flag.Parse()
+	if b.smoke {
+		b.span, b.repeat = 100*time.Millisecond, 1
+	}
 	if flag.NArg() > 0 || b.repeat < 1 || b.payload < 0 || b.span <= 0 {
 		flag.Usage()
 		os.Exit(2)
@@ -60,49 +104,51 @@ func main() {
 
 // run prints the table, row by row.
 func (b *bench) run(ctx context.Context) (err error) {
+	chosen, err := b.choose()
+	if err != nil {
+		return err
+	}
 	b.dir, err = os.MkdirTemp("", "gateway-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(b.dir)
+	if b.certs, err = newCertificates(b.dir); err != nil {
+		return err
+	}
 	path, err := b.gateway(ctx)
 	if err != nil {
 		return err
 	}
-	b.brokers = []broker{newGateway(path)}
+	b.brokers = []broker{newGateway(path, b.through)}
 	if mosquitto, err := newMosquitto(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: the gateway alone:", err)
 	} else {
 		b.brokers = append(b.brokers, mosquitto)
 	}
 	b.header()
-	for _, name := range strings.Split(b.rows, ",") {
-		if err := b.measure(ctx, name); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+	for _, r := range chosen {
+		if err := r.measure(ctx, b); err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
 		}
 	}
 	b.notes()
 	return nil
 }
 
-// measure prints the rows of one name.
-func (b *bench) measure(ctx context.Context, name string) error {
-	switch name {
-	case "size":
-		return b.sizes(ctx)
-	case "start":
-		return b.starts(ctx)
-	case "durable":
-		for _, publishers := range []int{1, 8, 64} {
-			if err := b.durable(ctx, publishers); err != nil {
-				return err
-			}
-		}
-		return nil
-	case "qos0":
-		return b.atMostOnce(ctx)
+// choose returns the rows that are asked for.
+func (s *settings) choose() (chosen []row, err error) {
+	if s.rows == "all" {
+		return rows, nil
 	}
-	return fmt.Errorf("no such row: want some of %s", rowNames)
+	for name := range strings.SplitSeq(s.rows, ",") {
+		i := slices.IndexFunc(rows, func(r row) bool { return r.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("no row %q: want some of %s", name, rowNames())
+		}
+		chosen = append(chosen, rows[i])
+	}
+	return chosen, nil
 }
 
 // gateway returns a binary for this machine: the one that is shipped, where it is for this kind.

@@ -5,15 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
-	"sync"
-	"sync/atomic"
 	"time"
-
-	"gateway/broker/packet"
-	"gateway/internal/client"
 )
 
 // A bench holds what all rows have in common.
@@ -21,10 +15,28 @@ type bench struct {
 	settings
 	dir     string
 	brokers []broker
+	certs   certificates
 	busy    bool // a row was marked
 }
 
-const topic = "bench/sensor/1"
+// count returns how many connections, subscriptions or messages to use where n are to be measured.
+func (b *bench) count(n int) int {
+	if b.smoke {
+		return min(n, max(n/500, 10))
+	}
+	return n
+}
+
+// quiet is how long to wait until a broker has done what it does after work.
+func (b *bench) quiet() time.Duration {
+	if b.smoke {
+		return 10 * time.Millisecond
+	}
+	return time.Second
+}
+
+// settled is how long to wait until a broker has given back what it does not need after much work.
+func (b *bench) settled() time.Duration { return 3 * b.quiet() }
 
 // row prints one line of the table.
 func (b *bench) row(label string, cells []string) {
@@ -35,217 +47,56 @@ func (b *bench) row(label string, cells []string) {
 	fmt.Println()
 }
 
-// sizes prints how large the binaries are.
-func (b *bench) sizes(ctx context.Context) error {
-	for _, target := range []struct{ file, arch, arm string }{
-		{"gateway-linux-armv6", "arm", "6"},
-		{"gateway-linux-armv7", "arm", "7"},
-		{"gateway-linux-arm64", "arm64", ""},
-		{"gateway-linux-amd64", "amd64", ""},
-	} {
-		path := filepath.Join(b.dist, target.file)
-		if _, err := os.Stat(path); err != nil {
-			path = filepath.Join(b.dir, target.file)
-			if err := build(ctx, path, target.arch, target.arm); err != nil {
-				return err
-			}
-		}
-		cells := make([]string, len(b.brokers))
-		for i, br := range b.brokers {
-			if i > 0 && target.arch != "amd64" {
-				cells[i] = "–"
-				continue
-			}
-			if i > 0 {
-				path = br.path
-			}
-			info, err := os.Stat(path)
-			if err != nil {
-				return err
-			}
-			cells[i] = megabytes(info.Size())
-		}
-		b.row("binary, "+target.arch+arm(target.arm), cells)
-	}
-	return nil
-}
-
-func arm(version string) string {
-	if version == "" {
-		return ""
-	}
-	return "/" + version
-}
-
-// starts prints the time to the first CONNACK with an empty store, and the memory a second later.
-func (b *bench) starts(ctx context.Context) error {
-	type figures struct{ started, rss, anonymous []float64 }
-	all := make([]figures, len(b.brokers))
+// figures repeats a measurement with each broker in turn, with an empty store each time, and
+// prints the medians of what it returns as one row.
+func (b *bench) figures(ctx context.Context, label string, measure func(*process) ([]float64, error), format func([]float64) string) error {
+	all := make([][][]float64, len(b.brokers)) // by broker, value and repetition
 	for range b.repeat {
 		for i, br := range b.brokers {
-			p, err := br.start(ctx, b.dir)
+			p, err := b.start(ctx, br)
 			if err != nil {
 				return err
 			}
-			time.Sleep(time.Second) // idle is what is measured
-			rss, anonymous, err := memory(p.cmd.Process.Pid)
+			values, err := measure(p)
 			p.stop()
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %s: %w", label, br.name, err)
 			}
-			f := &all[i]
-			f.started = append(f.started, float64(p.started))
-			f.rss, f.anonymous = append(f.rss, float64(rss)), append(f.anonymous, float64(anonymous))
-		}
-	}
-	started, resident := make([]string, len(all)), make([]string, len(all))
-	for i, f := range all {
-		started[i] = fmt.Sprintf("%.0f ms", median(f.started)/float64(time.Millisecond))
-		resident[i] = fmt.Sprintf("%s (%s)", megabytes(int64(median(f.rss))), megabytes(int64(median(f.anonymous))))
-	}
-	b.row("start to first CONNACK", started)
-	b.row("idle RSS (of it anonymous)", resident)
-	return nil
-}
-
-// A rate is the result of one measurement.
-type rate struct {
-	perSecond float64
-	cpu       time.Duration // of the broker, per message
-	loadBusy  bool          // the load had less idle time than the broker
-}
-
-// durable measures QoS 1 messages for a session that is offline, so that each has to be stored.
-func (b *bench) durable(ctx context.Context, publishers int) error {
-	return b.rates(ctx, fmt.Sprintf("durable QoS 1, %d publisher%s", publishers, plural(publishers)), func(p *process) (int64, error) {
-		sleeper, err := client.Dial(ctx, p.address, client.Options{ClientID: "sleeper", KeepSession: true})
-		if err != nil {
-			return 0, err
-		}
-		_, err = sleeper.Subscribe(ctx, packet.Subscription{Filter: "bench/#", QoS: 1})
-		if err = errors.Join(err, sleeper.Disconnect(ctx)); err != nil {
-			return 0, err
-		}
-		return b.publish(ctx, p, publishers, 1, nil)
-	})
-}
-
-// atMostOnce measures QoS 0 messages from one publisher to one subscriber, with a bound on what
-// is under way, so that none is dropped.
-func (b *bench) atMostOnce(ctx context.Context) error {
-	return b.rates(ctx, "QoS 0, one to one", func(p *process) (int64, error) {
-		const underWay = 4000 // messages
-		credit := make(chan struct{}, underWay/batch)
-		for range cap(credit) {
-			credit <- struct{}{}
-		}
-		var received atomic.Int64
-		subscriber, err := client.Dial(ctx, p.address, client.Options{ClientID: "subscriber", Receive: func(packet.Publish) {
-			if received.Add(1)%batch == 0 {
-				credit <- struct{}{} // never more than were taken
+			if all[i] == nil {
+				all[i] = make([][]float64, len(values))
 			}
-		}})
-		if err != nil {
-			return 0, err
-		}
-		defer subscriber.Close()
-		if _, err := subscriber.Subscribe(ctx, packet.Subscription{Filter: "bench/#"}); err != nil {
-			return 0, err
-		}
-		_, err = b.publish(ctx, p, 1, 0, credit)
-		return received.Load(), err
-	})
-}
-
-// batch is how many QoS 0 messages one credit stands for.
-const batch = 100
-
-// publish has some publishers send at full speed for the span, and returns how many messages
-// were acknowledged. With credit, each batch takes one.
-func (b *bench) publish(ctx context.Context, p *process, publishers int, qos packet.QoS, credit chan struct{}) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, b.span)
-	defer cancel()
-	payload := make([]byte, b.payload)
-	var acked atomic.Int64
-	var workers sync.WaitGroup
-	failed := make(chan error, publishers) // one from each at most
-	for i := range publishers {
-		workers.Go(func() {
-			failed <- publisher(ctx, p.address, "publisher"+strconv.Itoa(i), packet.Publish{Topic: topic, QoS: qos, Payload: payload}, &acked, credit)
-		})
-	}
-	workers.Wait()
-	close(failed)
-	var errs []error
-	for err := range failed {
-		errs = append(errs, err)
-	}
-	return acked.Load(), errors.Join(errs...)
-}
-
-func publisher(ctx context.Context, address, id string, m packet.Publish, acked *atomic.Int64, credit chan struct{}) error {
-	c, err := client.Dial(ctx, address, client.Options{ClientID: id, Window: 100})
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	done := func(code packet.ReasonCode, err error) {
-		if err == nil && !code.Failed() {
-			acked.Add(1)
-		}
-	}
-	for n := 0; ctx.Err() == nil; n++ {
-		if credit != nil && n%batch == 0 {
-			select {
-			case <-credit:
-			case <-ctx.Done():
-				return nil
+			for j, v := range values {
+				all[i][j] = append(all[i][j], v)
 			}
-		}
-		if err := c.Send(ctx, m, done); err != nil && ctx.Err() == nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// rates repeats a measurement with each broker in turn and prints the medians.
-func (b *bench) rates(ctx context.Context, label string, measure func(*process) (int64, error)) error {
-	all := make([][]rate, len(b.brokers))
-	for range b.repeat {
-		for i, br := range b.brokers {
-			r, err := b.rate(ctx, br, measure)
-			if err != nil {
-				return fmt.Errorf("%s: %w", br.name, err)
-			}
-			all[i] = append(all[i], r)
 		}
 	}
 	cells := make([]string, len(all))
-	for i, results := range all {
-		slices.SortFunc(results, func(x, y rate) int { return int(x.perSecond - y.perSecond) })
-		r := results[len(results)/2]
-		cells[i] = fmt.Sprintf("%s/s, %.1f µs CPU", thousands(int64(r.perSecond)), float64(r.cpu)/float64(time.Microsecond))
-		if r.loadBusy {
-			b.busy = true
-			cells[i] += " *"
+	for i, values := range all {
+		medians := make([]float64, len(values))
+		for j, v := range values {
+			medians[j] = median(v)
 		}
+		cells[i] = format(medians)
 	}
 	b.row(label, cells)
 	return nil
 }
 
-func (b *bench) rate(ctx context.Context, br broker, measure func(*process) (int64, error)) (rate, error) {
-	p, err := br.start(ctx, b.dir)
-	if err != nil {
-		return rate{}, err
-	}
-	defer p.stop()
+// A rate is what a broker did during one measurement.
+type rate struct {
+	perSecond float64
+	cpu       time.Duration // of the broker, per message
+	core      float64       // of the broker's core, 1: all the time
+	loadBusy  bool          // the load had less idle time than the broker
+}
+
+// meter measures a broker while work is done that returns how many messages it was.
+func (p *process) meter(work func() (int64, error)) (rate, error) {
 	self, pid := os.Getpid(), p.cmd.Process.Pid
 	loadBefore, err1 := cpuTime(self)
 	cpuBefore, err2 := cpuTime(pid)
 	start := time.Now()
-	n, err := measure(p)
+	n, err := work()
 	took := time.Since(start)
 	cpuAfter, err3 := cpuTime(pid)
 	loadAfter, err4 := cpuTime(self)
@@ -259,18 +110,38 @@ func (b *bench) rate(ctx context.Context, br broker, measure func(*process) (int
 	return rate{
 		perSecond: float64(n) / took.Seconds(),
 		cpu:       cpu / time.Duration(n),
+		core:      float64(cpu) / float64(took),
 		loadBusy:  load > took*9/10 && load > cpu,
 	}, nil
+}
+
+// rates is figures for messages at full speed.
+func (b *bench) rates(ctx context.Context, label string, measure func(*process) (rate, error)) error {
+	return b.figures(ctx, label, func(p *process) ([]float64, error) {
+		r, err := measure(p)
+		busy := 0.0
+		if r.loadBusy {
+			busy = 1
+		}
+		return []float64{r.perSecond, float64(r.cpu), busy}, err
+	}, func(v []float64) string {
+		mark := ""
+		if v[2] > 0 {
+			mark, b.busy = " *", true
+		}
+		return fmt.Sprintf("%s/s, %.2f µs CPU%s", thousands(int64(v[0])), v[1]/float64(time.Microsecond), mark)
+	})
 }
 
 // notes prints what a reader has to know.
 func (b *bench) notes() {
 	fmt.Printf(`
-Medians of %d, in turn; broker and load on a core each; payload %d bytes, window 100, MQTT 3.1.1 on the loopback.
+Medians of %d, in turn; broker and load on a core each; MQTT 3.1.1 on the loopback. The payload is %d bytes, in rows that
+say for or to whom %d. CPU is the broker's, per message, user and system time together.
 Durable: the subscriber's session is offline. The gateway acknowledges after the message is synced to disk;
 mosquitto, with persistence on, acknowledges from memory and writes every 30 minutes.
 mosquitto's binary is linked dynamically; the gateway's is static.
-`, b.repeat, b.payload)
+`, b.repeat, b.payload, small)
 	if b.busy {
 		fmt.Println("\\* The load was the limit: the broker could do more.")
 	}
@@ -291,6 +162,8 @@ func thousands(n int64) string {
 	}
 	return digits
 }
+
+func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
 func plural(n int) string {
 	if n == 1 {
