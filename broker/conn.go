@@ -47,11 +47,12 @@ type conn struct {
 	link     link
 	aliases  aliasesIn
 	r        *routing
-	p        packet.Publish // the one being routed
 
 	session   *Session
 	bridge    bool
 	keepAlive time.Duration // 1.5 times what the client asked for, 0: for ever
+	last      time.Time     // when the last packet was complete
+	resting   bool          // nothing has come for a while
 	goodbye   bool          // DISCONNECT came, and the will is not wanted
 }
 
@@ -71,12 +72,34 @@ func newConn(s *Server, nc net.Conn, l *Listener) *conn {
 func (c *conn) run() {
 	err := c.handshake()
 	if err == nil {
+		_ = c.nc.SetReadDeadline(time.Time{})
+		c.resting = true
+		c.touch()
 		err = c.serve()
+	}
+	c.end(err)
+}
+
+// errQuiet says that nothing has come for a while.
+var errQuiet = errors.New("nothing to do")
+
+// end ends the connection for the reason err. One that is just quiet goes on in a goroutine with
+// a fresh stack: that of the old one has grown with the last packet, and would stay so.
+func (c *conn) end(err error) {
+	if err == errQuiet {
+		if c.srv.start(c.rest) {
+			return
+		}
+		err = net.ErrClosed
 	}
 	c.close(err)
 	c.link.out.wait()
 	c.srv.gate.leave(c)
 }
+
+// rest goes on with a connection that is quiet. What it does before it waits has to fit into the
+// smallest stack that there is, of 2 KB.
+func (c *conn) rest() { c.end(c.serve()) }
 
 // handshake does what comes before the first packet.
 func (c *conn) handshake() error {
@@ -115,10 +138,9 @@ func (c *conn) read() (packet.Header, []byte, error) {
 	}
 }
 
-// serve handles packets until the connection ends. The time that a keep alive allows begins anew
-// with every complete packet, not with every byte [MQTT-3.1.2-22].
+// serve handles packets until the connection ends or is quiet. The time that a keep alive allows
+// begins anew with every complete packet, not with every byte [MQTT-3.1.2-22].
 func (c *conn) serve() error {
-	c.touch()
 	for complete := false; ; {
 		h, body, ok, err := c.in.next()
 		if err != nil {
@@ -131,23 +153,59 @@ func (c *conn) serve() error {
 			complete = true
 			continue
 		}
-		if complete && c.keepAlive > 0 {
+		if complete {
 			c.touch()
 			complete = false
 		}
 		if err := c.in.fill(); err != nil {
-			return err
+			if err = c.overdue(err); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-// touch begins the time that the keep alive allows for the next packet.
+// How long after a packet a connection is first looked at whether it is quiet, and then again if
+// it was not.
+const (
+	quietTime = 100 * time.Millisecond
+	busyTime  = 2 * time.Second
+)
+
+// touch begins the time that the keep alive allows for the next packet. A deadline costs more
+// than everything else that is done for a small packet: that of a plain socket is looked at once
+// in a while, which needs one that can be read on after it. Others may not allow that.
 func (c *conn) touch() {
-	var at time.Time
-	if c.keepAlive > 0 {
-		at = time.Now().Add(c.keepAlive)
+	c.last = time.Now()
+	switch {
+	case c.in.raw != nil && c.resting:
+		c.resting = false
+		_ = c.nc.SetReadDeadline(c.last.Add(quietTime))
+	case c.in.raw == nil && c.keepAlive > 0:
+		_ = c.nc.SetReadDeadline(c.last.Add(c.keepAlive))
 	}
-	_ = c.nc.SetReadDeadline(at)
+}
+
+// overdue decides what to do after an error of fill: to go on if that is nil. It may be just that
+// a deadline has passed.
+func (c *conn) overdue(err error) error {
+	if c.in.raw == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	silent := time.Since(c.last)
+	switch {
+	case c.keepAlive > 0 && silent >= c.keepAlive:
+		return err
+	case silent < quietTime/2:
+		_ = c.nc.SetReadDeadline(time.Now().Add(busyTime))
+		return nil
+	case c.keepAlive > 0:
+		_ = c.nc.SetReadDeadline(c.last.Add(c.keepAlive))
+	default:
+		_ = c.nc.SetReadDeadline(time.Time{})
+	}
+	c.resting = true
+	return errQuiet
 }
 
 // qosBits are those of the fixed header of a PUBLISH that are 0 at QoS 0, which is not answered.
@@ -202,13 +260,12 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 
 // publish handles a PUBLISH.
 func (c *conn) publish(h packet.Header, body []byte) (err error) {
-	c.p, err = c.dec.Publish(h.Flags, body)
-	if err != nil {
-		return err
-	}
-	p := &c.p
 	if c.r == nil {
 		c.r = newRouting(c.session, &c.link) // most clients only listen
+	}
+	p := &c.r.received
+	if *p, err = c.dec.Publish(h.Flags, body); err != nil {
+		return err
 	}
 	if x := p.Properties; x != nil && x.TopicAlias != 0 {
 		if err := c.aliases.resolve(p); err != nil {
@@ -262,9 +319,13 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 // breathe waits while there is too much that the client has to be answered: one that sends without
 // taking the answers is slowed down by not being read.
 func (c *conn) breathe() {
-	for c.link.out.laden() {
+	for {
+		less, laden := c.link.out.laden()
+		if !laden {
+			return
+		}
 		select {
-		case <-c.link.out.less:
+		case <-less:
 		case <-c.srv.ctx.Done():
 			return
 		}

@@ -117,7 +117,7 @@ func (t *routes) subscribe(n *Session, f packet.Subscription, id uint32) (existe
 		t.subscriptions++
 		t.filters += 2 * len(f.Filter)
 	}
-	n.subs[f.Filter] = sub
+	n.subs[f.Filter] = struct{}{}
 	if _, rest, shared, _ := topic.ParseShared(f.Filter); shared {
 		t.share(f.Filter, rest, member{n, sub})
 	} else {

@@ -10,7 +10,9 @@ import (
 // A routing is one message on its way from its publisher to its subscribers. It is reused for
 // the next message of the same publisher, so that QoS 0 costs no memory.
 type routing struct {
-	p    *packet.Publish  // as received; its payload may be lent
+	received packet.Publish // room for the message of a network client
+
+	p    *packet.Publish  // as published; its payload may be lent
 	m    *session.Message // made at the first need: the message that may be kept
 	from *Session         // nil for the gateway's own
 	peer peer             // the connection of from that the message came by

@@ -19,26 +19,26 @@ const Never = 0xFFFFFFFF
 type Session struct {
 	id      string
 	srv     *Server
-	durable bool   // it is in the store
-	number  uint64 // its incarnation there
+	number  uint64 // its incarnation in the store
+	durable bool   // it is there
 	// connected mirrors whether there is a peer, for those who choose among sessions.
 	connected atomic.Bool
 
 	mu       sync.Mutex
 	state    session.State
-	peer     peer      // nil while the client is away
-	ended    bool      // it is no longer in the server's table
-	dropping bool      // its queue was full when the last message came
-	loading  bool      // messages are being read from the store
-	storing  int       // PUBRECs on their way to the disk
-	backlog  []waiting // retained messages at QoS 0, and what must not overtake them
-	behind   int       // messages in backlog that are not retained ones
-	subs     map[string]subscription
-	expiry   uint32       // seconds after the connection ends
-	will     *packet.Will // nil when none is due
-	unread   bool         // the last read from the store failed
-	since    time.Time    // when the connection ended
-	timer    *time.Timer  // to the delayed will, or to the end of the session
+	peer     peer                // nil while the client is away
+	ended    bool                // it is no longer in the server's table
+	dropping bool                // its queue was full when the last message came
+	loading  bool                // messages are being read from the store
+	storing  int                 // PUBRECs on their way to the disk
+	backlog  []waiting           // retained messages at QoS 0, and what must not overtake them
+	behind   int                 // messages in backlog that are not retained ones
+	subs     map[string]struct{} // filters
+	expiry   uint32              // seconds after the connection ends
+	will     *packet.Will        // nil when none is due
+	unread   bool                // the last read from the store failed
+	since    time.Time           // when the connection ended
+	timer    *time.Timer         // to the delayed will, or to the end of the session
 }
 
 // newSession returns a session that is in no table yet.
@@ -46,7 +46,7 @@ func newSession(s *Server, id string, durable bool) *Session {
 	return &Session{
 		id: id, srv: s, durable: durable,
 		state: session.State{Client: id, Durable: durable},
-		subs:  make(map[string]subscription),
+		subs:  make(map[string]struct{}),
 	}
 }
 

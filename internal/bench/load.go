@@ -150,7 +150,7 @@ type flow struct {
 const (
 	block    = 50   // messages that a publisher writes at once
 	window   = 100  // unacknowledged messages of one publisher
-	underWay = 1000 // messages of a flow that one subscriber has not got yet; none of the brokers drops any of so few
+	underWay = 1000 // deliveries of a flow that are outstanding; none of the brokers drops any of so few
 )
 
 // A current is a flow that runs.
@@ -166,7 +166,7 @@ type current struct {
 
 // begin connects everybody.
 func (f flow) begin(ctx context.Context, p *process) (*current, error) {
-	c := &current{flow: f, credit: make(chan struct{}, underWay/block)}
+	c := &current{flow: f, credit: make(chan struct{}, max(2, underWay/block/max(1, f.subscribers)))}
 	for range cap(c.credit) {
 		c.credit <- struct{}{}
 	}
@@ -273,7 +273,7 @@ func (c *current) missing() int64 {
 }
 
 // drain is how long a broker has to deliver what is under way.
-const drain = 5 * time.Second
+const drain = 15 * time.Second
 
 // carry has flows run side by side for the span, and returns how many messages were delivered.
 func (b *bench) carry(ctx context.Context, p *process, flows ...flow) (r rate, err error) {

@@ -1,0 +1,67 @@
+package broker_test
+
+import (
+	"runtime"
+	"testing"
+	"time"
+
+	"gateway/broker"
+	"gateway/broker/packet"
+)
+
+// A connection that has been quiet for a while, so that it rests, is answered as before, and the
+// keep alive goes on: 1.5 times the interval after the last packet it ends, no sooner
+// [MQTT-3.1.2-22].
+func TestRest(t *testing.T) {
+	eachVersion(t, func(t *testing.T, v packet.Version) {
+		t.Parallel()
+		s := start(t, nil, broker.Limits{})
+		c := clean("quiet")
+		c.KeepAlive = 1
+		w := s.connect(v, c)
+		pings := time.NewTicker(700 * time.Millisecond)
+		defer pings.Stop()
+		var last time.Time
+		for range 4 { // 2.8 s: longer than one keep alive
+			<-pings.C
+			last = time.Now()
+			w.send(&packet.Ping{Type: packet.PINGREQ})
+			w.expect("PINGRESP")
+		}
+		if v == packet.V5 {
+			w.expect("DISCONNECT " + packet.KeepAliveTimeout.String() + "…")
+		}
+		w.expect("closed")
+		if took := time.Since(last); took < 1500*time.Millisecond || took > 2500*time.Millisecond {
+			t.Errorf("closed %v after the last packet, want 1.5 s", took)
+		}
+	})
+}
+
+// Connections that rest have the smallest stacks there are.
+func TestRestingStacks(t *testing.T) {
+	const n = 400
+	s := start(t, nil, broker.Limits{Handshakes: n})
+	stacks := func() uint64 {
+		runtime.GC() // gives stacks back that nobody uses
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.StackInuse
+	}
+	before := stacks()
+	for i := range n {
+		w := s.connect(packet.V311, clean("quiet"+string(rune('0'+i))))
+		w.send(subscribe(1, filter("a/b", 1)))
+		w.expect("SUBACK 1…")
+	}
+	const most = 3 << 10 // bytes of a connection
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		each := (int64(stacks()) - int64(before)) / n
+		if each <= most {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes of stack for each connection, want %d at most", each, most)
+		}
+	}
+}
