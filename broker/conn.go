@@ -48,12 +48,10 @@ type conn struct {
 	aliases  aliasesIn
 	r        *routing
 
-	session   *Session
-	bridge    bool
-	keepAlive time.Duration // 1.5 times what the client asked for, 0: for ever
-	last      time.Time     // when the last packet was complete
-	resting   bool          // nothing has come for a while
-	goodbye   bool          // DISCONNECT came, and the will is not wanted
+	session *Session
+	bridge  bool
+	silence silence
+	goodbye bool // DISCONNECT came, and the will is not wanted
 }
 
 // errGone is how a client that says DISCONNECT ends its connection.
@@ -72,22 +70,18 @@ func newConn(s *Server, nc net.Conn, l *Listener) *conn {
 func (c *conn) run() {
 	err := c.handshake()
 	if err == nil {
-		_ = c.nc.SetReadDeadline(time.Time{})
-		c.resting = true
-		c.touch()
+		c.silence.begin(c.nc, c.in.raw != nil)
 		err = c.serve()
 	}
 	c.end(err)
 }
 
-// errQuiet says that nothing has come for a while.
-var errQuiet = errors.New("nothing to do")
-
 // end ends the connection for the reason err. One that is just quiet goes on in a goroutine with
 // a fresh stack: that of the old one has grown with the last packet, and would stay so.
 func (c *conn) end(err error) {
 	if err == errQuiet {
-		if c.srv.start(c.rest) {
+		// What this does before it waits has to fit into 2 KB, the smallest stack that there is.
+		if c.srv.start(func() { c.end(c.serve()) }) {
 			return
 		}
 		err = net.ErrClosed
@@ -96,10 +90,6 @@ func (c *conn) end(err error) {
 	c.link.out.wait()
 	c.srv.gate.leave(c)
 }
-
-// rest goes on with a connection that is quiet. What it does before it waits has to fit into the
-// smallest stack that there is, of 2 KB.
-func (c *conn) rest() { c.end(c.serve()) }
 
 // handshake does what comes before the first packet.
 func (c *conn) handshake() error {
@@ -154,58 +144,15 @@ func (c *conn) serve() error {
 			continue
 		}
 		if complete {
-			c.touch()
+			c.silence.broken()
 			complete = false
 		}
 		if err := c.in.fill(); err != nil {
-			if err = c.overdue(err); err != nil {
+			if err = c.silence.after(err); err != nil {
 				return err
 			}
 		}
 	}
-}
-
-// How long after a packet a connection is first looked at whether it is quiet, and then again if
-// it was not.
-const (
-	quietTime = 100 * time.Millisecond
-	busyTime  = 2 * time.Second
-)
-
-// touch begins the time that the keep alive allows for the next packet. A deadline costs more
-// than everything else that is done for a small packet: that of a plain socket is looked at once
-// in a while, which needs one that can be read on after it. Others may not allow that.
-func (c *conn) touch() {
-	c.last = time.Now()
-	switch {
-	case c.in.raw != nil && c.resting:
-		c.resting = false
-		_ = c.nc.SetReadDeadline(c.last.Add(quietTime))
-	case c.in.raw == nil && c.keepAlive > 0:
-		_ = c.nc.SetReadDeadline(c.last.Add(c.keepAlive))
-	}
-}
-
-// overdue decides what to do after an error of fill: to go on if that is nil. It may be just that
-// a deadline has passed.
-func (c *conn) overdue(err error) error {
-	if c.in.raw == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
-		return err
-	}
-	silent := time.Since(c.last)
-	switch {
-	case c.keepAlive > 0 && silent >= c.keepAlive:
-		return err
-	case silent < quietTime/2:
-		_ = c.nc.SetReadDeadline(time.Now().Add(busyTime))
-		return nil
-	case c.keepAlive > 0:
-		_ = c.nc.SetReadDeadline(c.last.Add(c.keepAlive))
-	default:
-		_ = c.nc.SetReadDeadline(time.Time{})
-	}
-	c.resting = true
-	return errQuiet
 }
 
 // qosBits are those of the fixed header of a PUBLISH that are 0 at QoS 0, which is not answered.
@@ -319,13 +266,9 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 // breathe waits while there is too much that the client has to be answered: one that sends without
 // taking the answers is slowed down by not being read.
 func (c *conn) breathe() {
-	for {
-		less, laden := c.link.out.laden()
-		if !laden {
-			return
-		}
+	for c.link.out.laden() {
 		select {
-		case <-less:
+		case <-c.link.out.less:
 		case <-c.srv.ctx.Done():
 			return
 		}

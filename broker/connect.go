@@ -63,7 +63,7 @@ func (c *conn) connect(p *packet.Connect) error {
 		keepAlive = m
 		props.HasServerKeepAlive, props.ServerKeepAlive = true, uint16(m/time.Second)
 	}
-	c.keepAlive = keepAlive * 3 / 2
+	c.silence.most = keepAlive * 3 / 2
 	expiry := c.srv.limits.capExpiry(expiryOf(p))
 	if expiry != expiryOf(p) {
 		props.HasSessionExpiry, props.SessionExpiry = true, expiry

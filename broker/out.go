@@ -33,7 +33,7 @@ type out struct {
 	flushers sync.WaitGroup // the goroutine in flush
 	acks     ackLine
 	ackLimit int    // places in acks beyond which the peer is not to be read
-	less     signal // told when there is less to send or to acknowledge; nil before the first wait for it
+	less     signal // told when there is less to send or to acknowledge
 }
 
 // lastWriteTime is how long a peer has for its last packet. It is shorter than the time that a
@@ -45,7 +45,7 @@ const keepBuffer = 512
 
 func (o *out) init(nc net.Conn, l *Limits) {
 	o.nc, o.limit, o.writeTime = nc, l.OutBytes, l.WriteTime
-	o.ackLimit = 2 * int(l.ReceiveMaximum)
+	o.ackLimit, o.less = 2*int(l.ReceiveMaximum), make(signal, 1)
 }
 
 // An encoder is a packet that appends itself to a buffer.
@@ -83,16 +83,10 @@ func (o *out) room() bool {
 
 // laden reports whether the peer is not to be read for now, because it takes too little of what it
 // has been answered, or the disk too little of what it has sent. less tells when to look again.
-func (o *out) laden() (less signal, laden bool) {
+func (o *out) laden() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.ending || len(o.buf) < 2*o.limit && len(o.acks.waiting) < o.ackLimit {
-		return nil, false
-	}
-	if o.less == nil {
-		o.less = make(signal, 1)
-	}
-	return o.less, true
+	return !o.ending && (len(o.buf) >= 2*o.limit || len(o.acks.waiting) >= o.ackLimit)
 }
 
 // reserve takes the next place in the order of acknowledgements.
@@ -186,8 +180,8 @@ func (o *out) flush() {
 		o.buf = o.spare[:0]
 		wanted, drained := o.wanted, o.drained
 		o.wanted = false
-		o.less.give()
 		o.mu.Unlock()
+		o.less.give()
 
 		err := o.write(b)
 
@@ -257,7 +251,7 @@ func (o *out) hangUp() {
 func (o *out) wait() { o.flushers.Wait() }
 
 // A signal says that something has changed since its receiver last looked. It has room for one:
-// when it is full the receiver will look anyway. A nil one tells nobody.
+// when it is full the receiver will look anyway.
 type signal chan struct{}
 
 func (s signal) give() {

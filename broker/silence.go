@@ -1,0 +1,81 @@
+package broker
+
+import (
+	"errors"
+	"net"
+	"os"
+	"time"
+)
+
+// A silence is the time since the last complete packet of a client. The keep alive bounds it.
+//
+// To move the deadline of a connection costs more than all else that is done for a small packet.
+// Therefore that of a plain socket, from which can be read on after it, is an alarm at which the
+// silence is looked at; other connections have theirs moved.
+type silence struct {
+	nc    net.Conn
+	plain bool
+	most  time.Duration // 1.5 times the keep alive, 0: any
+	since time.Time
+	rest  bool // the client is known to be quiet
+}
+
+// How long after a packet a plain socket is first looked at, and how long after that if it was
+// not quiet.
+const (
+	quietTime = 100 * time.Millisecond
+	busyTime  = 2 * time.Second
+)
+
+// errQuiet says that nothing has come for a while, and that the connection may go on.
+var errQuiet = errors.New("nothing has come for a while")
+
+// begin starts the first silence, after the handshake.
+func (s *silence) begin(nc net.Conn, plain bool) {
+	s.nc, s.plain, s.rest = nc, plain, true
+	_ = nc.SetReadDeadline(time.Time{})
+	s.broken()
+}
+
+// broken starts anew, as a packet is complete [MQTT-3.1.2-22].
+func (s *silence) broken() {
+	if !s.plain && s.most == 0 {
+		return
+	}
+	s.since = time.Now()
+	switch {
+	case !s.plain:
+		_ = s.nc.SetReadDeadline(s.since.Add(s.most))
+	case s.rest:
+		s.rest = false
+		s.alarm(s.since.Add(quietTime))
+	}
+}
+
+// alarm sets the deadline of a plain socket, but not beyond the keep alive.
+func (s *silence) alarm(at time.Time) {
+	if s.most > 0 {
+		if end := s.since.Add(s.most); at.IsZero() || end.Before(at) {
+			at = end
+		}
+	}
+	_ = s.nc.SetReadDeadline(at)
+}
+
+// after tells what an error of reading means: nil, to read on; errQuiet; or the end.
+func (s *silence) after(err error) error {
+	if !s.plain || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	now := time.Now()
+	switch silent := now.Sub(s.since); {
+	case s.most > 0 && silent >= s.most:
+		return err
+	case silent < quietTime/2:
+		s.alarm(now.Add(busyTime))
+		return nil
+	}
+	s.rest = true
+	s.alarm(time.Time{})
+	return errQuiet
+}
