@@ -292,7 +292,7 @@ func (c *conn) subscribe(body []byte) error {
 		}
 	}
 	place := c.link.out.reserve()
-	wait := func() { c.link.await(c.srv.ctx, c.session) }
+	wait := func() bool { return c.link.await(c.srv.ctx, c.session) }
 	c.srv.handleSubscribe(c.session, &p, wait, func(a packet.Suback) { c.link.concluded(place, &a, nil) })
 	return nil
 }

@@ -174,22 +174,23 @@ func (l *link) put(p *packet.Publish) bool {
 	return true
 }
 
-// await waits while the client has not taken most of the retained messages that it has asked for.
-func (l *link) await(ctx context.Context, n *Session) {
+// await waits while the client has not taken most of the retained messages that it has asked for. It
+// reports false if it will not take any more.
+func (l *link) await(ctx context.Context, n *Session) bool {
 	for {
 		n.mu.Lock()
-		behind := n.peer == l && len(n.backlog) >= backlogLimit
+		here, behind := n.peer == l, len(n.backlog) >= backlogLimit
 		n.mu.Unlock()
 		l.mu.Lock()
 		ending := l.ending
 		l.mu.Unlock()
-		if !behind || ending {
-			return
+		if !here || !behind || ending {
+			return here && !ending
 		}
 		select {
 		case <-l.less:
 		case <-ctx.Done():
-			return
+			return false
 		}
 	}
 }

@@ -13,8 +13,9 @@ import (
 
 // handleSubscribe carries out a SUBSCRIBE. done is called with the SUBACK when the subscriptions
 // are durable, if the session is. Retained messages follow, as the options say [MQTT-3.3.1-9..11];
-// before those of each filter, wait waits until most of what came before is on its way.
-func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, wait func(), done func(packet.Suback)) {
+// before those of each filter, wait waits until most of what came before is on its way, and reports
+// whether to go on.
+func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, wait func() bool, done func(packet.Suback)) {
 	ack := packet.Suback{Type: packet.SUBACK, ID: p.ID}
 	var changes []session.Change
 	var fresh []packet.Subscription // those whose retained messages are to be sent
@@ -43,7 +44,9 @@ func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, wait func(), d
 		done(ack)
 	})
 	for _, f := range fresh {
-		wait()
+		if !wait() {
+			return
+		}
 		s.sendRetained(n, f, p.SubscriptionID)
 	}
 }

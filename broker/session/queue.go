@@ -201,10 +201,14 @@ func (q *Queue) Len() int {
 	return int(q.next - q.loaded)
 }
 
-// Undelivered returns how many messages the receiver has not acknowledged. Of those in the store
-// only their positions are known.
+// Undelivered returns how many messages the receiver has not acknowledged.
 func (q *Queue) Undelivered() int {
-	n := int(q.next - q.loaded)
+	n := int(q.next - q.loaded) // in the store only
+	for position, stage := range q.stages {
+		if position >= q.loaded && stage != Pending {
+			n--
+		}
+	}
 	for i := range q.entries {
 		if q.entries[i].Stage == Pending {
 			n++

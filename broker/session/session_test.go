@@ -259,3 +259,16 @@ func TestQueueModel(t *testing.T) {
 		})
 	})
 }
+
+// What was acknowledged before a restart is not undelivered after it, though it is in the store only.
+func TestUndeliveredAfterRestart(t *testing.T) {
+	q := session.RestoredQueue(&session.Summary{Head: 5, Next: 10, Stages: map[uint64]session.Stage{5: session.Accepted, 7: session.Done}})
+	if n := q.Undelivered(); n != 3 {
+		t.Errorf("%d are undelivered, want 6, 8 and 9", n)
+	}
+	q.Resume(10)
+	q.Fill(5, []session.Queued{queued(5, 2), queued(6, 1)}, 7)
+	if n := q.Undelivered(); n != 3 {
+		t.Errorf("%d are undelivered when half of it is read, want 6, 8 and 9", n)
+	}
+}

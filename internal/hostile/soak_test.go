@@ -357,7 +357,7 @@ func TestSoak(t *testing.T) {
 	}
 	began := time.Now()
 	for time.Since(began) < *soakTime {
-		time.Sleep(*soakTime/10 + time.Second/2)
+		time.Sleep(min(*soakTime/5, 2*time.Second))
 		w.restart()
 	}
 	close(end)
