@@ -47,6 +47,22 @@ type encoder interface {
 	Append(dst []byte, v packet.Version) []byte
 }
 
+// weighWhile weighs again and again until all are done.
+func (a *attack) weighWhile(all *sync.WaitGroup) {
+	done := make(chan struct{})
+	go func() { all.Wait(); close(done) }()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+			a.weigh()
+		}
+	}
+}
+
 // dial connects without CONNECT.
 func (a *attack) dial(v packet.Version) *foe {
 	a.t.Helper()
@@ -102,7 +118,7 @@ func (a *attack) leave() {
 	a.foes = nil
 }
 
-// say sends packets, and reports whether the broker took them within a second.
+// say sends packets, and reports whether the broker took them.
 func (f *foe) say(packets ...encoder) bool {
 	var b []byte
 	for _, p := range packets {
@@ -112,7 +128,7 @@ func (f *foe) say(packets ...encoder) bool {
 }
 
 func (f *foe) raw(b []byte) bool {
-	_ = f.nc.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = f.nc.SetWriteDeadline(time.Now().Add(patience))
 	_, err := f.nc.Write(b)
 	return err == nil
 }

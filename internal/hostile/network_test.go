@@ -82,16 +82,15 @@ func greedyReaders(a *attack) {
 	for i := range 10 {
 		f := a.join(packet.V5, name("greedy", i))
 		all.Go(func() {
-			for f.say(everything) { // until the broker does not read any more
+			for f.say(everything) { // until it is disconnected
 			}
 		})
 	}
-	all.Wait()
-	a.weigh()
+	a.weighWhile(&all)
 	eventually(a.t, "they are disconnected", func() bool { return a.log.count("it took nothing") >= 10 })
 }
 
-// pingsWithoutReading send PINGREQ until the broker takes no more.
+// pingsWithoutReading send PINGREQ until they are disconnected.
 func pingsWithoutReading(a *attack) {
 	pings := bytes.Repeat((&packet.Ping{Type: packet.PINGREQ}).Append(nil, packet.V5), 8<<10)
 	var all sync.WaitGroup
@@ -106,8 +105,7 @@ func pingsWithoutReading(a *attack) {
 			}
 		})
 	}
-	all.Wait()
-	a.weigh()
+	a.weighWhile(&all)
 	eventually(a.t, "they are disconnected", func() bool { return a.log.count("it took nothing") >= 10 })
 }
 
