@@ -15,10 +15,16 @@ import (
 
 // A site is what a broker is configured with.
 type site struct {
-	folder        string // for its data
-	plain, secure string // addresses for TCP, and for TLS with client certificates
-	certs         *certificates
+	folder string            // for its data
+	at     map[string]string // address by scheme; the secure ones ask clients for certificates
+	certs  *certificates
 }
+
+// host is where the brokers listen.
+const host = "127.0.0.1"
+
+// schemes are those of the listeners of each broker.
+var schemes = []string{"mqtt", "mqtts", "ws", "wss"}
 
 // A broker is one of the programs that are compared.
 type broker struct {
@@ -38,20 +44,37 @@ func newGateway(path, through string) broker {
 		name: "gateway", path: program,
 		args: func(config string) []string { return append(slices.Clip(args), config) },
 		config: func(s site) string {
+			tls := fmt.Sprintf("{cert: %q, key: %q, client_ca: %q, require_certificate: true}", s.certs.server.Cert, s.certs.server.Key, s.certs.authority.Cert)
 			// No limit may be what is measured.
 			return fmt.Sprintf(`gateway: {id: bench, data: %q, log: warn}
 store: {max_size: 1GB}
 limits:
   {queue: 10000000, queue_size: 64MiB, inflight: 1000, connections: 20000, address_connections: 20000,
-   handshakes: 20000, connect_rate: 100000, sessions: 100000}
+   handshakes: 20000, connect_rate: 100000, sessions: 100000, subscriptions_size: 256MiB}
 listeners:
-  - {name: plain, address: %q, anonymous: true}
-  - name: secure
-    address: %q
-    tls: {cert: %q, key: %q, client_ca: %q, require_certificate: true}
-`, s.folder, s.plain, s.secure, s.certs.server.Cert, s.certs.server.Key, s.certs.authority.Cert)
+  - {name: mqtt, address: %q, anonymous: true}
+  - {name: ws, address: %q, anonymous: true, protocols: [websocket]}
+  - {name: mqtts, address: %q, tls: %s}
+  - {name: wss, address: %q, protocols: [websocket], tls: %s}
+`, s.folder, s.at["mqtt"], s.at["ws"], s.at["mqtts"], tls, s.at["wss"], tls)
 		},
 	}
+}
+
+// mosquittoListeners returns the part of mosquitto's configuration that the listeners are.
+func (s site) mosquittoListeners() string {
+	var b strings.Builder
+	for _, scheme := range schemes {
+		_, port, _ := net.SplitHostPort(s.at[scheme])
+		fmt.Fprintf(&b, "listener %s %s\n", port, host)
+		if strings.HasPrefix(scheme, "ws") {
+			b.WriteString("protocol websockets\n")
+		}
+		if strings.HasSuffix(scheme, "s") && scheme != "ws" {
+			fmt.Fprintf(&b, "certfile %s\nkeyfile %s\ncafile %s\nrequire_certificate true\n", s.certs.server.Cert, s.certs.server.Key, s.certs.authority.Cert)
+		}
+	}
+	return b.String()
 }
 
 func newMosquitto() (broker, error) {
@@ -68,8 +91,6 @@ func newMosquitto() (broker, error) {
 		name: "mosquitto " + version, path: path,
 		args: func(config string) []string { return []string{"-c", config} },
 		config: func(s site) string {
-			host, port, _ := net.SplitHostPort(s.plain)
-			_, secure, _ := net.SplitHostPort(s.secure)
 			return fmt.Sprintf(`user root
 allow_anonymous true
 persistence true
@@ -78,22 +99,16 @@ max_queued_messages 0
 max_inflight_messages 1000
 set_tcp_nodelay true
 log_type error
-listener %s %s
-listener %s %s
-certfile %s
-keyfile %s
-cafile %s
-require_certificate true
-`, s.folder, port, host, secure, host, s.certs.server.Cert, s.certs.server.Key, s.certs.authority.Cert)
+`, s.folder) + s.mosquittoListeners()
 		},
 	}, nil
 }
 
 // A process is a broker that runs.
 type process struct {
-	cmd           *exec.Cmd
-	plain, secure string        // its addresses
-	started       time.Duration // until the first CONNACK
+	cmd     *exec.Cmd
+	at      map[string]string // its addresses, by scheme
+	started time.Duration     // until the first CONNACK
 }
 
 // start runs a broker with an empty store and waits for its first CONNACK.
@@ -102,14 +117,17 @@ func (b *bench) start(ctx context.Context, br broker) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	plain, err1 := freeAddress()
-	secure, err2 := freeAddress()
+	at := make(map[string]string)
+	for _, scheme := range schemes {
+		if at[scheme], err = freeAddress(); err != nil {
+			return nil, err
+		}
+	}
 	config := filepath.Join(folder, "bench.conf")
-	err3 := os.WriteFile(config, []byte(br.config(site{folder, plain, secure, &b.certs})), 0o600)
-	if err := errors.Join(err1, err2, err3); err != nil {
+	if err := os.WriteFile(config, []byte(br.config(site{folder, at, &b.certs})), 0o600); err != nil {
 		return nil, err
 	}
-	p := &process{cmd: exec.Command(br.path, br.args(config)...), plain: plain, secure: secure}
+	p := &process{cmd: exec.Command(br.path, br.args(config)...), at: at}
 	var log strings.Builder
 	p.cmd.Stdout, p.cmd.Stderr = &log, &log
 	began := time.Now()
@@ -117,7 +135,7 @@ func (b *bench) start(ctx context.Context, br broker) (*process, error) {
 		return nil, fmt.Errorf("%s: %w", br.name, err)
 	}
 	for {
-		w, err := p.dial(ctx, nil, "first", readBuffer)
+		w, err := p.dial(ctx, transport{}, "first", readBuffer)
 		if err == nil {
 			p.started = time.Since(began)
 			return p, w.nc.Close()

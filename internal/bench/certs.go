@@ -24,7 +24,7 @@ func newCertificates(dir string) (c certificates, err error) {
 	}
 	c.authority = authority.Files()
 	var err1, err2, err3 error
-	c.server, err1 = authority.Server([]string{"127.0.0.1"}, ca.LeafLife)
+	c.server, err1 = authority.Server([]string{host}, ca.LeafLife)
 	load, err2 := authority.Client("load", ca.LeafLife)
 	if err := errors.Join(err1, err2); err != nil {
 		return c, err
@@ -38,11 +38,10 @@ func newCertificates(dir string) (c certificates, err error) {
 	return c, errors.Join(err1, err2, err3)
 }
 
-// client returns the configuration of a client with a certificate. cache may be nil: no session is
-// resumed.
-func (c *certificates) client(cache tls.ClientSessionCache) *tls.Config {
-	return &tls.Config{
-		Certificates: []tls.Certificate{c.pair}, RootCAs: c.roots, ServerName: "127.0.0.1",
+// transport returns one with the load's certificate. cache may be nil: no session is resumed.
+func (c *certificates) transport(scheme string, cache tls.ClientSessionCache) transport {
+	return transport{scheme, &tls.Config{
+		Certificates: []tls.Certificate{c.pair}, RootCAs: c.roots, ServerName: host,
 		ClientSessionCache: cache, MinVersion: tls.VersionTLS12,
-	}
+	}}
 }

@@ -20,9 +20,9 @@ func (c crowd) leave() {
 }
 
 // crowd connects n clients with a subscription each.
-func (p *process) crowd(ctx context.Context, n int, config *tls.Config) (c crowd, err error) {
+func (p *process) crowd(ctx context.Context, n int, by transport) (c crowd, err error) {
 	for i := range n {
-		w, err := p.dial(ctx, config, "idle"+strconv.Itoa(i), 64)
+		w, err := p.dial(ctx, by, "idle"+strconv.Itoa(i), 64)
 		if err == nil {
 			c = append(c, w)
 			err = w.subscribe(0, "site/"+strconv.Itoa(i)+"/command")
@@ -40,8 +40,8 @@ func crowded(ctx context.Context, b *bench) error {
 	n := b.count(5000)
 	for _, kind := range []struct {
 		name string
-		tls  *tls.Config
-	}{{"TCP", nil}, {"mutual TLS", b.certs.client(nil)}} {
+		by   transport
+	}{{"TCP", transport{}}, {"WebSocket", b.certs.transport("ws", nil)}, {"mutual TLS", b.certs.transport("mqtts", nil)}} {
 		label := fmt.Sprintf("memory per idle connection with a subscription, of %s through %s", thousands(int64(n)), kind.name)
 		err := b.figures(ctx, label, func(p *process) ([]float64, error) {
 			time.Sleep(b.quiet())
@@ -49,7 +49,7 @@ func crowded(ctx context.Context, b *bench) error {
 			if err != nil {
 				return nil, err
 			}
-			c, err := p.crowd(ctx, n, kind.tls)
+			c, err := p.crowd(ctx, n, kind.by)
 			if err != nil {
 				return nil, err
 			}
@@ -71,7 +71,7 @@ func kilobytes(v []float64) string { return fmt.Sprintf("%.1f KB", v[0]/1000) }
 func idle(ctx context.Context, b *bench) error {
 	for _, clients := range []int{0, 100} {
 		err := b.figures(ctx, fmt.Sprintf("idle with %d clients: resident memory, context switches", clients), func(p *process) ([]float64, error) {
-			c, err := p.crowd(ctx, clients, nil)
+			c, err := p.crowd(ctx, clients, transport{})
 			if err != nil {
 				return nil, err
 			}
@@ -97,11 +97,11 @@ func idle(ctx context.Context, b *bench) error {
 func handshakes(ctx context.Context, b *bench) error {
 	return b.figures(ctx, "connect by mutual TLS, per connection; coming back", func(p *process) ([]float64, error) {
 		cache := tls.NewLRUClientSessionCache(1)
-		full, err := connects(ctx, b.span, p, b.certs.client(nil), false)
+		full, err := connects(ctx, b.span, p, b.certs.transport("mqtts", nil), false)
 		if err != nil {
 			return nil, err
 		}
-		again, err := connects(ctx, b.span, p, b.certs.client(cache), true)
+		again, err := connects(ctx, b.span, p, b.certs.transport("mqtts", cache), true)
 		if errors.Is(err, errNotResumed) {
 			return []float64{microseconds(full), 0}, nil
 		}
@@ -118,14 +118,14 @@ func handshakes(ctx context.Context, b *bench) error {
 var errNotResumed = errors.New("the TLS session was not resumed")
 
 // connects returns the broker's CPU time of one connect, of as many as fit into the span.
-func connects(ctx context.Context, span time.Duration, p *process, config *tls.Config, resumed bool) (time.Duration, error) {
+func connects(ctx context.Context, span time.Duration, p *process, by transport, resumed bool) (time.Duration, error) {
 	connect := func() error {
-		w, err := p.dial(ctx, config, "visitor", 4096)
+		w, err := p.dial(ctx, by, "visitor", 4096)
 		if err != nil {
 			return err
 		}
 		defer w.nc.Close()
-		if w.nc.(*tls.Conn).ConnectionState().DidResume != resumed {
+		if w.nc.(interface{ ConnectionState() tls.ConnectionState }).ConnectionState().DidResume != resumed {
 			return errNotResumed
 		}
 		return nil

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"gateway/broker/listen"
 	"gateway/broker/packet"
 )
 
@@ -28,17 +29,23 @@ type wire struct {
 // readBuffer is what one read takes at most, in bytes.
 const readBuffer = 64 << 10
 
-// open connects without saying CONNECT: by TLS if there is a configuration.
-func (p *process) open(ctx context.Context, config *tls.Config) (net.Conn, error) {
-	if config != nil {
-		return (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", p.secure)
+// A transport is how a connection carries MQTT. The zero value is plain TCP.
+type transport struct {
+	scheme string // mqtt, mqtts, ws or wss; empty: mqtt
+	tls    *tls.Config
+}
+
+// open connects without saying CONNECT.
+func (p *process) open(ctx context.Context, t transport) (net.Conn, error) {
+	if t.scheme == "" {
+		return new(net.Dialer).DialContext(ctx, "tcp", p.at["mqtt"])
 	}
-	return new(net.Dialer).DialContext(ctx, "tcp", p.plain)
+	return listen.Dial(ctx, t.scheme+"://"+p.at[t.scheme], t.tls)
 }
 
 // dial connects with a clean session, and waits for CONNACK.
-func (p *process) dial(ctx context.Context, config *tls.Config, id string, buffer int) (*wire, error) {
-	nc, err := p.open(ctx, config)
+func (p *process) dial(ctx context.Context, t transport, id string, buffer int) (*wire, error) {
+	nc, err := p.open(ctx, t)
 	if err != nil {
 		return nil, err
 	}
@@ -143,8 +150,8 @@ type flow struct {
 	publishers  int
 	subscribers int // none: what is acknowledged counts
 	qos         packet.QoS
-	payload     int         // bytes
-	tls         *tls.Config // nil: plain TCP
+	payload     int // bytes
+	by          transport
 }
 
 const (
@@ -190,7 +197,7 @@ func (f flow) begin(ctx context.Context, p *process) (*current, error) {
 }
 
 func (c *current) dial(ctx context.Context, p *process, id string) (*wire, error) {
-	w, err := p.dial(ctx, c.tls, c.topic+id, readBuffer)
+	w, err := p.dial(ctx, c.by, c.topic+id, readBuffer)
 	if err == nil {
 		c.wires = append(c.wires, w)
 	}

@@ -2,7 +2,7 @@
 // turn, as processes of their own with empty stores.
 //
 //	go run ./internal/bench -dist dist               the table in the README
-//	go run ./internal/bench -rows all                everything, about ten minutes
+//	go run ./internal/bench -rows all                everything, a quarter of an hour
 //	go run ./internal/bench -rows fanout,idle -repeat 3
 //	go run ./internal/bench -rows all -smoke         does every row work?
 //
@@ -52,7 +52,7 @@ var rows = []row{
 	{"many", atMostOnce},
 	{"fanout", fanOut},
 	{"acknowledged", acknowledged},
-	{"tls", encrypted},
+	{"wrapped", wrapped},
 	{"single", oneAtATime},
 	{"steady", steady},
 	{"connections", crowded},

@@ -39,7 +39,7 @@ func durable(ctx context.Context, b *bench) error {
 
 // sleeper leaves a session that wants everything.
 func sleeper(ctx context.Context, p *process) error {
-	c, err := client.Dial(ctx, "mqtt://"+p.plain, client.Options{ClientID: "sleeper", KeepSession: true})
+	c, err := client.Dial(ctx, "mqtt://"+p.at["mqtt"], client.Options{ClientID: "sleeper", KeepSession: true})
 	if err != nil {
 		return err
 	}
@@ -92,10 +92,15 @@ func acknowledged(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// encrypted measures QoS 1 through TLS.
-func encrypted(ctx context.Context, b *bench) error {
-	return b.flows(ctx, "the same at QoS 1 through TLS",
-		flow{topic: topic, publishers: 8, subscribers: 1, qos: 1, payload: small, tls: b.certs.client(nil)})
+// wrapped measures QoS 1 through what may be around MQTT.
+func wrapped(ctx context.Context, b *bench) error {
+	for _, kind := range []struct{ name, scheme string }{{"TLS", "mqtts"}, {"WebSocket", "ws"}, {"WebSocket in TLS", "wss"}} {
+		f := flow{topic: topic, publishers: 8, subscribers: 1, qos: 1, payload: small, by: b.certs.transport(kind.scheme, nil)}
+		if err := b.flows(ctx, "the same at QoS 1 through "+kind.name, f); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A pair is a publisher and a subscriber of its own, who exchange one message at a time.
@@ -107,11 +112,11 @@ type pair struct {
 
 func (p *process) pair(ctx context.Context, n int) (*pair, error) {
 	name := "bench/pair/" + strconv.Itoa(n)
-	from, err := p.dial(ctx, nil, name+"from", readBuffer)
+	from, err := p.dial(ctx, transport{}, name+"from", readBuffer)
 	if err != nil {
 		return nil, err
 	}
-	to, err := p.dial(ctx, nil, name+"to", readBuffer)
+	to, err := p.dial(ctx, transport{}, name+"to", readBuffer)
 	if err == nil {
 		err = to.subscribe(1, name)
 	}
@@ -212,7 +217,7 @@ func steady(ctx context.Context, b *bench) error {
 		}()
 		var delivered atomic.Int64
 		for i := range 21 {
-			w, err := p.dial(ctx, nil, "site"+strconv.Itoa(i), readBuffer)
+			w, err := p.dial(ctx, transport{}, "site"+strconv.Itoa(i), readBuffer)
 			if err == nil && i == 0 {
 				err = w.subscribe(1, topic)
 			}

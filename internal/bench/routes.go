@@ -32,7 +32,7 @@ func unrelated(i int) string {
 // subscribed gives a broker unrelated subscriptions.
 func (p *process) subscribed(ctx context.Context, n int) (c crowd, err error) {
 	for first := 0; first < n; first += perClient {
-		w, err := p.dial(ctx, nil, "many"+strconv.Itoa(first), 4096)
+		w, err := p.dial(ctx, transport{}, "many"+strconv.Itoa(first), 4096)
 		if err != nil {
 			c.leave()
 			return nil, err
@@ -112,7 +112,7 @@ func retained(ctx context.Context, b *bench) error {
 
 // retain leaves n retained messages, and returns when the broker has them all.
 func (p *process) retain(ctx context.Context, n int) error {
-	w, err := p.dial(ctx, nil, "keeper", 4096)
+	w, err := p.dial(ctx, transport{}, "keeper", 4096)
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func (p *process) retain(ctx context.Context, n int) error {
 
 // collect subscribes to everything and takes n messages.
 func (p *process) collect(ctx context.Context, n int) error {
-	w, err := p.dial(ctx, nil, "newcomer", readBuffer)
+	w, err := p.dial(ctx, transport{}, "newcomer", readBuffer)
 	if err != nil {
 		return err
 	}
