@@ -40,6 +40,8 @@ func (p *process) open(ctx context.Context, t transport) (net.Conn, error) {
 	if t.scheme == "" {
 		return new(net.Dialer).DialContext(ctx, "tcp", p.at["mqtt"])
 	}
+	ctx, cancel := context.WithTimeout(ctx, drain)
+	defer cancel()
 	return listen.Dial(ctx, t.scheme+"://"+p.at[t.scheme], t.tls)
 }
 
@@ -49,12 +51,13 @@ func (p *process) dial(ctx context.Context, t transport, id string, buffer int) 
 	if err != nil {
 		return nil, err
 	}
+	_ = nc.SetDeadline(time.Now().Add(drain)) // there are brokers that take a connection and forget it
 	w := &wire{nc: nc, in: bufio.NewReaderSize(nc, buffer)}
 	connect := packet.Connect{Version: packet.V311, CleanStart: true, ClientID: id}
 	if err := w.ask(&connect, packet.CONNACK); err != nil {
 		return nil, errors.Join(err, nc.Close())
 	}
-	return w, nil
+	return w, nc.SetDeadline(time.Time{})
 }
 
 // ask sends a packet and waits for the answer, which must be no refusal.
