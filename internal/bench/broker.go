@@ -97,7 +97,6 @@ persistence true
 persistence_location %s/
 max_queued_messages 0
 max_inflight_messages 1000
-set_tcp_nodelay true
 log_type error
 `, s.folder) + s.mosquittoListeners()
 		},
