@@ -110,41 +110,36 @@ var roles = map[x509.ExtKeyUsage]string{
 
 // authorities checks a file of CA certificates.
 func (f *fileChecker) authorities(file, key string) {
-	if file == "" {
-		return
-	}
-	rest, err := os.ReadFile(file)
-	if err != nil {
-		f.failed(key, err)
-		return
-	}
-	count := 0
-	for {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
+	f.each(file, key, "CERTIFICATE", "certificate", func(der []byte) error {
+		cert, err := x509.ParseCertificate(der)
 		if err != nil {
-			f.report(key, "%s: %s", file, oneLine(err))
-			continue
+			return err
 		}
-		count++
 		if !cert.IsCA {
 			f.report(key, "%s: %s is not a CA; give the certificate that signed it", file, quoteShort(cert.Subject.CommonName))
 		}
 		f.period(cert, file, key)
-	}
-	if count == 0 {
-		f.report(key, "%s holds no PEM certificate", file)
-	}
+		return nil
+	})
 }
 
 // revocations checks a file of lists of revoked certificates.
 func (f *fileChecker) revocations(file, key string) {
+	f.each(file, key, "X509 CRL", "block X509 CRL", func(der []byte) error {
+		list, err := x509.ParseRevocationList(der)
+		if err != nil {
+			return err
+		}
+		if f.now.After(list.NextUpdate) && !list.NextUpdate.IsZero() {
+			f.report(key, "%s: a newer list was due on %s; until it is there, this one stays in force", file, list.NextUpdate.Format(time.DateOnly))
+		}
+		return nil
+	})
+}
+
+// each hands the PEM blocks of a kind to check, and reports what it says. A file without one is a
+// problem.
+func (f *fileChecker) each(file, key, kind, noun string, check func(der []byte) error) {
 	if file == "" {
 		return
 	}
@@ -159,21 +154,17 @@ func (f *fileChecker) revocations(file, key string) {
 		if block, rest = pem.Decode(rest); block == nil {
 			break
 		}
-		if block.Type != "X509 CRL" {
+		if block.Type != kind {
 			continue
 		}
-		list, err := x509.ParseRevocationList(block.Bytes)
-		if err != nil {
+		if err := check(block.Bytes); err != nil {
 			f.report(key, "%s: %s", file, oneLine(err))
 			continue
 		}
 		count++
-		if f.now.After(list.NextUpdate) && !list.NextUpdate.IsZero() {
-			f.report(key, "%s: a newer list was due on %s; until it is there, this one stays in force", file, list.NextUpdate.Format(time.DateOnly))
-		}
 	}
 	if count == 0 {
-		f.report(key, "%s holds no PEM block X509 CRL", file)
+		f.report(key, "%s holds no PEM %s", file, noun)
 	}
 }
 
