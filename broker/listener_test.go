@@ -44,7 +44,13 @@ func TestBounds(t *testing.T) {
 	if p := w.connack.Properties; p.MaximumPacketSize != 100 || p.ServerKeepAlive != 7 {
 		t.Errorf("CONNACK tells of packets up to %d bytes and a keep alive of %d s, want 100 and 7", p.MaximumPacketSize, p.ServerKeepAlive)
 	}
-	second := l.connect(packet.V5, clean("second"))
+	var second *wire
+	eventually(t, "the place of the one without CONNECT is free", func() bool {
+		second = l.dial(packet.V5)
+		c := clean("second")
+		_, _ = second.nc.Write(c.Append(nil, packet.V5))
+		return second.read() == "CONNACK Success"
+	})
 	l.dial(packet.V5).expect("closed")
 	elsewhere := s.connect(packet.V5, clean("elsewhere"))
 	elsewhere.send(publish("a", string(make([]byte, 500)), 0, 0))
