@@ -1,10 +1,14 @@
 package broker_test
 
 import (
+	"errors"
+	"io"
+	"net"
 	"testing"
 	"time"
 
 	"gateway/broker"
+	"gateway/broker/auth"
 	"gateway/broker/packet"
 )
 
@@ -63,4 +67,44 @@ func TestBounds(t *testing.T) {
 		_, _ = w.nc.Write(c.Append(nil, packet.V5))
 		return w.read() == "CONNACK Success"
 	})
+}
+
+// A latecomer is a listener that hands out a connection at the moment when it is closed.
+type latecomer struct {
+	waiting, closed chan struct{}
+	nc              net.Conn
+}
+
+func (l *latecomer) Accept() (net.Conn, error) {
+	if l.nc == nil {
+		return nil, net.ErrClosed
+	}
+	close(l.waiting)
+	<-l.closed
+	nc := l.nc
+	l.nc = nil
+	return nc, nil
+}
+
+func (l *latecomer) Close() error { close(l.closed); return nil }
+
+func (l *latecomer) Addr() net.Addr { return &net.UnixAddr{Name: "late", Net: "unix"} }
+
+// TestLateConnection closes a connection that is accepted while the broker stops: its client would
+// wait for CONNACK otherwise, as long as the process lives.
+func TestLateConnection(t *testing.T) {
+	s := start(t, nil, broker.Limits{})
+	client, server := net.Pipe()
+	ln := &latecomer{waiting: make(chan struct{}), closed: make(chan struct{}), nc: server}
+	served := make(chan error, 1)
+	go func() { served <- s.server.Serve(ln, broker.Listener{Name: "late", Auth: auth.Anonymous{}}) }()
+	<-ln.waiting
+	s.stop()
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+	_ = client.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the connection: %v, want its end", err)
+	}
 }

@@ -154,22 +154,22 @@ func (s *Server) Serve(ln net.Listener, l Listener) error {
 		}
 		nc, err := ln.Accept()
 		switch {
+		case err == nil:
+			delay = 0
+			s.accept(nc, &l)
+			continue
 		case s.ctx.Err() != nil:
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return err
-		case err != nil:
-			// Out of file descriptors, or a connection that ended at once: others may do better.
-			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-			s.log.Warn("cannot accept a connection", "listener", l.Name, "error", err, "again_in", delay)
-			select {
-			case <-time.After(delay):
-			case <-s.ctx.Done():
-			}
-			continue
 		}
-		delay = 0
-		s.accept(nc, &l)
+		// Out of file descriptors, or a connection that ended at once: others may do better.
+		delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+		s.log.Warn("cannot accept a connection", "listener", l.Name, "error", err, "again_in", delay)
+		select {
+		case <-time.After(delay):
+		case <-s.ctx.Done():
+		}
 	}
 }
 

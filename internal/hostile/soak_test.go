@@ -113,7 +113,8 @@ type account struct {
 	doubled int // QoS 2 messages that came twice
 	open    map[uint16]bool
 	mu      sync.Mutex
-	sent    int // acknowledged to the publisher
+	sent    int  // acknowledged to the publisher
+	ended   bool // the last one is among them
 }
 
 // post publishes one message until it is acknowledged, whatever happens to the connection.
@@ -165,6 +166,7 @@ func (a *account) publish(end <-chan struct{}) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			a.post("last")
+			a.ended = true
 			if a.pub != nil {
 				_ = a.pub.nc.Close()
 			}
@@ -243,8 +245,9 @@ func (a *account) leave(f *foe) bool {
 	}
 }
 
-// subscribe begins with a clean session, which nobody publishes to meanwhile.
-func (a *account) subscribe() *foe {
+// subscribe begins with a clean session, which nobody publishes to meanwhile. It reports whether
+// something may come; after the last message nothing will.
+func (a *account) subscribe() (f *foe, open bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for {
@@ -258,12 +261,12 @@ func (a *account) subscribe() *foe {
 		}
 		f, _ := a.w.join(a.sv, c)
 		if f == nil {
-			return nil
+			return nil, false
 		}
 		clear(a.open)
 		f.say(subscribe(a.qos, a.topic))
 		if h, _, err := f.hear(); err == nil && h.Type == packet.SUBACK {
-			return f
+			return f, !a.ended
 		}
 		_ = f.nc.Close()
 	}
@@ -294,6 +297,10 @@ func (a *account) receive() {
 				return
 			}
 			if found, _ := a.take(f, -1, mark); found {
+				if a.arrived["last"] > 0 {
+					a.leave(f)
+					return
+				}
 				sure = true
 				continue
 			}
@@ -303,7 +310,11 @@ func (a *account) receive() {
 				break
 			}
 			time.Sleep(time.Duration(a.rng.IntN(100)) * time.Millisecond)
-			f = a.subscribe()
+			var open bool
+			if f, open = a.subscribe(); f != nil && !open {
+				a.leave(f)
+				return
+			}
 			continue
 		case a.rng.IntN(3) == 0: // another connection takes the session over
 			old := f
@@ -344,7 +355,7 @@ func TestSoak(t *testing.T) {
 			a.cleans, a.qos, a.pv, a.sv = true, 2, packet.V5, packet.V5
 		}
 		accounts = append(accounts, a)
-		first := a.subscribe() // before the first message
+		first, _ := a.subscribe() // before the first message
 		if first == nil {
 			t.Fatal("no subscription")
 		}
