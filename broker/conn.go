@@ -17,8 +17,12 @@ import (
 
 // A Listener says how connections from one net.Listener are treated.
 type Listener struct {
-	Name     string // for logs
-	Auth     auth.Authenticator
+	Name string // for logs
+	Auth auth.Authenticator
+	// Mechanisms are the methods of enhanced authentication that 5.0 clients may ask for.
+	Mechanisms []auth.Mechanism
+	// Rules decide what clients may do; nil: everything.
+	Rules    auth.Authorizer
 	Versions []packet.Version // of MQTT that are let in; nil: all
 	// Prefix is what stands before each topic of the clients here, and which they do not see. It
 	// ends with /, and is not a part of another listener's. Empty: they have all topics.
@@ -48,10 +52,12 @@ type conn struct {
 	aliases  aliasesIn
 	r        *routing
 
+	client  *auth.Client // nil before it is known; written under the gate's lock
 	session *Session
 	bridge  bool
 	silence silence
-	goodbye bool // DISCONNECT came, and the will is not wanted
+	goodbye bool        // DISCONNECT came, and the will is not wanted
+	expiry  *time.Timer // nil: who the client is does not expire
 }
 
 // errGone is how a client that says DISCONNECT ends its connection.
@@ -85,6 +91,9 @@ func (c *conn) end(err error) {
 			return
 		}
 		err = net.ErrClosed
+	}
+	if c.expiry != nil {
+		c.expiry.Stop()
 	}
 	c.close(err)
 	c.link.out.wait()

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"gateway/broker/auth"
 	"gateway/broker/packet"
 )
 
@@ -36,14 +35,8 @@ func (c *conn) connect(p *packet.Connect) error {
 		p.ClientID = "auto-" + rand.Text()
 		props.AssignedClientID = p.ClientID
 	}
-	if most := c.srv.limits.ClientIDBytes; len(p.ClientID) > most {
-		return c.refuse(&packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: fmt.Sprintf("a client identifier of %d bytes: limits.client_id_size is %d", len(p.ClientID), most)})
-	}
-	if p.ClientID[0] == '$' {
-		return c.refuse(&packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: "client identifiers that begin with $ are the gateway's own"})
-	}
-	if p.Properties.RequestResponse {
-		props.ResponseInformation = "response/" + p.ClientID
+	if err := c.srv.limits.checkClientID(p.ClientID); err != nil {
+		return c.refuse(err)
 	}
 	if err := c.srv.limits.checkWill(p.Will); err != nil {
 		return c.refuse(err)
@@ -53,10 +46,11 @@ func (c *conn) connect(p *packet.Connect) error {
 			return c.refuse(err)
 		}
 	}
-	id, err := c.authenticate(p)
-	if err != nil {
-		c.srv.log.Warn("not authorized", "client", p.ClientID, "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", err)
-		return c.refuse(&packet.Error{Clause: "3.1.4", Reason: packet.NotAuthorized, Text: auth.ErrRefused.Error()})
+	if err := c.identify(p, &props); err != nil {
+		return c.refuse(err)
+	}
+	if p.Properties.RequestResponse {
+		props.ResponseInformation = "response/" + p.ClientID
 	}
 	keepAlive := time.Duration(p.KeepAlive) * time.Second
 	if m := c.listener.Bounds.KeepAlive; v5 && m > 0 && (keepAlive == 0 || keepAlive > m) {
@@ -81,11 +75,25 @@ func (c *conn) connect(p *packet.Connect) error {
 	}
 	c.session = n
 	c.srv.gate.know(c)
+	if at := c.client.Expires; !at.IsZero() {
+		c.expiry = expireAt(&c.link, at)
+	}
 	c.srv.log.Info("client connected", "client", n.id, "listener", c.listener.Name, "from", c.nc.RemoteAddr(),
-		"version", versionName(p.Version), "user", id.User, "resumed", present)
+		"version", versionName(p.Version), "user", c.client.User, "resumed", present)
 	c.link.send(&packet.Connack{SessionPresent: present, Properties: &props})
 	c.link.begun.Store(true)
 	n.resume()
+	return nil
+}
+
+// checkClientID decides about a client identifier, the client's own or one of its identity.
+func (l *Limits) checkClientID(id string) error {
+	if most := l.ClientIDBytes; len(id) > most {
+		return &packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: fmt.Sprintf("a client identifier of %d bytes: limits.client_id_size is %d", len(id), most)}
+	}
+	if id[0] == '$' {
+		return &packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: "client identifiers that begin with $ are the gateway's own"}
+	}
 	return nil
 }
 
@@ -122,17 +130,6 @@ func (c *conn) refuse(err error) error {
 		c.link.out.end(last)
 	}
 	return err
-}
-
-// authenticate finds out who the client is, as the listener demands.
-func (c *conn) authenticate(p *packet.Connect) (auth.Identity, error) {
-	a := auth.Attempt{ClientID: p.ClientID, Username: p.Username, Password: p.Password, Addr: c.nc.RemoteAddr()}
-	if t, ok := c.nc.(securer); ok {
-		if certs := t.ConnectionState().PeerCertificates; len(certs) > 0 {
-			a.Certificate = certs[0]
-		}
-	}
-	return c.listener.Auth.Authenticate(c.srv.ctx, a)
 }
 
 // window returns how many messages may be on their way to the client unacknowledged.

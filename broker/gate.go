@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+
+	"gateway/broker/auth"
 )
 
 // A gate counts the network connections, and lets in as many as the limits allow.
@@ -18,6 +20,7 @@ type gate struct {
 	addresses map[netip.Addr]int
 	listeners map[string]int // by name, those with a limit of their own
 	strangers int            // connections that have not been let in by CONNECT
+	revoked   int            // times that clients were disconnected for what they logged in with
 }
 
 func newGate(l *Limits) gate {
@@ -60,6 +63,38 @@ func (g *gate) know(c *conn) {
 	g.strangers--
 }
 
+// revocations returns how often revoke has been called.
+func (g *gate) revocations() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.revoked
+}
+
+// identified notes who the client of a connection is. It reports false if revoke has been called
+// since there were so many revocations.
+func (g *gate) identified(c *conn, who *auth.Client, revocations int) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.revoked != revocations {
+		return false
+	}
+	c.client = who
+	return true
+}
+
+// revoke returns the connections whose clients match.
+func (g *gate) revoke(match func(*auth.Client) bool) (matching []*conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.revoked++
+	for c := range g.conns {
+		if c.client != nil && match(c.client) {
+			matching = append(matching, c)
+		}
+	}
+	return matching
+}
+
 // leave tells that a connection has ended.
 func (g *gate) leave(c *conn) {
 	g.mu.Lock()
@@ -88,9 +123,9 @@ func (g *gate) inside() []*conn {
 // addressOf returns where a connection comes from, if it counts for the limit of addresses: not
 // from this machine, and not through a Unix socket.
 func addressOf(nc net.Conn) netip.Addr {
-	tcp, ok := nc.RemoteAddr().(*net.TCPAddr)
-	if !ok || tcp.IP.IsLoopback() {
+	a := addrOf(nc.RemoteAddr())
+	if a.IsLoopback() {
 		return netip.Addr{}
 	}
-	return tcp.AddrPort().Addr().Unmap()
+	return a
 }

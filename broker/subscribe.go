@@ -47,7 +47,7 @@ func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, wait func() bo
 		if !wait() {
 			return
 		}
-		s.sendRetained(n, f, p.SubscriptionID)
+		sendRetained(s, n, f, p.SubscriptionID)
 	}
 }
 
@@ -95,7 +95,7 @@ func (n *Session) mayCarry(f packet.Subscription) packet.ReasonCode {
 }
 
 // sendRetained sends the retained messages that match a new subscription.
-func (s *Server) sendRetained(n *Session, f packet.Subscription, id uint32) {
+func sendRetained(s *Server, n *Session, f packet.Subscription, id uint32) {
 	h := hit{s: n, retain: true}
 	if id != 0 {
 		h.ids = []uint32{id}

@@ -1,4 +1,5 @@
-// Package auth decides who a client is.
+// Package auth decides who a client is and what it may do. It knows neither packets nor
+// connections: the broker asks, and acts on the answers.
 package auth
 
 import (
@@ -6,61 +7,152 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
-	"strings"
+	"net/netip"
+	"time"
 )
 
 // An Attempt is what a client shows when it connects.
 type Attempt struct {
-	ClientID    string
+	ClientID    string // empty when the client leaves it to the gateway
 	Username    string
-	Password    []byte
+	Password    []byte            // nil when there is none; not to be kept
 	Certificate *x509.Certificate // verified; nil when there is none
 	Addr        net.Addr
+	Listener    string // its name
 }
 
 // An Identity is who a client was found to be.
 type Identity struct {
-	User string // empty for an anonymous client
+	User     string     // empty for an anonymous client
+	ClientID string     // not empty: takes the place of the client's own
+	Groups   []string   // that the user is in
+	Super    bool       // may do everything
+	Expires  time.Time  // the client is disconnected then; zero: never
+	Rules    Authorizer // rules that came with this identity, asked before the listener's; nil: none
+	By       string     // which authenticator let it in: "anonymous", "certificate", "file", ...
 }
 
-// An Authenticator decides about an Attempt. Its error is for the log and, where the protocol
-// has room for it, for the client: it tells nothing that helps to guess.
+// An Authenticator decides about an Attempt. It may block: only this client waits. Its error is for
+// the log; what the client is told depends on the sentinel that it wraps, and tells nothing that
+// helps to guess.
 type Authenticator interface {
 	Authenticate(ctx context.Context, a Attempt) (Identity, error)
 }
 
-// ErrRefused is what a client is told that may not come in.
-var ErrRefused = errors.New("not authorized")
+// The errors of an Authenticator, to be wrapped. The client of one that wraps none of them is told
+// that it is not authorized.
+var (
+	// ErrUnknown says that the attempt is not for this authenticator to decide: the next of a
+	// Chain is asked.
+	ErrUnknown = errors.New("unknown here")
+	// ErrBadCredentials says that the user name or the password is wrong, not which.
+	ErrBadCredentials = errors.New("bad user name or password")
+	// ErrBanned says that the client is kept out whatever it shows.
+	ErrBanned = errors.New("banned")
+	// ErrUnavailable says that nobody can decide for now: the client should try again later.
+	ErrUnavailable = errors.New("authentication is not available for now")
+)
 
-// Anonymous lets everybody in. A client certificate, if there is one with a usable common name,
-// still names the user.
-type Anonymous struct{}
+// A Chain asks one authenticator after the other. The first that does not answer ErrUnknown
+// decides. If all answer that, the client is refused as for a wrong password.
+type Chain []Authenticator
 
-// Authenticate accepts the attempt.
-func (Anonymous) Authenticate(ctx context.Context, a Attempt) (Identity, error) {
-	id, err := Certificate{}.Authenticate(ctx, a)
-	if err != nil {
-		return Identity{}, nil
+// Authenticate asks the chain.
+func (c Chain) Authenticate(ctx context.Context, a Attempt) (Identity, error) {
+	var unknown []error
+	for _, next := range c {
+		id, err := next.Authenticate(ctx, a)
+		if !errors.Is(err, ErrUnknown) {
+			return id, err
+		}
+		unknown = append(unknown, err)
 	}
-	return id, nil
+	return Identity{}, &stranger{errors.Join(unknown...)}
 }
 
-// Certificate lets in who has a client certificate; the common name of its subject becomes the
-// user name.
-type Certificate struct{}
+// A stranger is the error for a client that nobody knows. It must not be told from one with a wrong
+// password, nor be taken for ErrUnknown by a chain around this one.
+type stranger struct{ why error }
 
-// Authenticate accepts the attempt if its certificate has a usable common name: characters that
-// mean something in a topic filter would let a name stand for the topics of others.
-func (Certificate) Authenticate(_ context.Context, a Attempt) (Identity, error) {
-	if a.Certificate == nil {
-		return Identity{}, errors.New("no client certificate")
+func (s *stranger) Error() string {
+	if s.why == nil {
+		return "nobody can log in"
 	}
-	name := a.Certificate.Subject.CommonName
-	if name == "" {
-		return Identity{}, errors.New("the client certificate has no common name")
-	}
-	if strings.ContainsAny(name, "+#/\x00") {
-		return Identity{}, errors.New("the common name of the client certificate has one of the characters + # / NUL")
-	}
-	return Identity{User: name}, nil
+	return s.why.Error()
+}
+
+func (s *stranger) Is(target error) bool { return target == ErrBadCredentials }
+
+// A Mechanism is one method of enhanced authentication (5.0, 4.12).
+type Mechanism interface {
+	Name() string // the Authentication Method that asks for it
+	Start(a Attempt) Exchange
+}
+
+// An Exchange is one authentication by a Mechanism.
+type Exchange interface {
+	// Next takes the Authentication Data of CONNECT, and then of each AUTH. It may block: only
+	// this client waits. Its errors are those of an Authenticator.
+	Next(ctx context.Context, data []byte) (Step, error)
+}
+
+// A Step is an answer of an Exchange. If it is Done, Data goes into the CONNACK, or into the AUTH
+// that ends a re-authentication.
+type Step struct {
+	Data     []byte
+	Done     bool
+	Identity Identity // when Done
+}
+
+// An Action is what a client wants to do with a topic.
+type Action byte
+
+// The actions.
+const (
+	Publish   Action = iota // a message to a topic name; a will too
+	Subscribe               // with a topic filter
+	Receive                 // a message of a topic name that a subscription matches
+)
+
+// String returns the word for the action.
+func (a Action) String() string { return [...]string{"publish", "subscribe", "receive"}[a] }
+
+// A Client is who is asking.
+type Client struct {
+	Identity
+	ID          string // its client identifier
+	Listener    string
+	Addr        netip.Addr // not valid on a Unix socket
+	Certificate *x509.Certificate
+}
+
+// A Request is what a client wants to do. Topics have the prefix of its listener. The filter of a
+// shared subscription stands without "$share/name/".
+type Request struct {
+	Action Action
+	Topic  string
+	QoS    byte // of the message, or the most that is wanted of a subscription
+	Retain bool
+}
+
+// A Verdict is an answer to a Request. One that is neither Allowed nor has a Rule is none: the next
+// Authorizer is asked.
+type Verdict struct {
+	Allowed bool
+	Rule    string // the rule's text with file and line, or why there is none
+}
+
+// An Authorizer decides about requests. It is asked for every message: it must be quick, or
+// remember its answers. It may block for Publish and Subscribe: only this client waits.
+type Authorizer interface {
+	Authorize(ctx context.Context, c *Client, r Request) Verdict
+}
+
+// A Filter is an Authorizer that has rules for Receive too; others are not asked about it. It is
+// asked with locks held, and answers a Receive from memory.
+type Filter interface {
+	Authorizer
+	// Filters reports whether there are rules for what this client receives. It is asked once,
+	// when the client connects.
+	Filters(c *Client) bool
 }

@@ -1,0 +1,92 @@
+package broker
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+
+	"gateway/broker/auth"
+	"gateway/broker/packet"
+)
+
+// identify finds out who the client is, as the listener demands. From then on the connection can be
+// found by Disconnect: if one was called meanwhile, what was found out may not be so any more, and
+// the client is asked about again.
+func (c *conn) identify(p *packet.Connect, props *packet.ConnackProperties) error {
+	a := attemptOf(c, p)
+	if props.AssignedClientID != "" {
+		a.ClientID = ""
+	}
+	for {
+		revoked := c.srv.gate.revocations()
+		id, err := c.listener.Auth.Authenticate(c.srv.ctx, a)
+		if err != nil {
+			c.srv.log.Warn("not authorized", "client", p.ClientID, "user", p.Username, "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", err)
+			return refusal(err)
+		}
+		if id.ClientID != "" {
+			if err := c.srv.limits.checkClientID(id.ClientID); err != nil {
+				return err
+			}
+			p.ClientID, props.AssignedClientID = id.ClientID, ""
+		}
+		who := &auth.Client{Identity: id, ID: p.ClientID, Listener: c.listener.Name, Addr: addrOf(a.Addr), Certificate: a.Certificate}
+		if c.srv.gate.identified(c, who, revoked) {
+			return nil
+		}
+	}
+}
+
+// attemptOf returns what a client has shown.
+func attemptOf(c *conn, p *packet.Connect) auth.Attempt {
+	a := auth.Attempt{ClientID: p.ClientID, Username: p.Username, Password: p.Password, Addr: c.nc.RemoteAddr(), Listener: c.listener.Name}
+	if t, ok := c.nc.(securer); ok {
+		if certs := t.ConnectionState().PeerCertificates; len(certs) > 0 {
+			a.Certificate = certs[0]
+		}
+	}
+	return a
+}
+
+// refusal returns what a client is told that may not come in because of err.
+func refusal(err error) *packet.Error {
+	e := &packet.Error{Clause: "3.1.4", Reason: packet.NotAuthorized, Text: "not authorized"}
+	switch {
+	case errors.Is(err, auth.ErrBadCredentials):
+		e.Reason, e.Text = packet.BadUserNameOrPassword, auth.ErrBadCredentials.Error()
+	case errors.Is(err, auth.ErrBanned):
+		e.Reason, e.Text = packet.Banned, auth.ErrBanned.Error()
+	case errors.Is(err, auth.ErrUnavailable):
+		e.Reason, e.Text = packet.ServerUnavailable, auth.ErrUnavailable.Error()
+	}
+	return e
+}
+
+// expireAt ends a client's connection at a time.
+func expireAt(l *link, at time.Time) *time.Timer {
+	return time.AfterFunc(time.Until(at), func() {
+		l.fail(&packet.Error{Clause: "3.14.2.1", Reason: packet.MaximumConnectTime, Text: "what the client logged in with has expired"})
+	})
+}
+
+// Disconnect ends the connections of the clients that match, with the reason for 5.0, and returns
+// how many. Their sessions stay. It is for what is revoked: a client that is about to be let in with
+// what was valid before is authenticated once more. match is called with a lock held, and must not
+// change the client.
+func (s *Server) Disconnect(match func(*auth.Client) bool, reason packet.ReasonCode) int {
+	matching := s.gate.revoke(match)
+	for _, c := range matching {
+		c.link.kick(reason)
+	}
+	return len(matching)
+}
+
+// addrOf returns the IP address of a connection, if it has one.
+func addrOf(a net.Addr) netip.Addr {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	return tcp.AddrPort().Addr().Unmap()
+}
