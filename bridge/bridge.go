@@ -80,7 +80,8 @@ type Bridge struct {
 	mu    sync.Mutex
 	state State
 
-	// Used by Run alone.
+	// Used by Open and Run alone.
+	session Session // what Open has opened for Run; nil afterwards
 	opened     bool // the local subscriptions are those of the rules
 	subscribed bool // so are those in the cloud
 	published  int  // the backlog in the last state published
@@ -139,11 +140,23 @@ func New(c Config) (*Bridge, error) {
 	return b, nil
 }
 
+// Open opens the local session: from now on its queue takes what the rules want. Run does it too,
+// if it was not done or has failed.
+func (b *Bridge) Open(ctx context.Context) (err error) {
+	b.session, err = b.open(ctx)
+	return err
+}
+
 // Run bridges until ctx ends: it connects, hands over, and begins again when the connection is
 // lost. Then it says so on both sides, disconnects, and returns nil.
 func (b *Bridge) Run(ctx context.Context) error {
 	wait := backoff{min: b.config.BackoffMin, max: b.config.BackoffMax, random: b.random}
-	session, err := b.open(ctx)
+	var err error
+	if b.session == nil {
+		err = b.Open(ctx)
+	}
+	session := b.session
+	b.session = nil
 	b.enter(Connecting, nil)
 	b.publishState(session, nil)
 	for ctx.Err() == nil {

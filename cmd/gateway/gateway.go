@@ -28,10 +28,10 @@ type gateway struct {
 	store  *offline.Store
 	server *broker.Server
 
-	stopListening context.CancelFunc
-	listening     sync.WaitGroup
 	stopUplinks   context.CancelFunc
 	uplinks       sync.WaitGroup
+	stopListening context.CancelFunc
+	listening     sync.WaitGroup
 }
 
 // start starts a gateway. What can be mended while it runs, a missing device or an address in
@@ -52,11 +52,18 @@ func start(c *config.Config, log *slog.Logger) (g *gateway, err error) {
 	if err := g.openStore(c); err != nil {
 		return g, err
 	}
+	// The queues of the bridges come before all that is published, and the bridges themselves
+	// after all that takes commands.
+	begin := make(chan struct{})
+	if err := g.bridge(c, begin); err != nil {
+		return g, err
+	}
 	if err := g.points.run(g.server, log); err != nil {
 		return g, err
 	}
 	g.listen(c.Listeners, c.Limits.PacketSize)
-	return g, g.bridge(c)
+	close(begin)
+	return g, nil
 }
 
 // takeOutputs makes the outputs safe, and puts a guard on them.

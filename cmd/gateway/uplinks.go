@@ -14,10 +14,17 @@ import (
 	"gateway/config"
 )
 
-// bridge starts the bridges. Whatever happens upstream, they go on trying.
-func (g *gateway) bridge(c *config.Config) error {
+// queueTime is how long the start waits for the queues of the bridges: for a commit each. A disk
+// that takes longer is in trouble, of which others tell.
+const queueTime = 2 * time.Second
+
+// bridge starts the bridges: when it returns, their queues take what is published. They connect
+// when begin is closed. Whatever happens upstream, they go on trying.
+func (g *gateway) bridge(c *config.Config, begin <-chan struct{}) error {
 	var ctx context.Context
 	ctx, g.stopUplinks = context.WithCancel(context.Background())
+	late, cancel := context.WithTimeout(ctx, queueTime)
+	defer cancel()
 	for _, b := range c.Bridges {
 		session := "$bridge/" + b.Name
 		window := uint16(b.Window)
@@ -48,11 +55,23 @@ func (g *gateway) bridge(c *config.Config) error {
 		if err != nil {
 			return configError{err}
 		}
+		opened := make(chan struct{})
 		g.uplinks.Go(func() {
+			_ = up.Open(ctx) // Run tries again, and tells
+			close(opened)
+			select {
+			case <-begin:
+			case <-ctx.Done():
+			}
 			if err := up.Run(ctx); err != nil {
 				g.log.Error("bridge ended", "bridge", b.Name, "error", err)
 			}
 		})
+		select {
+		case <-opened:
+		case <-late.Done():
+			g.log.Warn("the disk is slow: what is published now may not reach the cloud", "bridge", b.Name)
+		}
 	}
 	return nil
 }
