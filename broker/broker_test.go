@@ -402,8 +402,8 @@ func TestKeepAlive(t *testing.T) {
 			w.expect("DISCONNECT " + packet.KeepAliveTimeout.String())
 		}
 		w.expect("closed")
-		if d := time.Since(begin); d < 1400*time.Millisecond || d > 3*time.Second {
-			t.Errorf("closed after %v, want 1.5 s", d)
+		if d := time.Since(begin); d < 1400*time.Millisecond || d > 8*time.Second {
+			t.Errorf("closed after %v, want 1.5 s, and not much more on a busy machine", d)
 		}
 	})
 }
