@@ -81,10 +81,10 @@ type Bridge struct {
 	state State
 
 	// Used by Open and Run alone.
-	session Session // what Open has opened for Run; nil afterwards
-	opened     bool // the local subscriptions are those of the rules
-	subscribed bool // so are those in the cloud
-	published  int  // the backlog in the last state published
+	session    Session // what Open has opened for Run; nil afterwards
+	opened     bool    // the local subscriptions are those of the rules
+	subscribed bool    // so are those in the cloud
+	published  int     // the backlog in the last state published
 	suspect    suspicion
 	heard      time.Time // of the cloud, on the last connection
 }
