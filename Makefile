@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 TOOL    := go tool -modfile=tools/go.mod
 
-.PHONY: help run demo-cloud test check vm bench arm fuzz docker clean
+.PHONY: help run demo-cloud test check vm crash bench arm fuzz docker clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,10 @@ vm: ## the drivers against a real kernel's simulated pins
 	@scripts/setup vm
 	@internal/vm/build.sh >/dev/null
 	go test -count 1 -exec "$(CURDIR)/internal/vm/run" ./board/... ./sensors/...
+
+crash: ## kill the gateway and cut its power, ROUNDS (200) times each, and count what is lost
+	@scripts/setup test
+	go test -count 1 -v -timeout 24h ./internal/crash -rounds $(or $(ROUNDS),200)
 
 bench: arm ## the figures of the README, beside mosquitto; ROWS=all for every figure
 	@scripts/setup test

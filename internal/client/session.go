@@ -17,6 +17,7 @@ type Session struct {
 	sent     int   // how many of out went over this connection
 	out      []*outgoing
 	lastID   uint16
+	reuse    bool // take the lowest free identifier
 	received map[uint16]struct{} // QoS 2 messages that came and are not released
 	answers  map[uint16]chan packet.Suback
 }
@@ -30,6 +31,10 @@ type outgoing struct {
 
 // NewSession returns an empty session.
 func NewSession() *Session { return &Session{received: make(map[uint16]struct{})} }
+
+// ReuseIDs makes the session give each message the lowest free packet identifier, as small devices
+// do, and not the next one. It is called before the session is used.
+func (s *Session) ReuseIDs() { s.reuse = true }
 
 // Outstanding returns the number of messages that were taken and are not acknowledged.
 func (s *Session) Outstanding() int {
@@ -94,6 +99,9 @@ func (s *Session) pump() {
 // nextID returns an identifier that is not in use. The window is smaller than the number of
 // identifiers, so there always is one.
 func (s *Session) nextID() uint16 {
+	if s.reuse {
+		s.lastID = 0
+	}
 	for {
 		s.lastID++
 		if _, open := s.answers[s.lastID]; s.lastID != 0 && !open && s.find(s.lastID) < 0 {

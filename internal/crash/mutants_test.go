@@ -1,0 +1,55 @@
+package crash
+
+import "testing"
+
+// soon is the number of rounds in which the harness has to notice a broken promise.
+const soon = 20
+
+// TestHarness shows that the harness can fail: gateways with one promise broken, by an edit of
+// their source, do not come through 20 rounds.
+func TestHarness(t *testing.T) {
+	needDisk(t)
+	for _, tt := range []struct {
+		name  string
+		edits []edit
+	}{
+		{"no fsync", []edit{{
+			"offline/file.go",
+			"NoFreelistSync: true,",
+			"NoFreelistSync: true, NoSync: true,",
+		}}},
+		{"acknowledged before the commit", []edit{{
+			"offline/commit.go",
+			"\t\t\tc.commit(batch)\n",
+			"\t\t\tfor _, u := range batch {\n\t\t\t\tif u.done != nil {\n\t\t\t\t\tu.done(nil)\n\t\t\t\t\tu.done = nil\n\t\t\t\t}\n\t\t\t}\n\t\t\tc.commit(batch)\n",
+		}}},
+		{"identifiers of QoS 2 not kept", []edit{{
+			"broker/publish.go",
+			"u.changes = append(u.changes, &session.Received{Client: u.from.id, ID: u.id})",
+			"",
+		}}},
+		{"PUBCOMP before the identifier is released", []edit{{
+			"broker/session/state.go",
+			"step := Step{Reply: comp, Wait: s.Durable}",
+			"step := Step{Reply: comp}",
+		}}},
+		{"PUBREL before PUBREC is kept", []edit{{
+			"broker/session/state.go",
+			"step := Step{Reply: rel, Wait: s.Durable}\n\tif e.Stage == Pending && s.Durable {",
+			"step := Step{Reply: rel}\n\tif false {",
+		}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newSite(t, mutant(t, "mutant", tt.edits...), newDisk(), true)
+			s.begin()
+			for i := range soon {
+				how, faults := s.round(func() string { s.cut(fate(s.random.IntN(int(fates)))); return "cut" })
+				if len(faults) > 0 {
+					t.Logf("noticed in round %d, %s: %s", i+1, how, faults[0])
+					return
+				}
+			}
+			t.Errorf("not noticed in %d rounds: %v", soon, s.book.sum())
+		})
+	}
+}

@@ -1,0 +1,320 @@
+package crash
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"gateway/broker/session"
+	"gateway/offline"
+)
+
+// A site is a gateway, as a process that is killed and started again, with its peers.
+type site struct {
+	*peers
+	t       *testing.T
+	binary  string
+	env     []string
+	address string
+	random  *rand.Rand
+	disk    *disk  // nil: the folder is one of this machine
+	folder  string // the gateway's data
+	unmount func()
+	config  string
+
+	cmd    *exec.Cmd
+	log    *output
+	exited chan struct{} // closed when cmd has ended
+}
+
+// An output keeps the end of what processes print.
+type output struct {
+	mu  sync.Mutex
+	buf []byte
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.buf = append(o.buf, b...); len(o.buf) > 64<<10 {
+		o.buf = bytes.Clone(o.buf[len(o.buf)-32<<10:])
+	}
+	return len(b), nil
+}
+
+// newSite describes a gateway and starts it for the first time. On a disk its power can fail.
+func newSite(t *testing.T, binary string, d *disk, withCloud bool, env ...string) *site {
+	t.Helper()
+	s := &site{t: t, binary: binary, env: env, disk: d, address: freeAddress(t), log: &output{}}
+	n := *seed
+	if n == 0 {
+		n = rand.Uint64()
+	}
+	t.Logf("-seed %d", n)
+	s.random = rand.New(rand.NewPCG(n, n))
+	uplink, cloud := "", ""
+	if withCloud {
+		cloud = startCloud(t)
+		uplink = fmt.Sprintf(uplinkSection, cloud)
+	}
+	var mark func(string, int)
+	if d == nil {
+		s.folder = t.TempDir()
+	} else {
+		s.folder, s.unmount = d.mount(t)
+		if d.records {
+			mark = func(topic string, number int) {
+				d.do(op{kind: opMark, name: topic, off: int64(number)})
+			}
+		}
+	}
+	s.peers = newPeers(s.address, cloud, mark)
+	s.config = filepath.Join(t.TempDir(), "gateway.yaml")
+	s.configure(uplink)
+	t.Cleanup(func() {
+		if s.cmd != nil {
+			s.kill()
+		}
+		if s.disk != nil {
+			s.unmount()
+		}
+		if t.Failed() {
+			t.Logf("the last that the gateway printed:\n%s", s.log.buf)
+		}
+	})
+	return s
+}
+
+const uplinkSection = `bridges:
+  - name: cloud
+    url: mqtt://%s
+    keep_alive: 5s
+    connect_timeout: 2s
+    ack_timeout: 2s
+    backoff: {min: 100ms, max: 200ms}
+    rules:
+      - {direction: out, filter: up/#, qos: 2, remote_prefix: greenhouse/}
+      - {direction: in, filter: down/#, qos: 2, remote_prefix: greenhouse/}
+`
+
+// configure writes the configuration, which names the folder, whose place changes.
+func (s *site) configure(uplink string) {
+	s.t.Helper()
+	if old, err := os.ReadFile(s.config); err == nil {
+		_, uplink, _ = strings.Cut(string(old), "anonymous: true\n")
+	}
+	text := fmt.Sprintf(`gateway:
+  id: greenhouse
+  data: %s
+listeners:
+  - name: local
+    address: %s
+    anonymous: true
+`, s.folder, s.address) + uplink
+	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// start runs the gateway and does not wait for it.
+func (s *site) start(env ...string) {
+	s.t.Helper()
+	s.cmd = exec.Command(s.binary, "run", s.config)
+	s.cmd.Env = append(append(os.Environ(), s.env...), env...)
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // when the tests are killed
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	exited, cmd := make(chan struct{}), s.cmd
+	s.exited = exited
+	go func() {
+		_ = cmd.Wait() // ProcessState tells
+		close(exited)
+	}()
+}
+
+// kill ends the gateway with SIGKILL and waits until it is gone.
+func (s *site) kill() {
+	_ = s.cmd.Process.Kill() // it may be gone
+	if s.disk != nil {
+		s.disk.mu.Lock()
+		select {
+		case <-s.disk.gone:
+		default:
+			close(s.disk.gone)
+		}
+		s.disk.mu.Unlock()
+	}
+	<-s.exited
+}
+
+// interrupt ends the gateway as systemd does, and returns what is wrong with that.
+func (s *site) interrupt() []string {
+	_ = s.cmd.Process.Signal(syscall.SIGTERM) // it may be gone
+	select {
+	case <-s.exited:
+	case <-time.After(10 * time.Second):
+		return []string{"the gateway is still there 10s after SIGTERM"}
+	}
+	if code := s.cmd.ProcessState.ExitCode(); code != 0 {
+		return []string{fmt.Sprintf("the gateway ended with code %d after SIGTERM", code)}
+	}
+	return nil
+}
+
+// cut takes the power away from the gateway and its disk at one instant. The disk keeps what was
+// synced, and of the rest what fate decides.
+func (s *site) cut(f fate) {
+	s.disk.fail()
+	s.kill()
+	left := s.disk.image(f, s.random)
+	s.remount(left)
+}
+
+// remount puts a disk with some content where the gateway finds it.
+func (s *site) remount(left map[string][]byte) {
+	s.t.Helper()
+	s.unmount()
+	s.disk.restore(left)
+	s.folder, s.unmount = s.disk.mount(s.t)
+	s.configure("")
+}
+
+// copyFolder copies what is in the gateway's folder to another.
+func (s *site) copyFolder(to string) error {
+	return os.CopyFS(to, os.DirFS(s.folder))
+}
+
+// inspect looks into the store that a dead gateway has left, without changing it: it is sound, and
+// every message that was acknowledged has arrived or waits in it. It returns what is wrong.
+func (s *site) inspect() []string {
+	s.t.Helper()
+	folder := s.t.TempDir()
+	if err := s.copyFolder(folder); err != nil {
+		return []string{err.Error()}
+	}
+	waiting, faults := readStore(filepath.Join(folder, "store.db"))
+	if faults != nil {
+		return faults
+	}
+	// What the cloud has acknowledged to the gateway may be on its way to the consumer.
+	lost := s.book.lost(waiting)
+	for deadline := time.Now().Add(10 * time.Second); len(lost) > 0 && time.Now().Before(deadline); lost = s.book.lost(waiting) {
+		if !strings.HasPrefix(lost[0], string(atCloud)) {
+			break
+		}
+		time.Sleep(5 * time.Millisecond) // a poll with a deadline
+	}
+	return append(lost, s.book.wrong()...)
+}
+
+// readStore returns what waits in a store, and what is wrong with it. One that was never finished
+// has nothing, and must be one that a gateway starts with.
+func readStore(path string) (backlog, []string) {
+	waiting := backlog{atCloud: {}, atLocal: {}}
+	report, err := offline.Check(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return waiting, openStore(path)
+	}
+	if err != nil {
+		return nil, []string{err.Error()}
+	}
+	if len(report.Problems) > 0 {
+		return nil, append([]string{"the store is damaged"}, report.Problems...)
+	}
+	err = offline.Dump(path, func(c session.Change) error {
+		if e, ok := c.(*session.Enqueued); ok {
+			p := atLocal
+			if e.To[0].Client == "$bridge/cloud" {
+				p = atCloud
+			}
+			number, _, _ := strings.Cut(string(e.Message.Publish.Payload), " ")
+			n, err := strconv.Atoi(number)
+			topic := e.Message.Publish.Topic
+			waiting[p][topic] = append(waiting[p][topic], n)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, []string{err.Error()}
+	}
+	return waiting, nil
+}
+
+// openStore opens a store, as the next start of the gateway will, and closes it.
+func openStore(path string) []string {
+	store, err := offline.Open(path, offline.Options{})
+	if err != nil {
+		return []string{err.Error()}
+	}
+	if saved := store.Stats().Salvaged; saved != nil {
+		return []string{fmt.Sprintf("a gateway takes the store for damaged: %v", saved.Cause), errors.Join(store.Close()).Error()}
+	}
+	if err := store.Close(); err != nil {
+		return []string{err.Error()}
+	}
+	return nil
+}
+
+// freeAddress returns an address on the loopback that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// startCloud starts a mosquitto that lets everybody in, or skips the test if there is none.
+func startCloud(t *testing.T) (address string) {
+	t.Helper()
+	path, err := exec.LookPath("mosquitto")
+	if err != nil {
+		if path, err = exec.LookPath("/usr/sbin/mosquitto"); err != nil {
+			t.Skip("mosquitto is not installed: apt-get install mosquitto")
+		}
+	}
+	address = freeAddress(t)
+	_, port, _ := net.SplitHostPort(address)
+	file := filepath.Join(t.TempDir(), "mosquitto.conf")
+	config := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\nmax_queued_messages 1000000\n", port)
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "-c", file)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may be gone
+		_ = cmd.Wait()         // killed
+	})
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			conn.Close()
+			return address
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("mosquitto does not answer: %v", err)
+		}
+		time.Sleep(5 * time.Millisecond) // a poll with a deadline
+	}
+}
