@@ -29,14 +29,25 @@ type subscription struct {
 	key    int
 }
 
-// A Tree is a map of subscriptions that is searched with Match.
+// A Tree is a map of subscriptions that is searched with Match: a deep one, and one that is so
+// wide that it needs maps.
 func TestTreeModel(t *testing.T) {
+	t.Run("deep", func(t *testing.T) { testTree(t, someName, someFilter, 4) })
+	var words []string
+	for c := 'a'; c < 'a'+2*few; c++ {
+		words = append(words, string(c), "x/"+string(c))
+	}
+	t.Run("wide", func(t *testing.T) { testTree(t, rapid.SampledFrom(words), rapid.SampledFrom(words), 1) })
+	t.Run("many keys", func(t *testing.T) { testTree(t, rapid.Just("a"), rapid.Just("+"), 3*few) })
+}
+
+func testTree(t *testing.T, names, filters *rapid.Generator[string], keys int) {
 	rapid.Check(t, func(t *rapid.T) {
 		var tree Tree[int, int]
 		model := map[subscription]int{}
 		value := 0
 		draw := func(t *rapid.T) subscription {
-			return subscription{someFilter.Draw(t, "filter"), rapid.IntRange(0, 3).Draw(t, "key")}
+			return subscription{filters.Draw(t, "filter"), rapid.IntRange(0, keys-1).Draw(t, "key")}
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"set": func(t *rapid.T) {
@@ -66,7 +77,7 @@ func TestTreeModel(t *testing.T) {
 				}
 			},
 			"": func(t *rapid.T) {
-				name := someName.Draw(t, "name")
+				name := names.Draw(t, "name")
 				got, want := map[subscription]int{}, map[subscription]int{}
 				tree.Match(name, func(filter string, k, v int) {
 					if _, twice := got[subscription{filter, k}]; twice {
@@ -90,8 +101,8 @@ func TestTreeModel(t *testing.T) {
 		for s := range model {
 			tree.Delete(s.filter, s.key)
 		}
-		if !tree.root.empty() || len(tree.edges) != 0 || len(tree.places) != 0 {
-			t.Fatalf("an empty tree still has %d edges and %d places", len(tree.edges), len(tree.places))
+		if !tree.root.empty() || tree.Len() != 0 || tree.Levels() != 0 {
+			t.Fatalf("an empty tree still has %d subscriptions and %d levels", tree.Len(), tree.Levels())
 		}
 	})
 }
