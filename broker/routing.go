@@ -20,6 +20,10 @@ type routing struct {
 	hits []hit
 	with []session.Change // to be stored in one unit with the message
 
+	filter string           // whose subscriptions are being added
+	before int              // hits of other filters
+	places map[*Session]int // of these hits; empty: they are few
+
 	// add and addGroup, made once
 	visit      func(filter string, s *Session, sub subscription)
 	visitGroup func(filter string, g *group, _ struct{})
@@ -37,7 +41,6 @@ type hit struct {
 	qos    packet.QoS
 	retain bool
 	ids    []uint32
-	shared bool // it is the turn of this member of a group
 }
 
 // message returns the message for those who keep it.
@@ -63,37 +66,61 @@ func (r *routing) message() *session.Message {
 func (r *routing) begin(p *packet.Publish) {
 	clear(r.hits)
 	r.p, r.m, r.at, r.hits, r.with = p, nil, time.Time{}, r.hits[:0], nil
+	r.filter, r.before = "", 0
+	clear(r.places)
 }
 
 // add notes that a subscription matches. A session with several matching subscriptions gets the
 // message once, at the highest of their QoS, with all their identifiers [MQTT-3.3.4-2, -3.3.4-3].
-func (r *routing) add(_ string, s *Session, sub subscription) {
+func (r *routing) add(filter string, s *Session, sub subscription) {
 	if sub.noLocal && s == r.from {
 		return
 	}
+	if filter != r.filter {
+		r.filter, r.before = filter, len(r.hits)
+	}
 	retain := sub.retainAsPublished && r.p.Retain
-	for i := range r.hits {
-		h := &r.hits[i]
-		if h.s != s || h.shared {
-			continue
-		}
-		h.qos = max(h.qos, min(sub.qos, r.p.QoS))
-		h.retain = h.retain || retain
-		if sub.id != 0 {
-			h.ids = append(h.ids[:len(h.ids):len(h.ids)], sub.id)
-		}
+	h := r.earlier(s)
+	if h == nil {
+		r.hits = append(r.hits, newHit(s, sub, r.p.QoS, retain))
 		return
 	}
-	r.hits = append(r.hits, newHit(s, sub, r.p.QoS, retain))
+	h.qos = max(h.qos, min(sub.qos, r.p.QoS))
+	h.retain = h.retain || retain
+	if sub.id != 0 {
+		h.ids = append(h.ids[:len(h.ids):len(h.ids)], sub.id)
+	}
+}
+
+// earlier returns the hit of a session by another filter than the one that is being added, nil if
+// there is none. A session has a filter once. Beyond a few hits a map keeps the time linear.
+func (r *routing) earlier(s *Session) *hit {
+	const few = 16
+	if r.before <= few {
+		for i := range r.hits[:r.before] {
+			if r.hits[i].s == s {
+				return &r.hits[i]
+			}
+		}
+		return nil
+	}
+	if r.places == nil {
+		r.places = make(map[*Session]int, r.before)
+	}
+	for i := len(r.places); i < r.before; i++ {
+		r.places[r.hits[i].s] = i
+	}
+	if i, ok := r.places[s]; ok {
+		return &r.hits[i]
+	}
+	return nil
 }
 
 // addGroup notes that a shared subscription matches, which is apart from what the member whose
 // turn it is gets otherwise.
 func (r *routing) addGroup(_ string, g *group, _ struct{}) {
 	if m, ok := g.pick(); ok {
-		h := newHit(m.s, m.sub, r.p.QoS, m.sub.retainAsPublished && r.p.Retain)
-		h.shared = true
-		r.hits = append(r.hits, h)
+		r.hits = append(r.hits, newHit(m.s, m.sub, r.p.QoS, m.sub.retainAsPublished && r.p.Retain))
 	}
 }
 
