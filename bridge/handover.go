@@ -138,6 +138,7 @@ func (h *handover) next(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errLocal, err)
 	}
+	//crash:message-taken
 	return h.forward(p, wasAccepted)
 }
 
@@ -220,6 +221,7 @@ func (h *handover) forward(p packet.Publish, wasAccepted bool) error {
 		h.begin(&delivery{stage: sent, qos: q, id: p.ID, topic: remote, size: len(p.Payload), at: time.Now()})
 	}
 	err := h.link.send(packet.Publish{Dup: p.Dup && q > 0, QoS: q, Retain: p.Retain, Topic: remote, ID: p.ID, Payload: p.Payload})
+	//crash:message-sent
 	if err == nil && q == 0 && p.QoS > 0 {
 		h.session.Done(p.ID)
 	}
@@ -267,6 +269,7 @@ func (h *handover) accept(id uint16) error {
 	case d != nil && d.qos != 2:
 		return unexpected(packet.PUBREC, id)
 	case was == sent:
+		//crash:pubrec-came
 		h.session.Accepted(id, func(err error) { h.accepted(d, err) })
 	case was != accepting:
 		h.link.answer(packet.Ack{Type: packet.PUBREL, ID: id})
@@ -283,6 +286,7 @@ func (h *handover) accepted(d *delivery, err error) {
 	h.mu.Lock()
 	h.advance(d, released)
 	h.mu.Unlock()
+	//crash:before-pubrel
 	h.link.answer(packet.Ack{Type: packet.PUBREL, ID: d.id})
 }
 
@@ -299,6 +303,7 @@ func (h *handover) finish(a packet.Ack, q packet.QoS, from stage) error {
 		return unexpected(a.Type, a.ID)
 	}
 	if known {
+		//crash:finished
 		h.session.Done(a.ID)
 	}
 	return nil

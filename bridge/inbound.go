@@ -47,6 +47,7 @@ func (r *receipts) begin(ctx context.Context, answer packet.Ack) (*receipt, erro
 func (r *receipts) finish(one *receipt, send func(packet.Ack)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	//crash:before-receipt
 	one.ready = true
 	for len(r.line) > 0 && r.line[0].ready {
 		send(r.line[0].answer)
@@ -95,6 +96,7 @@ func (in *intake) publish(p packet.Publish) error {
 		in.receipts.finish(r, in.link.answer)
 		return nil
 	}
+	//crash:publish-came
 	in.inbox.Publish(p, func(code packet.ReasonCode) {
 		if code.Failed() && !forGood(code) {
 			in.life.end(fmt.Errorf("%w: the broker cannot take %q now: %s", errLocal, local, code))
@@ -115,6 +117,7 @@ func (in *intake) release(id uint16) error {
 	if err != nil {
 		return err
 	}
+	//crash:pubrel-came
 	in.inbox.Release(id, func(code packet.ReasonCode) {
 		if code.Failed() && code != packet.PacketIDNotFound {
 			in.life.end(fmt.Errorf("%w: the broker cannot release packet identifier %d: %s", errLocal, id, code))

@@ -175,6 +175,7 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 	if c.link.cause.Load() != nil {
 		return net.ErrClosed // what came before the end is not taken after it
 	}
+	//crash:packet-read
 	switch h.Type {
 	case packet.PUBLISH:
 		return c.publish(h, body)

@@ -183,7 +183,9 @@ func (o *out) flush() {
 		o.mu.Unlock()
 		o.less.give()
 
+		//crash:before-write
 		err := o.write(b)
+		//crash:written
 
 		o.mu.Lock()
 		o.spare = b

@@ -31,6 +31,7 @@ func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
 	u := unit{srv: s, done: done, changes: r.with}
 	if r.p.QoS == 2 && r.from != nil {
 		u.from, u.id = r.from, r.p.ID
+		//crash:identifier-taken
 	}
 	if !r.p.Retain {
 		u.route(r)
@@ -182,8 +183,10 @@ func (u *unit) submit() bool {
 	if len(u.changes) == 0 {
 		return false
 	}
+	//crash:before-submit
 	v := *u
 	u.srv.store.Submit(v.changes, v.done == nil, v.committed)
+	//crash:submitted
 	return true
 }
 
@@ -199,6 +202,7 @@ func (u *unit) committed(err error) {
 		}
 	} else if u.enqueued != nil {
 		for i, t := range u.enqueued.To {
+			//crash:before-delivery
 			if t.Position == 0 {
 				u.srv.stats.Dropped.Add(1) // the session ended meanwhile
 				continue
@@ -209,6 +213,7 @@ func (u *unit) committed(err error) {
 			})
 		}
 	}
+	//crash:before-acknowledgement
 	u.acknowledge()
 }
 

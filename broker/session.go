@@ -263,8 +263,10 @@ func (s *Session) acknowledge(p peer, a packet.Ack, reply func(packet.Ack, error
 		step, err = s.state.Puback(a)
 	case packet.PUBREC:
 		step, err = s.state.Pubrec(a)
+	//crash:pubrec-read
 	default:
 		step, err = s.state.Pubcomp(a)
+		//crash:pubcomp-read
 	}
 	var changes []session.Change
 	if step.Wake {
@@ -321,6 +323,7 @@ func (s *Session) release(p peer, a packet.Ack, reply func(packet.Ack, error)) {
 		return
 	}
 	step := s.state.Pubrel(a)
+	//crash:pubrel-read
 	s.mu.Unlock()
 	s.srv.answer(step, func(a packet.Ack, err error) {
 		s.mu.Lock()
@@ -351,6 +354,7 @@ func (s *Server) answer(step session.Step, reply func(packet.Ack, error)) {
 	if step.Durable != nil {
 		changes = []session.Change{step.Durable}
 	}
+	//crash:before-step
 	s.store.Submit(changes, false, func(err error) { reply(step.Reply, err) })
 }
 

@@ -53,6 +53,7 @@ func (c *committer) notify() {
 	for batch := range c.committed {
 		for _, u := range batch {
 			if u.done != nil {
+				//crash:before-done
 				u.done(u.err)
 			}
 		}
@@ -72,7 +73,9 @@ func (c *committer) run() {
 		case pause == 0:
 			c.gather(timer)
 			batch := c.intake.take()
+			//crash:batch-taken
 			c.commit(batch)
+			//crash:batch-committed
 			c.last = len(batch)
 			c.intake.finished(batch)
 			c.hand(batch)
@@ -214,6 +217,7 @@ func (c *committer) try(units []*unit) (live []*unit, err error) {
 				return err
 			}
 		}
+		//crash:before-commit
 		return t.finish()
 	})
 	switch {

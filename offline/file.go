@@ -124,6 +124,7 @@ func commit(db *bolt.DB, fn func(*bolt.Tx) error) error {
 	if err := fn(tx); err != nil {
 		return err
 	}
+	//crash:transaction-ready
 	return tx.Commit()
 }
 

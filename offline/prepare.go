@@ -56,6 +56,7 @@ func prepare(path string, hard int64, log *slog.Logger) (*Salvaged, error) {
 				return nil, err
 			}
 		}
+		//crash:file-finished
 		return nil, rename(fresh, path)
 	}
 	cause := verify(path)
@@ -96,10 +97,12 @@ func rename(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		return err
 	}
+	//crash:renamed
 	folder, err := os.Open(filepath.Dir(to))
 	if err != nil {
 		return err
 	}
+	//crash:before-folder-sync
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
@@ -113,6 +116,7 @@ func create(path string, hard int64) error {
 	if err != nil {
 		return err
 	}
+	//crash:file-made
 	err = f.update(func(tx *bolt.Tx) error {
 		for _, name := range bucketNames {
 			if _, err := tx.CreateBucket(name); err != nil {
@@ -121,6 +125,7 @@ func create(path string, hard int64) error {
 		}
 		return tx.Bucket(bucketNames[bucketMeta]).Put(keyFormat, numberRecord(formatVersion))
 	})
+	//crash:buckets-made
 	return errors.Join(err, f.close())
 }
 

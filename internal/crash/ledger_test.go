@@ -117,8 +117,8 @@ func (l *ledger) fault(format string, args ...any) {
 type backlog map[place]map[string][]int
 
 // lost returns the messages that were acknowledged to their senders, have not arrived, and do
-// not wait either; with waiting, only those that the gateway itself has acknowledged. What is
-// faulty for ever is noted.
+// not wait either, and those that wait in the wrong order. With waiting, it looks only at what the
+// gateway itself has acknowledged.
 func (l *ledger) lost(waiting backlog) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -130,8 +130,8 @@ func (l *ledger) lost(waiting backlog) []string {
 		}
 		for p, at := range a.places {
 			queued := waiting[p][topic]
-			if !slices.IsSorted(queued) {
-				l.fault("%s: %s waits out of order: %v", p, topic, queued)
+			if !at.inOrder(queued, a.qos) {
+				lost = append(lost, fmt.Sprintf("%s: %s waits out of order: %v", p, topic, queued))
 			}
 			for i := at.settled; i < len(a.acked); i++ {
 				if a.acked[i] && at.count[i] == 0 && !slices.Contains(queued, i) {
@@ -144,6 +144,21 @@ func (l *ledger) lost(waiting backlog) []string {
 		}
 	}
 	return lost
+}
+
+// inOrder reports whether numbers wait in their order. A QoS 1 message that its sender has sent
+// again may be there again, behind the first, which may have arrived.
+func (at *arrivals) inOrder(numbers []int, qos packet.QoS) bool {
+	newest := -1
+	seen := make(map[int]bool, len(numbers))
+	for _, n := range numbers {
+		again := seen[n] || n < len(at.count) && at.count[n] > 0
+		if n < newest && !again || seen[n] && qos == 2 {
+			return false
+		}
+		newest, seen[n] = max(newest, n), true
+	}
+	return true
 }
 
 // open counts what was sent and has not arrived everywhere.
