@@ -1,0 +1,83 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"gateway/broker/auth"
+)
+
+// Rules are what the service says about publishing and subscribing.
+type Rules struct{ s *Service }
+
+// Rules returns an Authorizer that asks acl_req; ok is false if there is none to ask.
+func (s *Service) Rules() (r Rules, ok bool) { return Rules{s}, s.acl != nil }
+
+// Authorize asks the service, unless it has answered that lately. While it cannot be asked, with
+// Cached, a client may do what it was allowed before.
+func (r Rules) Authorize(ctx context.Context, c *auth.Client, q auth.Request) auth.Verdict {
+	s := r.s
+	v := s.request(c, q)
+	w := who{c.ID, c.User}
+	k := s.cache.key(v, s.acl)
+	got, ok := s.cache.get(k)
+	var err error
+	if !ok {
+		got, err = s.once(ctx, k, func(ctx context.Context) (answer, error) { return s.permission(ctx, k, w, v) })
+	}
+	switch {
+	case err == nil:
+	case s.o.OnError == Next:
+		return auth.Verdict{}
+	case s.o.OnError == Cached && s.grace.granted(w, name(v, s.acl)):
+		return auth.Verdict{Allowed: true, Rule: "the HTTP service does not answer, and has allowed this before"}
+	default:
+		return auth.Verdict{Rule: fmt.Sprintf("the HTTP service does not answer: %v", err)}
+	}
+	switch got.result {
+	case allow:
+		return auth.Verdict{Allowed: true, Rule: "the HTTP service allows it"}
+	case ignore:
+		return auth.Verdict{}
+	}
+	return auth.Verdict{Rule: "the HTTP service refuses it: " + got.why}
+}
+
+// permission asks whether a client may do something.
+func (s *Service) permission(ctx context.Context, k key, w who, v *values) (answer, error) {
+	got, err := s.ask(ctx, s.acl, v)
+	if err != nil {
+		return answer{}, err
+	}
+	life := s.o.KeepNo
+	if got.result == allow {
+		life = s.o.Keep
+	}
+	s.cache.put(k, w.client, w.user, got, life)
+	if s.grace != nil && got.result == allow {
+		s.grace.grant(w, name(v, s.acl))
+	} else if s.grace != nil {
+		s.grace.withdraw(w, name(v, s.acl))
+	}
+	return got, nil
+}
+
+// request returns what there is to tell of what a client wants to do. Its password is not known
+// any more.
+func (s *Service) request(c *auth.Client, q auth.Request) *values {
+	v := &values{username: c.User, clientID: c.ID, protocol: "MQTT", topicName: strings.TrimPrefix(q.Topic, s.o.Listeners[c.Listener].Mount), access: "1", action: "subscribe"}
+	if q.Action == auth.Publish {
+		v[access], v[action], v[retain] = "2", "publish", strconv.FormatBool(q.Retain)
+	}
+	v[qos] = strconv.Itoa(int(q.QoS))
+	if c.Addr.IsValid() {
+		v[address] = c.Addr.Unmap().WithZone("").String()
+	}
+	if x := c.Certificate; x != nil {
+		v[commonName], v[subject] = x.Subject.CommonName, x.Subject.String()
+	}
+	s.place(v, c.Listener)
+	return v
+}
