@@ -52,12 +52,13 @@ type conn struct {
 	aliases  aliasesIn
 	r        *routing
 
-	client  *auth.Client // nil before it is known; written under the gate's lock
-	session *Session
-	bridge  bool
-	silence silence
-	goodbye bool        // DISCONNECT came, and the will is not wanted
-	expiry  *time.Timer // nil: who the client is does not expire
+	exchange *exchange    // nil: the client uses no enhanced authentication
+	client   *auth.Client // nil before it is known; written under the gate's lock
+	session  *Session
+	bridge   bool
+	silence  silence
+	goodbye  bool        // DISCONNECT came, and the will is not wanted
+	expiry   *time.Timer // nil: who the client is does not expire
 }
 
 // errGone is how a client that says DISCONNECT ends its connection.
@@ -95,6 +96,7 @@ func (c *conn) end(err error) {
 	if c.expiry != nil {
 		c.expiry.Stop()
 	}
+	c.exchange.stop()
 	c.close(err)
 	c.link.out.wait()
 	c.srv.gate.leave(c)
@@ -208,6 +210,8 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 		return nil
 	case packet.DISCONNECT:
 		return c.disconnect(body)
+	case packet.AUTH:
+		return c.exchange.again(body)
 	case packet.CONNECT:
 		return &packet.Error{Clause: "MQTT-3.1.0-2", Reason: packet.ProtocolError, Text: "a second CONNECT"}
 	default:

@@ -25,8 +25,9 @@ func (c *conn) connect(p *packet.Connect) error {
 	if another := c.srv.another; another != "" {
 		return c.refuse(&packet.Error{Clause: "4.11", Reason: packet.UseAnotherServer, Text: "this gateway takes no clients now, use " + another})
 	}
-	if p.Properties.HasAuthMethod {
-		return c.refuse(&packet.Error{Clause: "MQTT-4.12.0-1", Reason: packet.BadAuthenticationMethod, Text: "no such authentication method"})
+	var err error
+	if c.exchange, err = newExchange(c, p); err != nil {
+		return c.refuse(err)
 	}
 	if p.ClientID == "" {
 		if !v5 && !p.CleanStart {

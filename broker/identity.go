@@ -20,22 +20,45 @@ func (c *conn) identify(p *packet.Connect, props *packet.ConnackProperties) erro
 	}
 	for {
 		revoked := c.srv.gate.revocations()
-		id, err := c.listener.Auth.Authenticate(c.srv.ctx, a)
-		if err != nil {
-			c.srv.log.Warn("not authorized", "client", p.ClientID, "user", p.Username, "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", err)
-			return refusal(err)
+		var step auth.Step
+		var err error
+		if c.exchange != nil {
+			step, err = c.exchange.connect(a, p)
+			props.HasAuthMethod, props.AuthMethod, props.AuthData = true, p.Properties.AuthMethod, step.Data
+		} else if step.Identity, err = c.listener.Auth.Authenticate(c.srv.ctx, a); err != nil {
+			err = refused(c, p, err)
 		}
+		if err != nil {
+			return err
+		}
+		id := step.Identity
 		if id.ClientID != "" {
 			if err := c.srv.limits.checkClientID(id.ClientID); err != nil {
 				return err
 			}
 			p.ClientID, props.AssignedClientID = id.ClientID, ""
 		}
+		if c.exchange != nil && !c.link.takes(&packet.Connack{Properties: props}) {
+			return errMethodSize
+		}
 		who := &auth.Client{Identity: id, ID: p.ClientID, Listener: c.listener.Name, Addr: addrOf(a.Addr), Certificate: a.Certificate}
-		if c.srv.gate.identified(c, who, revoked) {
+		switch {
+		case c.srv.gate.identified(c, who, revoked):
 			return nil
+		case c.exchange != nil:
+			return refused(c, p, errMeanwhile)
 		}
 	}
+}
+
+// refused logs why a client may not come in, and returns what it is told.
+func refused(c *conn, p *packet.Connect, err error) error {
+	c.srv.log.Warn("not authorized", "client", p.ClientID, "user", p.Username, "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", err)
+	e := refusal(err)
+	if c.exchange != nil && e.Reason == packet.BadUserNameOrPassword {
+		e.Reason, e.Text = packet.NotAuthorized, notAuthorized // a method may have neither
+	}
+	return e
 }
 
 // attemptOf returns what a client has shown.
@@ -49,9 +72,12 @@ func attemptOf(c *conn, p *packet.Connect) auth.Attempt {
 	return a
 }
 
+// notAuthorized is what a client is told whom no other reason fits.
+const notAuthorized = "not authorized"
+
 // refusal returns what a client is told that may not come in because of err.
 func refusal(err error) *packet.Error {
-	e := &packet.Error{Clause: "3.1.4", Reason: packet.NotAuthorized, Text: "not authorized"}
+	e := &packet.Error{Clause: "3.1.4", Reason: packet.NotAuthorized, Text: notAuthorized}
 	switch {
 	case errors.Is(err, auth.ErrBadCredentials):
 		e.Reason, e.Text = packet.BadUserNameOrPassword, auth.ErrBadCredentials.Error()

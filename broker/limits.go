@@ -32,6 +32,9 @@ type Limits struct {
 	TopicAliases       uint16        // per connection and direction; default 32
 	OutBytes           int           // bytes on their way to one client beyond which QoS 0 is dropped; default 256 KiB
 	ConnectTime        time.Duration // from the connection to its CONNECT, TLS included; default 10 s
+	AuthTime           time.Duration // for one enhanced authentication, from its first message to its last; default 10 s
+	AuthRounds         int           // messages of a client in it; default 8
+	AuthBytes          int           // of one of them; default 4 KiB
 	WriteTime          time.Duration // for a client that takes nothing to take something; default 30 s
 	KeepAlive          time.Duration // longest keep alive that a 5.0 client may ask for, 0: any (MQTT-3.1.2-21)
 }
@@ -58,6 +61,9 @@ func (l Limits) withDefaults() Limits {
 	or(&l.TopicAliases, 32)
 	or(&l.OutBytes, 256<<10)
 	or(&l.ConnectTime, 10*time.Second)
+	or(&l.AuthTime, 10*time.Second)
+	or(&l.AuthRounds, 8)
+	or(&l.AuthBytes, 4<<10)
 	or(&l.WriteTime, 30*time.Second)
 	return l
 }

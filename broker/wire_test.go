@@ -250,6 +250,10 @@ func (w *wire) describe(h packet.Header, body []byte) string {
 		var d packet.Disconnect
 		d, err = w.dec.Disconnect(body)
 		s = fmt.Sprintf("DISCONNECT %s", d.Reason)
+	case packet.AUTH:
+		var a packet.Auth
+		a, err = w.dec.Auth(body)
+		s = fmt.Sprintf("AUTH %s %s %s", a.Reason, a.Method, a.Data)
 	default:
 		s = h.Type.String()
 	}
