@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 TOOL    := go tool -modfile=tools/go.mod
 
-.PHONY: help run demo-cloud test check vm crash bench arm fuzz docker clean
+.PHONY: help run demo-cloud test check torture vm bench arm fuzz docker clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,10 @@ check: ## before a merge: format, vet, staticcheck, 32-bit tests, ARM binaries s
 	@scripts/start-arm
 	@scripts/unit-check
 	@! command -v shellcheck >/dev/null || shellcheck -S warning $$(git ls-files scripts .ci internal/vm/run '*.sh')
+
+torture: ## everything that can go wrong upstream, LONG=10s each; what local clients notice of it
+	@scripts/setup test
+	go test -count 1 -timeout 1h -v -run 'TestTorture|TestForgetfulCloud|TestBlackholeDNS' ./internal/e2e -torture $(or $(LONG),10s)
 
 vm: ## the drivers against a real kernel's simulated pins
 	@scripts/setup vm

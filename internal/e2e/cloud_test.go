@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +20,13 @@ type cloud struct {
 	*authority
 	address string
 	process *process
+	config  string // its file
+	folder  string // what it keeps
 	log     *output
+
+	reader  pair // of the consumer, see collect
+	books   *ledger
+	present atomic.Bool // the consumer is connected and has subscribed
 }
 
 // newCloud starts a cloud with certificates of an authority of its own, or skips the test if
@@ -28,17 +35,33 @@ func newCloud(t *testing.T) *cloud {
 	t.Helper()
 	mosquitto(t, "mosquitto")
 	c := &cloud{authority: newAuthority(t, "test CA"), log: &output{}}
-	c.address, c.process = startMosquitto(t, c.log, c.file, c.valid("server"))
+	c.start(c.file, c.valid("server"))
 	return c
 }
 
-// startMosquitto starts a mosquitto that lets in nobody without a certificate of the CA.
-func startMosquitto(t *testing.T, log *output, ca string, server pair) (address string, p *process) {
-	t.Helper()
-	path := mosquitto(t, "mosquitto")
-	address = freeAddress(t)
-	_, port, _ := net.SplitHostPort(address)
-	config := fmt.Sprintf(`user root
+// restart ends the mosquitto in order, so that it keeps its sessions, and starts it again.
+func (c *cloud) restart() {
+	c.t.Helper()
+	c.process.interrupt(10 * time.Second)
+	c.run()
+}
+
+// forget is a restart without what was kept.
+func (c *cloud) forget() {
+	c.t.Helper()
+	c.process.interrupt(10 * time.Second)
+	if err := os.Remove(filepath.Join(c.folder, "mosquitto.db")); err != nil {
+		c.t.Fatal(err)
+	}
+	c.run()
+}
+
+// start writes a configuration that lets in nobody without a certificate of the CA, and starts.
+func (c *cloud) start(ca string, server pair) {
+	c.t.Helper()
+	c.address, c.folder = freeAddress(c.t), c.t.TempDir()
+	_, port, _ := net.SplitHostPort(c.address)
+	text := fmt.Sprintf(`user root
 listener %s 127.0.0.1
 cafile %s
 certfile %s
@@ -48,21 +71,26 @@ use_identity_as_username true
 persistence true
 persistence_location %s/
 max_queued_messages 1000000
-`, port, ca, server.cert, server.key, t.TempDir())
-	file := filepath.Join(t.TempDir(), "mosquitto.conf")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
+`, port, ca, server.cert, server.key, c.folder)
+	c.config = filepath.Join(c.t.TempDir(), "mosquitto.conf")
+	if err := os.WriteFile(c.config, []byte(text), 0o600); err != nil {
+		c.t.Fatal(err)
 	}
-	showOnFailure(t, "mosquitto", log)
-	p = launch(t, "mosquitto", log, path, "-c", file)
-	eventually(t, 5*time.Second, "mosquitto answers", func() bool {
-		conn, err := net.Dial("tcp", address)
+	showOnFailure(c.t, "mosquitto", c.log)
+	c.run()
+}
+
+// run starts mosquitto and waits until it answers.
+func (c *cloud) run() {
+	c.t.Helper()
+	c.process = launch(c.t, "mosquitto", c.log, mosquitto(c.t, "mosquitto"), "-c", c.config)
+	eventually(c.t, 5*time.Second, "mosquitto answers", func() bool {
+		conn, err := net.Dial("tcp", c.address)
 		if err == nil {
 			conn.Close()
 		}
 		return err == nil
 	})
-	return address, p
 }
 
 // mosquitto returns the path of one of its programs; without it the test is skipped.

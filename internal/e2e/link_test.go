@@ -6,20 +6,24 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
-// A link is the line between the gateway and the cloud: a relay for TCP that can fail in the
-// two ways in which lines do.
+// A link is the line between the gateway and the cloud: a relay for TCP that can fail in the ways
+// in which lines do.
 type link struct {
 	listener net.Listener
-	target   string
 	workers  sync.WaitGroup
 
 	mu     sync.Mutex
+	target string
+	rate   int // bytes per second that pass each way; 0: all
+	last   int // bytes after which a connection is reset; 0: never
 	closed bool
 	cut    bool
 	open   chan struct{} // closed while bytes pass; a new one while the line is a black hole
 	conns  map[net.Conn]struct{}
+	lost   map[net.Conn]bool // see forsake
 }
 
 func newLink(t *testing.T, target string) *link {
@@ -56,11 +60,44 @@ func (l *link) blackhole() {
 	}
 }
 
+// forsake keeps the connections that there are and lets none of their bytes pass any more, as a
+// peer does that has lost its power. New connections are not concerned.
+func (l *link) forsake() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lost = make(map[net.Conn]bool)
+	for c := range l.conns {
+		l.lost[c] = true
+	}
+}
+
+// throttle lets so many bytes pass in a second each way.
+func (l *link) throttle(rate int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rate = rate
+}
+
+// tear resets every connection that has carried so many bytes.
+func (l *link) tear(bytes int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = bytes
+}
+
+// divert leads to another server, once the connections that there are have been reset.
+func (l *link) divert(target string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.target = target
+	l.reset()
+}
+
 // restore lets bytes pass again, those that were held back first.
 func (l *link) restore() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.cut = false
+	l.cut, l.rate, l.last, l.lost = false, 0, 0, nil
 	select {
 	case <-l.open:
 	default:
@@ -102,7 +139,10 @@ func (l *link) relay(near net.Conn) {
 		return
 	}
 	l.pass()
-	far, err := net.Dial("tcp", l.target)
+	l.mu.Lock()
+	target := l.target
+	l.mu.Unlock()
+	far, err := net.Dial("tcp", target)
 	if err != nil {
 		return
 	}
@@ -142,13 +182,45 @@ func (l *link) pass() {
 	<-open
 }
 
+// portion returns how many bytes are taken at once: as many as pass in a tenth of a second.
+func (l *link) portion(most int) int {
+	l.mu.Lock()
+	rate := l.rate
+	l.mu.Unlock()
+	if rate == 0 {
+		return most
+	}
+	time.Sleep(100 * time.Millisecond) // a slow line
+	return min(most, rate/10)
+}
+
+// swallows reports whether a connection is one of those that were forsaken.
+func (l *link) swallows(c net.Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost[c]
+}
+
+// tears reports whether a connection that has carried so many bytes is to be reset.
+func (l *link) tears(bytes int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last > 0 && bytes > l.last
+}
+
 // copy moves bytes one way until either side ends, and ends the other.
 func (l *link) copy(dst, src net.Conn) {
 	buf := make([]byte, 16<<10)
-	for {
-		n, err := src.Read(buf)
+	for passed := 0; ; {
+		n, err := src.Read(buf[:l.portion(len(buf))])
 		l.pass()
-		if n > 0 {
+		if l.swallows(src) && (n > 0 || err == nil) {
+			continue
+		}
+		if passed += n; l.tears(passed) {
+			_, _ = src.(*net.TCPConn).SetLinger(0), dst.(*net.TCPConn).SetLinger(0)
+			err = net.ErrClosed
+		} else if n > 0 {
 			if _, werr := dst.Write(buf[:n]); err == nil {
 				err = werr
 			}

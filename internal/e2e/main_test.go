@@ -10,12 +10,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 var (
-	rounds = flag.Int("rounds", 20, "outages that TestOutages goes through")
-	given  = flag.String("gateway", "", "program to test, instead of one that is built from this source")
-	seed   = flag.Uint64("seed", 0, "seed of TestOutages; 0: a new one")
+	rounds  = flag.Int("rounds", 20, "outages that TestOutages goes through")
+	torture = flag.Duration("torture", time.Second, "how long each trouble of TestTorture lasts")
+	given   = flag.String("gateway", "", "program to test, instead of one that is built from this source")
+	seed    = flag.Uint64("seed", 0, "seed of TestOutages; 0: a new one")
 )
 
 // binary is the gateway under test.

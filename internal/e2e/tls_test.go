@@ -25,16 +25,17 @@ func TestCertificates(t *testing.T) {
 		return pair{filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key")}
 	}
 	ca, server, thermometer := filepath.Join(dir, "ca.crt"), of("localhost"), of("thermometer")
-	cloud, _ := startMosquitto(t, &output{}, ca, server)
+	up := &cloud{authority: &authority{t: t}, log: &output{}}
+	up.start(ca, server)
 	secure := freeAddress(t)
 	g := newGateway(t, fmt.Sprintf(`  - name: devices
     address: %s
     tls: {cert: %s, key: %s, client_ca: %s, require_certificate: true}
-`, secure, server.cert, server.key, ca), bridge(cloud, ca, of("greenhouse")))
+`, secure, server.cert, server.key, ca), bridge(up.address, ca, of("greenhouse")))
 	g.start()
 
 	received := &output{}
-	launch(t, "gateway sub", received, binary, "sub", "--url", "mqtts://"+cloud,
+	launch(t, "gateway sub", received, binary, "sub", "--url", "mqtts://"+up.address,
 		"--cafile", ca, "--cert", thermometer.cert, "--key", thermometer.key, "greenhouse/#")
 	_, port, _ := net.SplitHostPort(secure)
 	eventually(t, 10*time.Second, "what the device publishes is printed at the cloud", func() bool {
