@@ -104,7 +104,13 @@ func startGateway() (tested, error) {
 		return tested{}, err
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(ln, broker.Listener{Name: "test", Auth: auth.Anonymous{}}) }()
+	methods, err := mechanisms(dir)
+	if err != nil {
+		return tested{}, err
+	}
+	go func() {
+		served <- server.Serve(ln, broker.Listener{Name: "test", Auth: auth.Anonymous{}, Mechanisms: methods})
+	}()
 	stop := func() error {
 		for _, err := range []error{server.Close(), <-served, store.Close(), os.RemoveAll(dir)} {
 			if err != nil {

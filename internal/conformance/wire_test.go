@@ -25,6 +25,7 @@ type wire struct {
 	last     packet.Publish        // the PUBLISH read last
 	id       uint16                // its packet identifier, or that of a later PUBREL
 	connack  packet.Connack        // once it came
+	auth     packet.Auth           // read last
 	received []uint16              // identifiers whose PUBREC was sent by next, and PUBREL has not come
 	failed   bool                  // whether the acknowledgement read last was a refusal
 	reason   string                // the reason string read last
@@ -303,6 +304,9 @@ func (w *wire) describe(h packet.Header, body []byte) (line string, err error) {
 			line += " session expiry"
 		}
 		w.reason, w.user = d.ReasonString, d.User
+	case packet.AUTH:
+		w.auth, err = w.dec.Auth(body)
+		line = "AUTH " + w.auth.Reason.String() + " " + w.auth.Method
 	default:
 		line = h.Type.String()
 	}
