@@ -61,6 +61,22 @@ func (l *ledger) send(topic string, qos packet.QoS, to ...place) int {
 	return len(a.acked) - 1
 }
 
+// accountOf is the account of a topic whose messages with these numbers were acknowledged, and of
+// which none has arrived.
+func accountOf(acked []int) *account {
+	size := 0
+	if len(acked) > 0 {
+		size = slices.Max(acked) + 1
+	}
+	a := &account{ours: true, acked: make([]bool, size), places: map[place]*arrivals{
+		atLocal: {newest: -1, count: make([]int, size)},
+	}}
+	for _, n := range acked {
+		a.acked[n] = true
+	}
+	return a
+}
+
 // withdraw takes back the newest message of a topic, which was not sent after all.
 func (l *ledger) withdraw(topic string) {
 	l.mu.Lock()

@@ -5,6 +5,9 @@ import "testing"
 // soon is the number of rounds in which the harness has to notice a broken promise.
 const soon = 20
 
+// withoutFsync makes a gateway that never waits for its disk.
+var withoutFsync = edit{"offline/file.go", "NoFreelistSync: true,", "NoFreelistSync: true, NoSync: true,"}
+
 // TestHarness shows that the harness can fail: gateways with one promise broken, by an edit of
 // their source, do not come through 20 rounds.
 func TestHarness(t *testing.T) {
@@ -13,11 +16,7 @@ func TestHarness(t *testing.T) {
 		name  string
 		edits []edit
 	}{
-		{"no fsync", []edit{{
-			"offline/file.go",
-			"NoFreelistSync: true,",
-			"NoFreelistSync: true, NoSync: true,",
-		}}},
+		{"no fsync", []edit{withoutFsync}},
 		{"acknowledged before the commit", []edit{{
 			"offline/commit.go",
 			"\t\t\tc.commit(batch)\n",

@@ -206,6 +206,17 @@ func newPeers(gateway, cloud string, mark func(string, int)) *peers {
 	return p
 }
 
+// sleeper makes a session that subscribes and never comes back: what the gateway acknowledges must
+// be in its store.
+func (s *site) sleeper() {
+	s.t.Helper()
+	s.readers = []*subscriber{{peer{
+		name: "local", version: packet.V5, address: s.address, session: client.NewSession(),
+	}, []string{"up/#"}}}
+	s.subscribe(s.t)
+	s.readers = nil
+}
+
 // subscribe waits until the sessions and subscriptions are there, so that every message finds them.
 func (p *peers) subscribe(t *testing.T) {
 	t.Helper()

@@ -6,9 +6,6 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
-
-	"gateway/broker/packet"
-	"gateway/internal/client"
 )
 
 // TestEveryState records what a gateway does to its disk, from the creation of the store on, and
@@ -20,12 +17,7 @@ func TestEveryState(t *testing.T) {
 	d.records = true
 	s := newSite(t, product(t), d, false)
 	s.start()
-	// Nobody takes the messages: what is acknowledged must be in the store.
-	s.readers = []*subscriber{{peer{
-		name: "local", version: packet.V5, address: s.address, session: client.NewSession(),
-	}, []string{"up/#"}}}
-	s.subscribe(t)
-	s.readers = nil
+	s.sleeper()
 	s.peers.start(t)
 	for deadline := time.Now().Add(20 * time.Second); s.book.sum().acked < *rounds*10; {
 		if time.Now().After(deadline) {
@@ -79,16 +71,7 @@ func examine(t *testing.T, left map[string][]byte, acked backlog, open bool) []s
 	}
 	book := newLedger()
 	for topic, numbers := range acked[atLocal] {
-		account := &account{ours: true, places: map[place]*arrivals{}}
-		account.places[atLocal] = &arrivals{newest: -1}
-		for _, n := range numbers {
-			for len(account.acked) <= n {
-				account.acked = append(account.acked, false)
-				account.places[atLocal].count = append(account.places[atLocal].count, 0)
-			}
-			account.acked[n] = true
-		}
-		book.accounts[topic] = account
+		book.accounts[topic] = accountOf(numbers)
 	}
 	return append(book.lost(waiting), book.wrong()...)
 }

@@ -1,0 +1,224 @@
+package crash
+
+import (
+	"bufio"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gateway/internal/vm"
+)
+
+// What the machine under test is told.
+const (
+	machineBinary = "GATEWAY_CRASH_BINARY"
+	machineCycle  = "GATEWAY_CRASH_CYCLE"
+)
+
+// longestUp is how long a machine is up at most, from the power switch on.
+const longestUp = 2 * time.Second
+
+// TestMachine takes the power from a whole machine: an emulated one with a Linux kernel and an
+// ext4 file system of its own. When it is up again, all that its gateway had acknowledged is there.
+func TestMachine(t *testing.T) {
+	m := newMachine(t, product(t))
+	cycles := max(*rounds/10, 3)
+	begin, acked := time.Now(), 0
+	for i := range cycles {
+		faults := m.cycle(i)
+		if len(faults) > 0 {
+			t.Fatalf("cycle %d: %d faults, the first: %s", i, len(faults), faults[0])
+		}
+	}
+	for _, topic := range m.acked {
+		acked += len(topic)
+	}
+	t.Logf("%d power cuts of a machine in %v: %d messages acknowledged, lost 0, every store sound",
+		cycles, time.Since(begin).Round(time.Second), acked)
+	if acked < cycles {
+		t.Errorf("only %d messages were acknowledged: the test shows nothing", acked)
+	}
+}
+
+// TestMachineHarness shows that TestMachine can fail.
+func TestMachineHarness(t *testing.T) {
+	m := newMachine(t, mutant(t, "mutant", withoutFsync))
+	for i := range soon {
+		if faults := m.cycle(i); len(faults) > 0 {
+			t.Logf("noticed in cycle %d: %s", i+1, faults[0])
+			return
+		}
+	}
+	t.Errorf("not noticed in %d cycles", soon)
+}
+
+// A machine is an emulated one, with a disk that stays from one cycle to the next.
+type machine struct {
+	t       *testing.T
+	binary  string // the gateway
+	program string // TestInMachine
+	disk    string
+	acked   map[string][]int
+}
+
+func newMachine(t *testing.T, binary string) *machine {
+	t.Helper()
+	if vm.Inside() {
+		t.Skip("this is the test kernel")
+	}
+	if _, ok := vm.Kernel(); !ok {
+		t.Skip("no test kernel on this machine: run make vm (it is built once, in 4 to 8 minutes)")
+	}
+	m := &machine{t: t, binary: binary, disk: filepath.Join(t.TempDir(), "disk"), acked: map[string][]int{}}
+	m.program = filepath.Join(t.TempDir(), "machine.test")
+	compile := exec.Command("go", "test", "-c", "-o", m.program, ".")
+	compile.Env = append(os.Environ(), "GOFLAGS=", "CGO_ENABLED=0", "GOARCH=amd64")
+	if out, err := compile.CombinedOutput(); err != nil {
+		t.Fatalf("go test -c: %v\n%s", err, out)
+	}
+	const size = 256 << 20
+	f, err := os.Create(m.disk)
+	if err == nil {
+		err = f.Truncate(size)
+		f.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	mkfs, err := exec.LookPath("mkfs.ext4")
+	if err != nil {
+		mkfs = "/usr/sbin/mkfs.ext4"
+	}
+	if out, err := exec.Command(mkfs, "-q", "-F", m.disk).CombinedOutput(); err != nil {
+		t.Skipf("no file system for the machine: %v: %s (apt-get install e2fsprogs)", err, out)
+	}
+	return m
+}
+
+// cycle switches the machine on, listens to what it says, and takes its power away at a random
+// instant. It returns what is wrong with what the cycles before have left.
+func (m *machine) cycle(number int) (faults []string) {
+	folder := m.t.TempDir()
+	script, err := filepath.Abs(filepath.Join(root, "internal", "vm", "run"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	cmd := exec.Command(script, m.program, "-test.run", "^TestInMachine$", "-test.v")
+	cmd.Env = append(os.Environ(), "TMPDIR="+folder, "GATEWAY_VM_SECONDS=60", "GATEWAY_VM_ARGS=ubd0="+m.disk,
+		machineBinary+"="+m.binary, fmt.Sprintf("%s=%d", machineCycle, number))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	waiting, before, looked := backlog{atLocal: {}}, maps.Clone(m.acked), false
+	var power *time.Timer
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		var topic string
+		var n int
+		switch word, rest, _ := strings.Cut(lines.Text(), " "); word {
+		case "queued":
+			fmt.Sscan(rest, &topic, &n)
+			waiting[atLocal][topic] = append(waiting[atLocal][topic], n)
+		case "fault":
+			faults = append(faults, rest)
+		case "looked": // from now on it is under load
+			looked = true
+			power = time.AfterFunc(rand.N(longestUp), func() { cutMachine(folder) })
+		case "acked":
+			if _, err := fmt.Sscan(rest, &topic, &n); err == nil { // the last line may be cut
+				m.acked[topic] = append(m.acked[topic], n)
+			}
+		}
+	}
+	_ = cmd.Wait() // the kernel was killed
+	if power != nil {
+		power.Stop()
+	}
+	if !looked {
+		return append(faults, "the machine did not come up")
+	}
+	book := newLedger()
+	for topic, numbers := range before {
+		book.accounts[topic] = accountOf(numbers)
+	}
+	return append(append(faults, book.lost(waiting)...), book.wrong()...)
+}
+
+// cutMachine kills the kernel whose files are in a folder.
+func cutMachine(folder string) {
+	found, _ := filepath.Glob(filepath.Join(folder, "tmp.*", "gateway*", "pid"))
+	for _, name := range found {
+		var pid int
+		if b, err := os.ReadFile(name); err == nil {
+			if _, err := fmt.Sscan(string(b), &pid); err == nil {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+			}
+		}
+	}
+}
+
+// TestInMachine is what runs in the machine: it prints what the store holds, and then every
+// message that the gateway acknowledges, for as long as there is power.
+func TestInMachine(t *testing.T) {
+	if os.Getenv(machineBinary) == "" {
+		t.Skip("runs in the machine of TestMachine")
+	}
+	folder := t.TempDir()
+	if err := unix.Mount("/dev/ubda", folder, "ext4", 0, ""); err != nil {
+		t.Fatalf("mount: %v", err)
+	}
+	waiting, faults := lookAt(t, folder)
+	for topic, numbers := range waiting[atLocal] {
+		for _, n := range numbers {
+			fmt.Println("queued", topic, n)
+		}
+	}
+	for _, f := range faults {
+		fmt.Println("fault", f)
+	}
+	s := newSite(t, os.Getenv(machineBinary), nil, false)
+	s.folder = folder
+	s.configure("")
+	for _, d := range s.devices {
+		d.name += "-" + os.Getenv(machineCycle) // the devices of a cycle die with it
+		d.topic += "-" + os.Getenv(machineCycle)
+		d.enter = d.topic
+		d.to = []place{atLocal}
+		d.mark = func(topic string, n int) { fmt.Println("acked", topic, n) }
+	}
+	s.start()
+	if waiting == nil { // in the first cycle: whoever connects later would get what waits
+		s.sleeper()
+	}
+	fmt.Println("looked")
+	s.peers.start(t)
+	select {}
+}
+
+// lookAt reads the store in a folder, if there is one.
+func lookAt(t *testing.T, folder string) (backlog, []string) {
+	to := t.TempDir()
+	b, err := os.ReadFile(filepath.Join(folder, "store.db"))
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(to, "store.db"), b, 0o600)
+	}
+	if err != nil {
+		return nil, []string{err.Error()}
+	}
+	return readStore(filepath.Join(to, "store.db"))
+}
