@@ -1,29 +1,23 @@
 package scram
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"gateway/broker/auth/roster"
 )
 
-// A file of users has one user to a line, empty lines, and comments that begin with #:
+// A file of users is a roster with the lines
 //
 //	NAME:KEYS [KEYS…] [expires=TIME] [disabled]
 //
 // KEYS are HASH$ITERATIONS:SALT$STORED:SERVER, where HASH is the name of the mechanism and the
 // rest in base64, as other servers write them too. TIME is as in 2027-01-31T12:00:00Z (RFC 3339).
 // A user has at most one set of keys for each mechanism.
-
-// MaxFile is the size of a file of users, in bytes.
-const MaxFile = 16 << 20
 
 // A user is what a line says.
 type user struct {
@@ -33,7 +27,7 @@ type user struct {
 }
 
 // same reports whether a client that was let in as u would be let in as v.
-func (u user) same(v user) bool {
+func same(u, v user) bool {
 	return u.disabled == v.disabled && u.expires.Equal(v.expires) &&
 		slices.EqualFunc(u.keys, v.keys, func(a, b Keys) bool { return a.String() == b.String() })
 }
@@ -74,40 +68,7 @@ func ParseKeys(s string) (Keys, error) {
 	return k, nil
 }
 
-// nameOf returns the user that a line is about; ok is false for a comment or an empty line.
-func nameOf(line string) (name, rest string, ok bool) {
-	if trimmed := strings.TrimSpace(line); trimmed == "" || trimmed[0] == '#' {
-		return "", "", false
-	}
-	name, rest, _ = strings.Cut(line, ":")
-	return name, rest, true
-}
-
-// parse reads a file of users. What cannot be read is an error that names its line.
-func parse(text string) (map[string]user, error) {
-	users := make(map[string]user)
-	number := 0
-	for line := range strings.Lines(text) {
-		number++
-		name, rest, ok := nameOf(line)
-		if !ok {
-			continue
-		}
-		u, err := parseUser(rest)
-		if err == nil {
-			err = CheckName(name)
-		}
-		if _, twice := users[name]; err == nil && twice {
-			err = fmt.Errorf("user %q stands here a second time", name)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", number, err)
-		}
-		users[name] = u
-	}
-	return users, nil
-}
-
+// parseUser reads what stands behind a name.
 func parseUser(words string) (u user, err error) {
 	for word := range strings.FieldsSeq(words) {
 		at, expires := strings.CutPrefix(word, "expires=")
@@ -135,123 +96,21 @@ func parseUser(words string) (u user, err error) {
 	return u, nil
 }
 
-// readFile reads a file of users, which must not be readable by everyone.
-func readFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return "", err
-	case !info.Mode().IsRegular():
-		return "", fmt.Errorf("%s is not a regular file", path)
-	case info.Mode().Perm()&0o004 != 0:
-		return "", fmt.Errorf("%s can be read by everyone on this machine; run: chmod 640 %s", path, path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
-	if err != nil {
-		return "", err
-	}
-	if len(b) > MaxFile {
-		return "", fmt.Errorf("%s is larger than %d bytes", path, MaxFile)
-	}
-	return string(b), nil
-}
-
-// Set writes a user into a file, in the place of the one of that name. Its keys take the place of
-// all that it had. A file that is not there is made; everything else in it stays.
+// Set writes a user into a file of users, in the place of the one of that name. Its keys take the
+// place of all that it had. A file that is not there is made; everything else in it stays.
 func Set(path, name string, expires time.Time, keys ...Keys) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
-	line := name + ":"
-	for i, k := range keys {
-		if i > 0 {
-			line += " "
-		}
-		line += k.String()
+	var words []string
+	for _, k := range keys {
+		words = append(words, k.String())
 	}
 	if !expires.IsZero() {
-		line += " expires=" + expires.UTC().Format(time.RFC3339)
+		words = append(words, "expires="+expires.UTC().Format(time.RFC3339))
 	}
-	_, err := edit(path, name, line+"\n")
-	return err
+	return roster.New(path, parseUser, same).Set(name, strings.Join(words, " "))
 }
 
-// Remove removes a user from a file, and reports whether it was there.
-func Remove(path, name string) (bool, error) { return edit(path, name, "") }
-
-// edit puts line, which may be empty, in the place of a user's line, or at the end.
-func edit(path, name, line string) (found bool, err error) {
-	old, err := readFile(path)
-	if errors.Is(err, os.ErrNotExist) && line != "" {
-		old, err = "", nil
-	}
-	if err == nil {
-		_, err = parse(old)
-	}
-	if err != nil {
-		return false, fmt.Errorf("%s: %w", path, err)
-	}
-	var b bytes.Buffer
-	for l := range strings.Lines(old) {
-		if n, _, ok := nameOf(l); ok && n == name {
-			l, found = line, true
-		}
-		b.WriteString(l)
-		if l != "" && !strings.HasSuffix(l, "\n") {
-			b.WriteByte('\n')
-		}
-	}
-	if !found {
-		b.WriteString(line)
-	}
-	return found, replace(path, b.Bytes())
-}
-
-// replace puts a file in the place of another, or leaves that as it is. Mode and owner stay.
-func replace(path string, content []byte) (err error) {
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		path = target
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	if info, statErr := os.Stat(path); statErr == nil {
-		if err = errors.Join(f.Chmod(info.Mode().Perm()), keepOwner(f, info)); err != nil {
-			return errors.Join(err, f.Close())
-		}
-	}
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
-}
-
-// keepOwner gives a file the owner of another. That the gateway's user may not do that is no error
-// if the file is its own.
-func keepOwner(f *os.File, old os.FileInfo) error {
-	st, ok := old.Sys().(*syscall.Stat_t)
-	if !ok || st.Uid == uint32(os.Geteuid()) && st.Gid == uint32(os.Getegid()) {
-		return nil
-	}
-	return f.Chown(int(st.Uid), int(st.Gid))
-}
-
-// identityOf tells a file from another one of the same name.
-func identityOf(info os.FileInfo) string {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return strconv.FormatUint(st.Ino, 10)
-	}
-	return ""
-}
+// Remove removes a user from a file of users, and reports whether it was there.
+func Remove(path, name string) (bool, error) { return roster.New(path, parseUser, same).Remove(name) }

@@ -16,6 +16,8 @@ import (
 	"fmt"
 	"hash"
 	"strings"
+
+	"gateway/broker/auth/roster"
 )
 
 // A Hash is the hash function of a mechanism.
@@ -149,18 +151,12 @@ func CheckPassword(password string) error {
 	return nil
 }
 
-// CheckName refuses a user name for the same reason, and one that means something else in a file
-// of users or in a topic.
+// CheckName refuses a user name for the same reason, or one that no roster takes.
 func CheckName(name string) error {
-	switch {
-	case name == "" || len(name) > maxName:
-		return fmt.Errorf("a user name has 1 to %d bytes", maxName)
-	case strings.ContainsFunc(name, changes):
-		return fmt.Errorf("user name %q: it has a character that some clients write differently: use printable ASCII", name)
-	case strings.ContainsAny(name, ":+#/") || name[0] == '$' || strings.TrimSpace(name) != name:
-		return fmt.Errorf("user name %q: it has one of the characters : + # /, begins with $, or has a space at one end", name)
+	if strings.ContainsFunc(name, changes) {
+		return fmt.Errorf("user name %q has a character that some clients write differently: use printable ASCII", name)
 	}
-	return nil
+	return roster.CheckName(name)
 }
 
 // changes reports whether SASLprep may change a character, or refuse it.

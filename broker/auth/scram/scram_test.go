@@ -262,7 +262,7 @@ func TestUnknownLooksKnown(t *testing.T) {
 	if err := Set(path, "slow", time.Time{}, k); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := again.Look(); err != nil {
+	if _, _, err := again.Look(); err != nil {
 		t.Fatal(err)
 	}
 	counts := make(map[int]int)

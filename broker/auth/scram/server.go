@@ -120,7 +120,7 @@ func (x *exchange) finish(data []byte) (auth.Step, error) {
 // unchanged reports whether the user is still who it was when the exchange began.
 func (x *exchange) unchanged() bool {
 	now, _, exists := x.m.Users.find(x.first.name, x.m.Hash)
-	return exists && now.same(x.user)
+	return exists && same(now, x.user)
 }
 
 // By is what the identities of this package say of where they come from.
