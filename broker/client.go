@@ -103,7 +103,7 @@ func (c *Client) Forget() {
 // Subscribe subscribes, as a SUBSCRIBE packet does, and returns when that is durable.
 func (c *Client) Subscribe(p packet.Subscribe) (packet.Suback, error) {
 	done := make(chan packet.Suback, 1)
-	c.srv.handleSubscribe(c.session, &p, func() bool { return true }, func(a packet.Suback) { done <- a })
+	c.srv.handleSubscribe(c.session, &p, denied{}, func() bool { return true }, func(a packet.Suback) { done <- a })
 	a := <-done
 	for i, r := range a.Reasons {
 		if r.Failed() {

@@ -22,8 +22,10 @@ type Listener struct {
 	// Mechanisms are the methods of enhanced authentication that 5.0 clients may ask for.
 	Mechanisms []auth.Mechanism
 	// Rules decide what clients may do; nil: everything.
-	Rules    auth.Authorizer
-	Versions []packet.Version // of MQTT that are let in; nil: all
+	Rules auth.Authorizer
+	// EndDenied ends the connection of a client that does what it may not do.
+	EndDenied bool
+	Versions  []packet.Version // of MQTT that are let in; nil: all
 	// Prefix is what stands before each topic of the clients here, and which they do not see. It
 	// ends with /, and is not a part of another listener's. Empty: they have all topics.
 	Prefix string
@@ -54,6 +56,7 @@ type conn struct {
 
 	exchange *exchange    // nil: the client uses no enhanced authentication
 	client   *auth.Client // nil before it is known; written under the gate's lock
+	access   *access      // what it may do
 	session  *Session
 	bridge   bool
 	silence  silence
@@ -244,6 +247,12 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 	if e, ok := errors.AsType[*packet.Error](refused); ok && e.Reason == packet.TopicNameInvalid {
 		return e
 	}
+	if refused == nil {
+		refused = c.r.deny(c.access)
+	}
+	if refused != nil && c.listener.EndDenied {
+		return refused
+	}
 	if p.QoS == 0 {
 		if refused == nil {
 			c.r.begin(p)
@@ -305,9 +314,13 @@ func (c *conn) subscribe(body []byte) error {
 			p.Filters[i].RetainAsPublished = true
 		}
 	}
+	denied := c.access.subscribe(&p)
+	if c.listener.EndDenied && denied.first != "" {
+		return &packet.Error{Clause: "5.4.2", Reason: packet.NotAuthorized, Text: denied.first}
+	}
 	place := c.link.out.reserve()
 	wait := func() bool { return c.link.await(c.srv.ctx, c.session) }
-	c.srv.handleSubscribe(c.session, &p, wait, func(a packet.Suback) { c.link.concluded(place, &a, nil) })
+	c.srv.handleSubscribe(c.session, &p, denied, wait, func(a packet.Suback) { c.link.concluded(place, &a, nil) })
 	return nil
 }
 
@@ -356,6 +369,9 @@ func (c *conn) close(err error) {
 		c.srv.log.Info("connection refused", "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", why(err))
 	default:
 		// A client that sees the connection end finds its session as it is after that.
+		if !c.goodbye {
+			c.srv.registry.vet(c.session)
+		}
 		c.srv.registry.detach(c.session, &c.link, c.goodbye)
 		c.srv.log.Info("client disconnected", "client", c.session.id, "from", c.nc.RemoteAddr(), "reason", why(err))
 	}

@@ -53,6 +53,9 @@ func (c *conn) connect(p *packet.Connect) error {
 	if p.Properties.RequestResponse {
 		props.ResponseInformation = "response/" + p.ClientID
 	}
+	if why := c.access.will(p.Will); why != "" {
+		return c.refuse(&packet.Error{Clause: "5.4.2", Reason: packet.NotAuthorized, Text: "the will: " + why})
+	}
 	keepAlive := time.Duration(p.KeepAlive) * time.Second
 	if m := c.listener.Bounds.KeepAlive; v5 && m > 0 && (keepAlive == 0 || keepAlive > m) {
 		keepAlive = m
@@ -68,13 +71,16 @@ func (c *conn) connect(p *packet.Connect) error {
 	c.bridge = p.Bridge
 
 	n, present, err := c.srv.registry.attach(arrival{
-		peer: &c.link, id: c.link.mount.id(p.ClientID), cleanStart: p.CleanStart,
+		peer: &c.link, access: c.access, id: c.link.mount.id(p.ClientID), cleanStart: p.CleanStart,
 		expiry: expiry, window: c.window(p), will: p.Will, version: p.Version,
 	})
 	if err != nil {
 		return c.refuse(&packet.Error{Clause: "3.1.4", Reason: packet.ServerUnavailable, Text: err.Error()})
 	}
 	c.session = n
+	if present {
+		withdraw(c.srv, n, c.access)
+	}
 	c.srv.gate.know(c)
 	if at := c.client.Expires; !at.IsZero() {
 		c.expiry = expireAt(&c.link, at)

@@ -185,6 +185,12 @@ func (x *exchange) replace(id auth.Identity, revoked int) error {
 	if !c.srv.gate.identified(c, &who, revoked) {
 		return errMeanwhile
 	}
+	c.access = newAccess(c.srv, &who, c.listener.Rules)
+	c.session.mu.Lock()
+	if c.session.peer == &c.link {
+		adopt(c.session, c.access)
+	}
+	c.session.mu.Unlock()
 	if c.expiry != nil {
 		c.expiry.Stop()
 		c.expiry = nil

@@ -44,6 +44,7 @@ func (c *conn) identify(p *packet.Connect, props *packet.ConnackProperties) erro
 		who := &auth.Client{Identity: id, ID: p.ClientID, Listener: c.listener.Name, Addr: addrOf(a.Addr), Certificate: a.Certificate}
 		switch {
 		case c.srv.gate.identified(c, who, revoked):
+			c.access = newAccess(c.srv, who, c.listener.Rules)
 			return nil
 		case c.exchange != nil:
 			return refused(c, p, errMeanwhile)

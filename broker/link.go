@@ -89,11 +89,14 @@ func (l *link) concluded(place uint64, a *packet.Suback, err error) {
 	if i := slices.IndexFunc(a.Reasons, packet.ReasonCode.Failed); i >= 0 {
 		text := ""
 		switch a.Reasons[i] {
+		case packet.NotAuthorized:
+			text = a.ReasonString
 		case packet.TopicFilterInvalid:
 			text = "the filter is not valid, or larger than limits.topic_size and limits.topic_levels allow"
 		case packet.QuotaExceeded:
 			text = "there are as many subscriptions as limits.subscriptions and limits.subscriptions_size allow, or the store is full"
 		}
+		a.ReasonString = ""
 		a.ReasonString = explain(l, a, a.Reasons[i], text)
 	}
 	l.completeSub(place, a)

@@ -65,6 +65,13 @@ func (m *memory) pause(on bool) {
 	m.mu.Unlock()
 }
 
+// queued returns how many messages are kept for a client.
+func (m *memory) queued(client string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.sessions[client].queue)
+}
+
 func (m *memory) failWith(err error) {
 	m.mu.Lock()
 	m.fail = err

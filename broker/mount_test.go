@@ -18,7 +18,9 @@ func (s *site) mounted(prefix string) *site {
 // listen adds a listener to a site and returns the site as its clients see it.
 func (s *site) listen(l broker.Listener) *site {
 	s.t.Helper()
-	l.Auth = auth.Anonymous{}
+	if l.Auth == nil {
+		l.Auth = auth.Anonymous{}
+	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		s.t.Fatal(err)

@@ -122,6 +122,7 @@ func (u *unit) deliver(r *routing, h *hit) {
 	switch {
 	case h.qos == 0:
 		h.s.offer(r, h)
+	case !h.s.filter.Load().receives(r.p.Topic, h.qos):
 	case h.s.full():
 		u.srv.stats.Dropped.Add(1)
 	case h.s.durable:

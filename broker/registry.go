@@ -26,6 +26,7 @@ type registry struct {
 // An arrival is what a client asks for when it connects, over the network or in the process.
 type arrival struct {
 	peer       peer
+	access     *access // nil for a client in the process
 	id         string
 	cleanStart bool
 	expiry     uint32
@@ -39,16 +40,22 @@ type arrival struct {
 // can be: a new one that the store refuses is an error, one that is there already is not. The peer
 // tells that it has no room until the client knows that it is connected.
 func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
-	g.ordering.Lock()
 	g.mu.Lock()
 	old := g.sessions[a.id]
+	g.mu.Unlock()
+	if old != nil {
+		g.vet(old)
+	}
+	g.ordering.Lock()
+	g.mu.Lock()
+	old = g.sessions[a.id]
 	if g.closing || old == nil && len(g.sessions) >= g.srv.limits.Sessions && !own(a.id) {
 		g.mu.Unlock()
 		g.ordering.Unlock()
 		return nil, false, errSessions
 	}
 	// A session without expiry ends with its connection, which ends now.
-	present = old != nil && !a.cleanStart && old.durable
+	present = old != nil && !a.cleanStart && old.durable && belongsTo(old, a.access)
 	n = old
 	hadWill := false
 	if !present {
@@ -64,6 +71,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	// What PUBREC has told must be durable before PUBREL is sent again.
 	lazy := present && n.expiry == a.expiry && a.will == nil && !hadWill && n.storing == 0
 	n.peer, n.expiry, n.will = a.peer, a.expiry, a.will
+	adopt(n, a.access)
 	n.connected.Store(true)
 	n.state.Queue.Resume(a.window)
 	n.mu.Unlock()
@@ -128,6 +136,45 @@ func (n *Session) displace(end bool) (hadWill bool, changes []session.Change, wi
 		changes = n.end()
 	}
 	return hadWill, changes, will
+}
+
+// belongsTo reports whether the session may be taken over by a client: one of another user does not
+// find what was meant for the first one.
+func belongsTo(n *Session, a *access) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.access == nil || a == nil || n.access.client.User == a.client.User
+}
+
+// adopt notes what the client of a session may do. The session is locked.
+func adopt(n *Session, a *access) {
+	n.access = a
+	n.filter.Store(nil)
+	if a != nil && a.filters {
+		n.filter.Store(a)
+	}
+}
+
+// vet takes its will from a client that may not publish it any more.
+func (g *registry) vet(n *Session) {
+	n.mu.Lock()
+	w, a := n.will, n.access
+	n.mu.Unlock()
+	if a.will(w) == "" {
+		return
+	}
+	g.srv.stats.Dropped.Add(1)
+	n.mu.Lock()
+	changed := n.will == w
+	if changed {
+		n.will = nil
+	}
+	away := n.peer == nil
+	closed := &session.Closed{Client: n.id, At: n.since}
+	n.mu.Unlock()
+	if changed && away && n.durable {
+		g.srv.later([]session.Change{closed})
+	}
 }
 
 // quiet forgets the connection and what was to happen after it. The lock is held.
@@ -232,6 +279,7 @@ func (g *registry) elapse(n *Session) (will *packet.Will, changes []session.Chan
 
 // due is elapse, at the time that the timer was set to.
 func (g *registry) due(n *Session) {
+	g.vet(n)
 	g.ordering.Lock()
 	defer g.ordering.Unlock()
 	g.mu.Lock()

@@ -70,6 +70,24 @@ func (r *routing) begin(p *packet.Publish) {
 	clear(r.places)
 }
 
+// deny decides whether the client may publish what was received. What was taken before at QoS 2 is
+// only repeated: its sender has to come to an end with it.
+func (r *routing) deny(a *access) error {
+	p := &r.received
+	if p.QoS == 2 {
+		r.from.mu.Lock()
+		taken := r.from.state.Inbox.Has(p.ID)
+		r.from.mu.Unlock()
+		if taken {
+			return nil
+		}
+	}
+	if why := a.publish(p); why != "" {
+		return &packet.Error{Clause: "5.4.2", Reason: packet.NotAuthorized, Text: why}
+	}
+	return nil
+}
+
 // add notes that a subscription matches. A session with several matching subscriptions gets the
 // message once, at the highest of their QoS, with all their identifiers [MQTT-3.3.4-2, -3.3.4-3].
 func (r *routing) add(filter string, s *Session, sub subscription) {

@@ -43,6 +43,7 @@ type Server struct {
 	another string // see Options.UseAnother
 	began   time.Time
 	stats   Stats
+	denials denials
 
 	registry registry
 	routes   routes
@@ -73,6 +74,7 @@ func New(o Options) (*Server, error) {
 		another: o.UseAnother,
 		began:   time.Now(),
 	}
+	s.denials.news = make(signal, 1)
 	s.gate = newGate(&s.limits)
 	s.pace = rate.NewLimiter(rate.Limit(s.limits.ConnectRate), s.limits.ConnectRate)
 	s.registry = registry{srv: s, sessions: make(map[string]*Session)}

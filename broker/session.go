@@ -23,8 +23,11 @@ type Session struct {
 	durable bool   // it is there
 	// connected mirrors whether there is a peer, for those who choose among sessions.
 	connected atomic.Bool
+	// filter is what the client may do, if it may not receive all that it subscribes to.
+	filter atomic.Pointer[access]
 
 	mu       sync.Mutex
+	access   *access // of the last connection; nil before the first one of this process
 	state    session.State
 	peer     peer                // nil while the client is away
 	ended    bool                // it is no longer in the server's table
@@ -91,7 +94,7 @@ func (s *Session) offer(r *routing, h *hit) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.peer == nil:
+	case s.peer == nil, !s.access.receives(r.p.Topic, 0):
 		return
 	case len(s.backlog) > 0:
 		if s.behind < backlogLimit {
@@ -209,6 +212,7 @@ func (s *Session) pump() (changes []session.Change) {
 		switch {
 		case expired && !(again && e.QoS == 2): // what was sent at QoS 2 has to be completed [MQTT-4.3.3-7]
 			s.srv.stats.Expired.Add(1)
+		case !(again && e.QoS == 2) && !s.access.receives(e.Message.Publish.Topic, e.QoS):
 		case s.peer.deliver(e, expiry, again):
 			continue
 		default:

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"gateway/broker/auth"
 	"gateway/broker/packet"
 )
 
@@ -27,6 +28,9 @@ func (s *Server) Stats() *Stats { return &s.stats }
 // statsPeriod is how often the statistics are published.
 const statsPeriod = 10 * time.Second
 
+// denialPeriod is the least time between two messages about what a client may not do.
+const denialPeriod = time.Second
+
 // A reporter publishes the statistics below $SYS/broker, until the server closes.
 type reporter struct {
 	srv  *Server
@@ -36,8 +40,14 @@ type reporter struct {
 func (r *reporter) run() {
 	tick := time.NewTicker(statsPeriod)
 	defer tick.Stop()
+	news, pause := r.srv.denials.news, (<-chan time.Time)(nil)
 	for {
 		select {
+		case <-news:
+			r.publish("$SYS/broker/last_denied", r.srv.denials.text())
+			news, pause = nil, time.After(denialPeriod)
+		case <-pause:
+			news, pause = r.srv.denials.news, nil
 		case <-tick.C:
 			r.report()
 		case <-r.srv.ctx.Done():
@@ -75,6 +85,9 @@ func (r *reporter) values() map[string]string {
 		"$SYS/broker/publish/messages/expired":   number(s.stats.Expired.Load()),
 		"$SYS/broker/publish/messages/too_large": number(s.stats.TooLarge.Load()),
 		"$SYS/broker/clients/slowed":             number(s.stats.Slowed.Load()),
+		"$SYS/broker/denied/publish":             number(s.denials.count[auth.Publish].Load()),
+		"$SYS/broker/denied/subscribe":           number(s.denials.count[auth.Subscribe].Load()),
+		"$SYS/broker/denied/receive":             number(s.denials.count[auth.Receive].Load()),
 		"$SYS/broker/store/refused":              number(s.stats.Unstored.Load()),
 		"$SYS/broker/subscriptions/count":        number(int64(subs)),
 		"$SYS/broker/retained messages/count":    number(int64(retained)),

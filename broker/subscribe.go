@@ -3,6 +3,8 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,13 +17,16 @@ import (
 // are durable, if the session is. Retained messages follow, as the options say [MQTT-3.3.1-9..11];
 // before those of each filter, wait waits until most of what came before is on its way, and reports
 // whether to go on.
-func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, wait func() bool, done func(packet.Suback)) {
-	ack := packet.Suback{Type: packet.SUBACK, ID: p.ID}
+func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, not denied, wait func() bool, done func(packet.Suback)) {
+	ack := packet.Suback{Type: packet.SUBACK, ID: p.ID, ReasonString: not.first}
 	var changes []session.Change
 	var fresh []packet.Subscription // those whose retained messages are to be sent
 	var added []string
-	for _, f := range p.Filters {
-		reason := n.mayCarry(f)
+	for i, f := range p.Filters {
+		reason := packet.NotAuthorized
+		if !not.filters[i] {
+			reason = n.mayCarry(f)
+		}
 		ack.Reasons = append(ack.Reasons, reason)
 		if reason.Failed() {
 			continue
@@ -124,10 +129,24 @@ func sendRetained(s *Server, n *Session, f packet.Subscription, id uint32) {
 // backlogged queues a retained message at QoS 0, which waits until there is room.
 func (n *Session) backlogged(m *session.Message, h *hit) {
 	n.mu.Lock()
-	if n.peer != nil {
+	if n.peer != nil && n.access.receives(m.Publish.Topic, 0) {
 		n.backlog = append(n.backlog, waiting{m, h.retain, h.ids})
 	}
 	n.mu.Unlock()
+}
+
+// withdraw ends the subscriptions of a session that its client may not have any more.
+func withdraw(s *Server, n *Session, a *access) {
+	n.mu.Lock()
+	filters := slices.Collect(maps.Keys(n.subs))
+	n.mu.Unlock()
+	var changes []session.Change
+	for _, f := range filters {
+		if a.filter(f, 0) != "" && s.routes.unsubscribe(n, f) {
+			changes = append(changes, &session.Unsubscribed{Client: n.id, Filter: f})
+		}
+	}
+	s.later(changes)
 }
 
 // handleUnsubscribe carries out an UNSUBSCRIBE. done is called with the UNSUBACK when that is

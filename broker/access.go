@@ -1,0 +1,143 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gateway/broker/auth"
+	"gateway/broker/packet"
+	"gateway/broker/topic"
+)
+
+// An access decides what the client of one connection may do, and tells of what it may not. A nil
+// access is one of the gateway's own clients, who may do everything.
+type access struct {
+	client  *auth.Client
+	rules   auth.Authorizer // nil: everything is allowed
+	filters bool            // it may not receive all that it subscribes to
+	ctx     context.Context // the server's
+	denials *denials
+}
+
+func newAccess(s *Server, client *auth.Client, rules auth.Authorizer) *access {
+	return &access{client: client, rules: rules, filters: auth.Filters(client, rules), ctx: s.ctx, denials: &s.denials}
+}
+
+// denied returns why the client may not do something; it is empty if it may. It may block.
+func (a *access) denied(r auth.Request) string {
+	if a == nil {
+		return ""
+	}
+	v := auth.Decide(a.ctx, a.client, a.rules, r)
+	if v.Allowed {
+		return ""
+	}
+	a.denials.count[r.Action].Add(1)
+	a.denials.note(a.client, r, v.Rule)
+	return v.Rule
+}
+
+// receives reports whether the client may have a message. It does not block.
+func (a *access) receives(topic string, qos packet.QoS) bool {
+	if a == nil || !a.filters {
+		return true
+	}
+	if auth.Decide(a.ctx, a.client, a.rules, auth.Request{Action: auth.Receive, Topic: topic, QoS: byte(qos)}).Allowed {
+		return true
+	}
+	a.denials.count[auth.Receive].Add(1)
+	return false
+}
+
+// publish returns why the client may not publish a message; it is empty if it may.
+func (a *access) publish(p *packet.Publish) string {
+	return a.denied(auth.Request{Action: auth.Publish, Topic: p.Topic, QoS: byte(p.QoS), Retain: p.Retain})
+}
+
+// will returns why the client may not have a will; it is empty if it may.
+func (a *access) will(w *packet.Will) string {
+	if w == nil {
+		return ""
+	}
+	return a.denied(auth.Request{Action: auth.Publish, Topic: w.Topic, QoS: byte(w.QoS), Retain: w.Retain})
+}
+
+// filter returns why the client may not subscribe with a filter; it is empty if it may.
+func (a *access) filter(f string, qos packet.QoS) string {
+	if _, rest, shared, err := topic.ParseShared(f); shared && err == nil {
+		f = rest
+	}
+	return a.denied(auth.Request{Action: auth.Subscribe, Topic: f, QoS: byte(qos)})
+}
+
+// subscribe says which filters of a SUBSCRIBE the client may not have. Those that are not valid
+// are refused for that.
+func (a *access) subscribe(p *packet.Subscribe) (d denied) {
+	for i, f := range p.Filters {
+		if topic.ValidFilter(f.Filter) != nil {
+			continue
+		}
+		if why := a.filter(f.Filter, f.QoS); why != "" {
+			if d.filters == nil {
+				d.filters, d.first = make(map[int]bool), why
+			}
+			d.filters[i] = true
+		}
+	}
+	return d
+}
+
+// A denied is the part of a SUBSCRIBE that the client may not have.
+type denied struct {
+	filters map[int]bool // by their place
+	first   string       // why the first of them is denied
+}
+
+// denials count what clients were not allowed to do, and know the last of it. What a client is not
+// allowed to receive is counted only: a wide subscription to what may partly be read is no offence.
+type denials struct {
+	count [3]atomic.Int64 // by action
+	news  signal          // told when there is another last one
+
+	mu   sync.Mutex
+	last denial
+}
+
+// A denial is one thing that a client was not allowed to do.
+type denial struct {
+	At       time.Time  `json:"at"`
+	Client   string     `json:"client"`
+	User     string     `json:"user,omitempty"`
+	Listener string     `json:"listener"`
+	From     netip.Addr `json:"from,omitzero"`
+	Action   string     `json:"action"`
+	Topic    string     `json:"topic"`
+	Reason   string     `json:"reason"`
+}
+
+// note notes a denial.
+func (d *denials) note(c *auth.Client, r auth.Request, reason string) {
+	d.mu.Lock()
+	d.last = denial{time.Now(), c.ID, c.User, c.Listener, c.Addr, r.Action.String(), r.Topic, reason}
+	d.mu.Unlock()
+	d.news.give()
+}
+
+// text returns the last denial as JSON, empty if there was none.
+func (d *denials) text() string {
+	d.mu.Lock()
+	last := d.last
+	d.mu.Unlock()
+	if last.At.IsZero() {
+		return ""
+	}
+	b, err := json.Marshal(last)
+	if err != nil {
+		return "" // there is nothing in it that JSON has no form for
+	}
+	return string(b)
+}

@@ -1,0 +1,41 @@
+package auth
+
+import "context"
+
+// Decide answers a request of a client of a listener with these rules; nil: everything is allowed
+// that the rules of the client's identity do not deny. The runtime and whoever explains it both
+// ask here.
+func Decide(ctx context.Context, c *Client, rules Authorizer, r Request) Verdict {
+	if c.Super {
+		return Verdict{Allowed: true, Rule: "super user: may do everything"}
+	}
+	for _, a := range [...]Authorizer{c.Rules, rules} {
+		if a == nil {
+			continue
+		}
+		if _, ok := a.(Filter); !ok && r.Action == Receive {
+			continue
+		}
+		if v := a.Authorize(ctx, c, r); v.Allowed || v.Rule != "" {
+			return v
+		}
+	}
+	switch {
+	case rules == nil:
+		return Verdict{Allowed: true, Rule: "no rules are set: everything is allowed"}
+	case r.Action == Receive:
+		return Verdict{Allowed: true, Rule: "what may be subscribed to may be received: no rule says otherwise"}
+	}
+	return Verdict{Rule: "no rule allows it"}
+}
+
+// Filters reports whether there can be rules for what a client receives, of its identity or of its
+// listener.
+func Filters(c *Client, rules Authorizer) bool {
+	for _, a := range [...]Authorizer{c.Rules, rules} {
+		if f, ok := a.(Filter); ok && !c.Super && f.Filters(c) {
+			return true
+		}
+	}
+	return false
+}
