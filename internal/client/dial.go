@@ -27,6 +27,7 @@ type Options struct {
 	SessionExpiry uint32 // seconds that the session outlives the connection; 5.0 only
 
 	Username, Password string
+	Prover             Prover      // shows who the client is by a method of its own; nil: none. 5.0 only, for one connection
 	TLS                *tls.Config // for mqtts and wss; nil: the system's roots. The server name is filled in
 	Will               *packet.Will
 
@@ -73,6 +74,9 @@ func Dial(ctx context.Context, address string, o Options) (*Client, error) {
 func New(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
 	if o.Version == 0 {
 		o.Version = packet.V311
+	}
+	if o.Prover != nil && o.Version != packet.V5 {
+		return nil, errors.Join(errors.New("connect: authentication methods are of MQTT 5.0"), conn.Close())
 	}
 	s := o.Session
 	if s == nil {
@@ -153,18 +157,59 @@ func shakeHands(ctx context.Context, l *link, r *reader, o *Options) (packet.Con
 	return ack, nil
 }
 
+// exchange sends CONNECT and goes through the authentication, if there is one, up to CONNACK.
 func exchange(l *link, r *reader, o *Options) (packet.Connack, error) {
-	if _, err := l.conn.Write(o.connect().Append(nil, o.Version)); err != nil {
+	c := o.connect()
+	var p *proof
+	if o.Prover != nil {
+		data, err := o.Prover.Next(nil)
+		if err != nil {
+			return packet.Connack{}, err
+		}
+		p = &proof{Prover: o.Prover}
+		c.Properties.HasAuthMethod, c.Properties.AuthMethod, c.Properties.AuthData = true, p.Method(), data
+	}
+	if _, err := l.conn.Write(c.Append(nil, o.Version)); err != nil {
 		return packet.Connack{}, err
 	}
-	h, body, err := r.next()
+	for {
+		h, body, err := r.next()
+		if err != nil {
+			return packet.Connack{}, err
+		}
+		if h.Type == packet.AUTH && p != nil {
+			if err := l.answer(p, &r.decoder, body); err != nil {
+				return packet.Connack{}, err
+			}
+			continue
+		}
+		if h.Type != packet.CONNACK {
+			return packet.Connack{}, fmt.Errorf("the server answers with %v, not CONNACK [MQTT-3.2.0-1]", h.Type)
+		}
+		ack, err := r.decoder.Connack(body)
+		if err == nil && p != nil && ack.Reason == packet.Success {
+			x := ack.Properties
+			if x == nil {
+				x = new(packet.ConnackProperties)
+			}
+			err = p.conclude(x.AuthMethod, x.AuthData)
+		}
+		return ack, err
+	}
+}
+
+// answer answers an AUTH before CONNACK.
+func (l *link) answer(p *proof, d *packet.Decoder, body []byte) error {
+	a, err := d.Auth(body)
 	if err != nil {
-		return packet.Connack{}, err
+		return err
 	}
-	if h.Type != packet.CONNACK {
-		return packet.Connack{}, fmt.Errorf("the server answers with %v, not CONNACK [MQTT-3.2.0-1]", h.Type)
+	next, err := p.answer(a)
+	if err != nil {
+		return err
 	}
-	return r.decoder.Connack(body)
+	_, err = l.conn.Write(next.Append(nil, l.version))
+	return err
 }
 
 func (o *Options) connect() *packet.Connect {

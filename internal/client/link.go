@@ -28,6 +28,7 @@ type link struct {
 	writing bool          // a batch is on its way to the kernel
 	leaving bool          // DISCONNECT is among it: that the server closes is no error
 	err     error         // why the connection ended
+	proof   *proof        // a re-authentication that goes on; nil: none
 	changed chan struct{} // closed at the next change that may be awaited; nil: nobody waits
 }
 

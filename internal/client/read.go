@@ -106,6 +106,12 @@ func (v *receiver) handle(d *packet.Decoder, h packet.Header, body []byte) error
 		}
 		v.answered(p)
 	case packet.PINGRESP:
+	case packet.AUTH:
+		p, err := d.Auth(body)
+		if err != nil {
+			return err
+		}
+		return v.authenticated(p)
 	case packet.DISCONNECT:
 		p, err := d.Disconnect(body)
 		if err != nil {
