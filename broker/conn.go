@@ -178,6 +178,7 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 		c.breathe()
 	}
 	if c.link.cause.Load() != nil {
+		awaitEnd(c.srv.ctx, &c.link)
 		return net.ErrClosed // what came before the end is not taken after it
 	}
 	//crash:packet-read
@@ -293,6 +294,23 @@ func (c *conn) breathe() {
 		select {
 		case <-c.link.out.less:
 		case <-c.srv.ctx.Done():
+			return
+		}
+	}
+}
+
+// awaitEnd waits until a connection may end that has a cause to.
+func awaitEnd(ctx context.Context, l *link) {
+	for {
+		l.mu.Lock()
+		ending := l.ending
+		l.mu.Unlock()
+		if ending {
+			return
+		}
+		select {
+		case <-l.less:
+		case <-ctx.Done():
 			return
 		}
 	}

@@ -3,6 +3,7 @@ package broker
 import (
 	"time"
 
+	"gateway/broker/session"
 	"gateway/broker/topic"
 )
 
@@ -25,8 +26,9 @@ type Limits struct {
 	TopicLevels        int           // of one topic name or filter; default and most topic.MaxLevels
 	ClientIDBytes      int           // of one client identifier; default 256
 	WillBytes          int           // of one will message; default 16 KiB
-	QueueMessages      int           // messages that wait for one session of the network; newer ones are dropped; default 100,000
+	QueueMessages      int           // messages that wait for one session of the network; newer ones are dropped unless Stored says otherwise; default 100,000
 	QueueBytes         int           // their bytes, for a session that is in memory only; default 1 MiB
+	Stored             session.Quota // of the queue of a durable session of the network; its Messages are QueueMessages
 	RetainedBytes      int           // of all retained messages, with 512 for each and 384 for each level that no other has; default 64 MiB
 	SessionExpiry      time.Duration // longest life of a session of the network without a connection; default 7 days
 	TopicAliases       uint16        // per connection and direction; default 32
@@ -56,6 +58,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.WillBytes, 16<<10)
 	or(&l.QueueMessages, 100_000)
 	or(&l.QueueBytes, 1<<20)
+	l.Stored.Messages = int64(l.QueueMessages)
 	or(&l.RetainedBytes, 64<<20)
 	or(&l.SessionExpiry, 7*24*time.Hour)
 	or(&l.TopicAliases, 32)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"gateway/broker/packet"
 	"gateway/broker/session"
@@ -29,11 +30,26 @@ func (l *link) acknowledged(place uint64, a packet.Ack) {
 		l.settled()
 	}
 	if a.Reason.Failed() && l.version < packet.V5 {
-		l.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: a.Reason, Text: "the message could not be stored"})
+		pushBack(l, &packet.Error{Clause: "MQTT-4.8.0-2", Reason: a.Reason, Text: "the message could not be stored"})
 		return
 	}
 	a.ReasonString = explain(l, &a, a.Reason, a.ReasonString)
 	l.complete(place, a)
+}
+
+// pushBackTime is for how long a client before 5.0 whose message was refused is kept from trying again.
+const pushBackTime = 2 * time.Second
+
+// pushBack ends the connection of a client whose message was refused, after a while: nothing more is
+// taken from it, and it gets no acknowledgement, so that its messages stay in their order.
+func pushBack(l *link, e *packet.Error) {
+	if e.Reason != packet.QuotaExceeded {
+		l.fail(e)
+		return
+	}
+	if l.cause.CompareAndSwap(nil, e) {
+		time.AfterFunc(pushBackTime, func() { l.end(e) })
+	}
 }
 
 // explain returns the reason string for an acknowledgement that has none yet: text, or what can be

@@ -123,10 +123,10 @@ func (u *unit) deliver(r *routing, h *hit) {
 	case h.qos == 0:
 		h.s.offer(r, h)
 	case !h.s.filter.Load().receives(r.p.Topic, h.qos):
-	case h.s.full():
-		u.srv.stats.Dropped.Add(1)
 	case h.s.durable:
 		u.enqueue(r, h)
+	case h.s.full():
+		u.srv.stats.Dropped.Add(1)
 	default:
 		h.s.push(session.Queued{QoS: h.qos, Retain: h.retain, SubscriptionIDs: h.ids, Message: r.message()})
 	}
@@ -172,10 +172,9 @@ func (u *unit) enqueue(r *routing, h *hit) {
 	if u.enqueued == nil {
 		u.enqueued = &session.Enqueued{Message: r.message()}
 	}
-	u.enqueued.To = append(u.enqueued.To, &session.Target{
-		Client: h.s.id, Incarnation: h.s.number,
-		QoS: h.qos, Retain: h.retain, SubscriptionIDs: h.ids,
-	})
+	to := u.srv.queues.target(h.s, r.p.Topic)
+	to.QoS, to.Retain, to.SubscriptionIDs = h.qos, h.retain, h.ids
+	u.enqueued.To = append(u.enqueued.To, to)
 	u.sessions = append(u.sessions, h.s)
 }
 
@@ -201,21 +200,36 @@ func (u *unit) committed(err error) {
 			u.from.state.Inbox.Release(u.id)
 			u.from.mu.Unlock()
 		}
-	} else if u.enqueued != nil {
-		for i, t := range u.enqueued.To {
-			//crash:before-delivery
-			if t.Position == 0 {
-				u.srv.stats.Dropped.Add(1) // the session ended meanwhile
-				continue
-			}
+	}
+	if u.enqueued != nil {
+		u.deliverStored(err)
+	}
+	//crash:before-acknowledgement
+	u.acknowledge()
+}
+
+// deliverStored passes on what the store has taken, and lets go of the queues that made room for it.
+func (u *unit) deliverStored(err error) {
+	for i, t := range u.enqueued.To {
+		//crash:before-delivery
+		n := (*holder)(u.sessions[i])
+		switch {
+		case err != nil:
+		case t.Position > 0:
 			u.sessions[i].committed(session.Queued{
 				Position: t.Position, QoS: t.QoS, Retain: t.Retain,
 				SubscriptionIDs: t.SubscriptionIDs, Message: u.enqueued.Message,
 			})
+		default:
+			n.missed()
+		}
+		if t.Held {
+			n.letGo()
 		}
 	}
-	//crash:before-acknowledgement
-	u.acknowledge()
+	if err == nil {
+		u.srv.losses.lost(u.enqueued.Dropped)
+	}
 }
 
 // acknowledge lets the acknowledgement go.

@@ -97,6 +97,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	g.ordering.Unlock()
 
 	if old != nil && !present {
+		g.srv.losses.forget(old.id)
 		g.handOn(old, g.srv.routes.unroute(old))
 	}
 	if will != nil {
@@ -300,6 +301,7 @@ func (g *registry) due(n *Session) {
 // no longer due are one unit: a will is published once.
 func (g *registry) settle(n *Session, will *packet.Will, changes []session.Change, ended bool) {
 	if ended {
+		g.srv.losses.forget(n.id)
 		g.handOn(n, g.srv.routes.unroute(n))
 	}
 	if will != nil {

@@ -27,6 +27,9 @@ type Options struct {
 	Store  Store // required
 	Limits Limits
 	Log    *slog.Logger // required
+	// Queues bound the queues of durable sessions, by client identifier. Of the others, those of the
+	// network are bounded by Limits, and those of the gateway's own clients by the store alone.
+	Queues map[string]*session.Room
 	// Version is what $SYS/broker/version tells.
 	Version string
 	// UseAnother, if it is not empty, is the server that network clients are sent to: this one lets
@@ -44,6 +47,8 @@ type Server struct {
 	began   time.Time
 	stats   Stats
 	denials denials
+	queues  queueBounds
+	losses  losses
 
 	registry registry
 	routes   routes
@@ -75,6 +80,8 @@ func New(o Options) (*Server, error) {
 		began:   time.Now(),
 	}
 	s.denials.news = make(signal, 1)
+	s.queues = queueBounds{named: o.Queues, others: &session.Room{Quota: s.limits.Stored}}
+	s.losses = losses{stats: &s.stats, log: o.Log}
 	s.gate = newGate(&s.limits)
 	s.pace = rate.NewLimiter(rate.Limit(s.limits.ConnectRate), s.limits.ConnectRate)
 	s.registry = registry{srv: s, sessions: make(map[string]*Session)}
@@ -109,6 +116,8 @@ func (s *Server) restore() error {
 			n := sessions[c.Client]
 			n.state.Queue = session.RestoredQueue(c)
 			n.state.Inbox = session.RestoredInbox(c)
+		case *session.Dropped:
+			s.losses.add(*c)
 		case *session.Retained:
 			s.routes.keep(c.Message, math.MaxInt)
 		}

@@ -40,6 +40,8 @@ type Session struct {
 	expiry   uint32              // seconds after the connection ends
 	will     *packet.Will        // nil when none is due
 	unread   bool                // the last read from the store failed
+	holds    []uint64            // what Hold has returned and was not released
+	lowest   uint64              // of what it has returned since a read from the store began
 	since    time.Time           // when the connection ended
 	timer    *time.Timer         // to the delayed will, or to the end of the session
 }
@@ -108,14 +110,14 @@ func (s *Session) offer(r *routing, h *hit) {
 	s.srv.stats.Dropped.Add(1)
 }
 
-// full reports whether the queue has all that it may hold. What the store keeps for the gateway's
-// own clients is bounded by the store alone. A client is told of in the log once, when its
-// messages begin to be dropped, and again only after there was room for a while.
+// full reports whether the queue of a session in memory has all that it may hold. A client is told of
+// in the log once, when its messages begin to be dropped, and again only after there was room for a
+// while.
 func (s *Session) full() bool {
 	l := &s.srv.limits
 	s.mu.Lock()
 	n, most := s.state.Queue.Len(), l.QueueMessages
-	full := n >= most && !(s.durable && own(s.id)) || !s.durable && s.state.Queue.Bytes() >= l.QueueBytes
+	full := n >= most || s.state.Queue.Bytes() >= l.QueueBytes
 	begins := full && !s.dropping
 	s.dropping = full || s.dropping && n > most/2
 	s.mu.Unlock()
@@ -153,7 +155,7 @@ func (s *Session) committed(q session.Queued) {
 		return
 	}
 	room := readAhead
-	if s.peer == nil || s.state.Queue.Bytes() > readAheadBytes {
+	if s.peer == nil || s.state.Queue.Bytes() > readAheadBytes || q.Position >= (*holder)(s).barrier() {
 		room = 0 // it stays in the store only
 	}
 	s.state.Queue.Committed(q, room)
@@ -222,8 +224,8 @@ func (s *Session) pump() (changes []session.Change) {
 			changes = append(changes, step.Durable)
 		}
 	}
-	if from, limit, ok := s.state.Queue.Missing(); ok && !s.loading {
-		s.loading = true
+	if from, limit, ok := s.state.Queue.Missing(); ok && !s.loading && from < (*holder)(s).barrier() {
+		s.loading, s.lowest = true, (*holder)(s).barrier()
 		if !s.srv.start(func() { s.load(from, limit) }) {
 			s.loading = false
 		}
@@ -245,7 +247,7 @@ func (s *Session) load(from, limit uint64) {
 		if len(found) == readAhead {
 			limit = found[len(found)-1].Position + 1
 		}
-		s.state.Queue.Fill(from, found, limit)
+		s.state.Queue.Fill(from, found, min(limit, s.lowest))
 		changes = s.pump()
 	}
 	s.mu.Unlock()

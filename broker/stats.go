@@ -49,6 +49,7 @@ func (r *reporter) run() {
 		case <-pause:
 			news, pause = r.srv.denials.news, nil
 		case <-tick.C:
+			r.srv.registry.trim()
 			r.report()
 		case <-r.srv.ctx.Done():
 			return
@@ -63,6 +64,9 @@ func (r *reporter) report() {
 			r.last[topic] = value
 			r.publish(topic, value)
 		}
+	}
+	for topic, value := range r.srv.losses.reports() {
+		r.publish(topic, value)
 	}
 }
 

@@ -21,7 +21,7 @@ type Store interface {
 	Submit(changes []session.Change, lazy bool, done func(error))
 
 	// Restore replays the durable state at start-up: for each session Opened, its Subscribed, its
-	// Closed if it has ended, and one Summary; then every Retained. Queued messages are not
+	// Closed if it has ended, one Summary, and the sums of what it has Dropped; then every Retained. Queued messages are not
 	// read, so that the time it takes does not grow with them.
 	Restore(apply func(session.Change)) error
 

@@ -17,6 +17,7 @@ type Bridge struct {
 	Backoff        Backoff       `yaml:"backoff"`
 	Announce       bool          `yaml:"announce" default:"false"` // tell the cloud that this is a bridge, so that it sends nothing back; mosquitto understands it, clouds of large providers refuse it
 	StateTopic     string        `yaml:"state_topic"`              // upstream, retained; default: gateway/<client_id>/state
+	Queue          Queue         `yaml:"queue"`                    // what waits for the cloud
 	Rules          []Rule        `yaml:"rules"`
 }
 
@@ -45,4 +46,5 @@ type Rule struct {
 	QoS          int    `yaml:"qos" default:"1" range:"0..2"` // the highest; a message's own may be lower
 	LocalPrefix  string `yaml:"local_prefix"`
 	RemotePrefix string `yaml:"remote_prefix"`
+	Queue        Queue  `yaml:"queue"` // what of it waits for the cloud
 }

@@ -53,6 +53,7 @@ func (k *checker) config(c *Config) {
 		"0s, or at least 1ms")
 	k.want(c.Limits.KeepAlive%time.Second == 0, "limits.keep_alive", "whole seconds, not %v", c.Limits.KeepAlive)
 	k.want(c.Limits.SessionExpiry%time.Second == 0, "limits.session_expiry", "whole seconds, not %v", c.Limits.SessionExpiry)
+	k.queue(c.Store.Queue, c, "store.queue")
 	n := network{k}
 	n.listeners(c)
 	n.bridges(c)

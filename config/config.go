@@ -64,6 +64,7 @@ type Store struct {
 	Path            string        `yaml:"path,path"` // default: store.db in gateway.data
 	MaxSize         int64         `yaml:"max_size,size" default:"256MB" range:"1MB..1GB"`
 	TelemetryCommit time.Duration `yaml:"telemetry_commit" default:"1s" range:"0s..1m"` // how long a reading may wait for the disk
+	Queue           Queue         `yaml:"queue"`                                        // of a session of the network, if not told otherwise
 }
 
 // Limits is section "limits": what any client may ask of the broker. The defaults fit a board

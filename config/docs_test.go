@@ -32,6 +32,7 @@ func TestDocumentation(t *testing.T) {
 		"listeners: websocket":   WebSocket{},
 		"listeners: socket":      Socket{},
 		"bridges":                Bridge{},
+		"queue":                  Queue{},
 		"bridges: tls":           BridgeTLS{},
 		"bridges: backoff":       Backoff{},
 		"bridges: rules":         Rule{},

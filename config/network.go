@@ -36,6 +36,12 @@ func (k network) bridges(c *Config) {
 		if p := topicProblem(b.StateTopic); p != "" {
 			k.want(false, at+".state_topic", "%s", p)
 		}
+		k.queue(b.Queue, c, at+".queue")
+		for j, r := range b.Rules {
+			key := fmt.Sprintf("%s.rules[%d].queue", at, j)
+			k.queue(r.Queue, c, key)
+			k.want(r.Direction != "in" || !k.given(key), key, "only for what goes to the cloud; remove it")
+		}
 		k.rules(b, at)
 	}
 	k.loops(c)

@@ -62,7 +62,7 @@ func Check(path string) (Report, error) {
 
 // Dump emits all that a file holds, with times as they are recorded: for each session Opened, its
 // Subscribed and its Closed; then every waiting message as an Enqueued with one target, and an
-// Advanced when it was Accepted; then a Summary for each session; then every Retained. No gateway
+// Advanced when it was Accepted; then a Summary for each session, and its Dropped; then every Retained. No gateway
 // may have the file open (ErrInUse). What cannot be read is left out; the error tells how much
 // and what came first.
 func Dump(path string, emit func(session.Change) error) error {
@@ -176,12 +176,13 @@ func (k *checker) queued(key, rec []byte) error {
 		if k.queues[number] == nil {
 			k.queues[number] = newCursor()
 		}
-		k.queues[number].add(position, storedSize(rec))
+		rule, size := weight(rec)
+		k.queues[number].add(position, rule, size)
 		if at.stages[position] == session.Done {
 			k.Dead++
 		} else {
 			k.Messages++
-			k.Bytes += storedSize(rec)
+			k.Bytes += size
 		}
 	}
 	return nil
@@ -197,6 +198,12 @@ func (k *checker) counts() error {
 		if found.count != at.count || found.bytes != at.bytes {
 			k.badf("session %d: its queue has %d messages of %d bytes, its cursor says %d of %d",
 				number, found.count, found.bytes, at.count, at.bytes)
+		}
+		for rule, p := range at.parts {
+			if f := found.parts[rule]; rule != 0 && (f.count != p.count || f.bytes != p.bytes) {
+				k.badf("session %d: its queue has %d messages of %d bytes by rule %d, its cursor says %d of %d",
+					number, f.count, f.bytes, rule, p.count, p.bytes)
+			}
 		}
 		if found.count > 0 && found.head != at.head {
 			k.badf("session %d: the head of its queue is missing", number)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ type committer struct {
 	file     *file
 	intake   *intake
 	log      *slog.Logger
+	clock    *clock
 	maxBytes int64
 	sweepAt  int64
 
@@ -143,7 +145,9 @@ func (c *committer) hand(batch []*unit) {
 }
 
 // sweepDue reports whether dead messages are to go: there are many, or room is short.
-func (c *committer) sweepDue() bool { return c.deadN >= c.sweepAt || c.deadN > 0 && c.full }
+func (c *committer) sweepDue() bool {
+	return c.deadN >= c.sweepAt || c.deadN > 0 && (c.full || c.used > c.maxBytes-c.maxBytes/8)
+}
 
 // commit makes units durable and sets the error of those that do not become so. What is the
 // fault of one unit costs the others nothing. Without units it only sweeps.
@@ -191,24 +195,38 @@ func fail(units []*unit, err error, which func(*unit) bool) (some bool) {
 // errNothing ends a transaction that would change nothing.
 var errNothing = errors.New("nothing to commit")
 
-// try commits in one transaction the units that have not failed and are within the quota. It
-// returns these.
+// try commits in one transaction the units that have not failed and are not refused. It returns
+// these.
 func (c *committer) try(units []*unit) (live []*unit, err error) {
-	live, size := c.admit(units)
 	sweep := c.sweepDue()
+	live = slices.DeleteFunc(slices.Clone(units), func(u *unit) bool { return u.err != nil })
 	var t *txn
+	var size int64
+	var refused map[*unit]error
 	err = c.file.update(func(tx *bolt.Tx) error {
-		t = newTxn(tx, c.cursors)
+		t = c.newTxn(tx)
 		ops := 0
-		for _, u := range live {
-			for _, o := range u.ops {
-				if err := o.apply(t); err != nil {
-					return &unitError{u, err}
-				}
-				ops++
+		live, size, refused = live[:0], 0, nil
+		for _, u := range units {
+			if u.err != nil {
+				continue
 			}
+			if err := t.refuses(u); err != nil {
+				if refused == nil {
+					refused = make(map[*unit]error)
+				}
+				refused[u] = err
+				continue
+			}
+			live = append(live, u)
+			size += u.grows
+			n, err := u.apply(t)
+			if err != nil {
+				return &unitError{u, err}
+			}
+			ops += n
 		}
-		if ops == 0 && !sweep {
+		if ops == 0 && len(t.touched) == 0 && !sweep {
 			return errNothing
 		}
 		t.settle()
@@ -220,33 +238,21 @@ func (c *committer) try(units []*unit) (live []*unit, err error) {
 		//crash:before-commit
 		return t.finish()
 	})
-	switch {
-	case err == errNothing:
-		return live, nil
-	case err != nil:
+	if err != nil && err != errNothing {
 		return live, reason(err)
 	}
-	c.adopt(t.touched)
-	c.account(t, len(live), size)
-	return live, nil
-}
-
-// admit returns the units that have not failed and are within the quota, and the bytes that they
-// add. The others are refused.
-func (c *committer) admit(units []*unit) (live []*unit, size int64) {
-	live = make([]*unit, 0, len(units))
-	for _, u := range units {
-		if u.err == nil && u.grows > 0 && c.used+size+u.grows > c.maxBytes {
-			u.err = fmt.Errorf("store: %w: %d of %d bytes are used", ErrFull, c.used, c.maxBytes)
-			c.full = true
-			c.health(u.err)
-		}
-		if u.err == nil {
-			live = append(live, u)
-			size += u.grows
-		}
+	for u, err := range refused {
+		u.err = fmt.Errorf("store: %w", err)
 	}
-	return live, size
+	if err == nil {
+		c.adopt(t.touched)
+		c.account(t, len(live), size)
+	}
+	if t.short {
+		c.full = true
+		c.health(fmt.Errorf("%w: %d of %d bytes are used", ErrFull, c.used, c.maxBytes))
+	}
+	return live, nil
 }
 
 // account keeps the books of a commit, whose messages had size bytes.

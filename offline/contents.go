@@ -172,6 +172,17 @@ func (c *contents) summary(s *sessionRecord) *session.Summary {
 	}
 }
 
+// closing returns the summary of a session, and what it has dropped.
+func (c *contents) closing(s *sessionRecord, when calendar) []session.Change {
+	changes := []session.Change{c.summary(s)}
+	if at := c.cursors[s.number]; at != nil {
+		for _, d := range at.drops(s.client, when) {
+			changes = append(changes, &d)
+		}
+	}
+	return changes
+}
+
 // retained reads all retained messages.
 func retained(src source, when calendar, bad func(error), emit func(session.Change) error) error {
 	return src.each(bucketRetained, func(key, rec []byte) error {
@@ -228,8 +239,8 @@ func queuedMessage(src source, position uint64, rec []byte, when calendar) (sess
 
 // facts emits all that a store holds, in an order in which it can be replayed: for each session
 // Opened, its Subscribed, its Closed; then for each message that is not Done an Enqueued with one
-// target, and an Advanced if it was Accepted; then the Summary of each session; then every
-// Retained.
+// target, and an Advanced if it was Accepted; then of each session the Summary and its Dropped; then
+// every Retained.
 func facts(src source, when calendar, bad func(error), emit func(session.Change) error) error {
 	c, err := readContents(src, bad)
 	if err != nil {
@@ -255,8 +266,10 @@ func facts(src source, when calendar, bad func(error), emit func(session.Change)
 		return err
 	}
 	for _, s := range c.sessions {
-		if err := emit(c.summary(s)); err != nil {
-			return err
+		for _, change := range c.closing(s, when) {
+			if err := emit(change); err != nil {
+				return err
+			}
 		}
 	}
 	return retained(src, when, bad, emit)

@@ -19,7 +19,12 @@ type cursor struct {
 	count   int64  // records from head on
 	bytes   int64  // of their PUBLISH packets
 	stages  map[uint64]session.Stage
-	removed bool // the session is gone and all of its queue is dead
+	parts   map[uint32]part // by the number of the rule
+	removed bool            // the session is gone and all of its queue is dead
+
+	// scanned tells by rule, or for anyRule, before which position no message may be dropped; not
+	// stored.
+	scanned map[uint64]uint64
 
 	dead int64 // records behind the head that are still in the file; not stored
 	gone bool  // nothing is left, not even the cursor; not stored
@@ -32,18 +37,18 @@ func newCursor() *cursor {
 func (c *cursor) clone() *cursor {
 	copied := *c
 	copied.stages = maps.Clone(c.stages)
+	copied.parts, copied.scanned = maps.Clone(c.parts), maps.Clone(c.scanned)
 	return &copied
 }
 
 // add notes a message that was put at a position. Positions only grow; those in between may be
-// missing, because what was submitted with them failed.
-func (c *cursor) add(position uint64, size int64) {
+// missing, because what was submitted with them failed or was dropped.
+func (c *cursor) add(position uint64, rule uint32, size int64) {
 	if c.head == c.next {
 		c.head = position
 	}
 	c.next = position + 1
-	c.count++
-	c.bytes += size
+	c.weigh(rule, 1, size)
 }
 
 // maxWindow is how far behind the head a message may be to have a stage. A packet identifier has
@@ -62,6 +67,11 @@ func (c *cursor) settle(queue *bolt.Bucket, number uint64) {
 	if c.stages[c.head] != session.Done {
 		return
 	}
+	c.seek(queue, number)
+}
+
+// seek moves the head to the first record from it on that is not Done.
+func (c *cursor) seek(queue *bolt.Bucket, number uint64) {
 	at := queue.Cursor()
 	key, rec := at.Seek(queueKey(number, c.head))
 	c.head = c.next
@@ -74,9 +84,9 @@ func (c *cursor) settle(queue *bolt.Bucket, number uint64) {
 			c.head = position
 			break
 		}
-		c.count--
+		rule, size := weight(rec)
+		c.weigh(rule, -1, size)
 		c.dead++
-		c.bytes -= storedSize(rec)
 	}
 	if c.head == c.next {
 		c.count, c.bytes = 0, 0
@@ -84,7 +94,13 @@ func (c *cursor) settle(queue *bolt.Bucket, number uint64) {
 	maps.DeleteFunc(c.stages, func(position uint64, _ session.Stage) bool { return position < c.head })
 }
 
-const cursorRemoved = 0x01
+const (
+	cursorRemoved = 0x01
+	cursorParts   = 0x02
+)
+
+// cursorVersion is the version of a cursor with parts. Those without are as they always were.
+const cursorVersion = 2
 
 // record encodes the cursor. The stages are runs of positions with the same stage: the distance
 // from the end of the run before, the length, the stage.
@@ -94,9 +110,15 @@ func (c *cursor) record() []byte {
 	if c.removed {
 		flags |= cursorRemoved
 	}
+	if len(c.parts) > 0 {
+		flags |= cursorParts
+	}
 	rec = append(rec, flags)
 	for _, n := range []uint64{c.head, c.next, uint64(c.count), uint64(c.bytes)} {
 		rec = binary.AppendUvarint(rec, n)
+	}
+	if len(c.parts) > 0 {
+		rec = c.appendParts(rec)
 	}
 	positions := slices.Sorted(maps.Keys(c.stages))
 	end := c.head
@@ -109,19 +131,28 @@ func (c *cursor) record() []byte {
 		rec = append(binary.AppendUvarint(rec, uint64(n)), byte(stage))
 		end = start + uint64(n)
 	}
-	return seal(rec)
+	if seal(rec); len(c.parts) > 0 {
+		rec[0] = cursorVersion
+	}
+	return rec
 }
 
 func parseCursor(rec []byte) (*cursor, error) {
-	b, err := unseal(rec)
+	b, err := unsealVersion(rec, cursorVersion)
 	if err != nil {
 		return nil, err
 	}
 	p := parser{b: b}
 	c := newCursor()
-	c.removed = p.byte()&cursorRemoved != 0
+	flags := p.byte()
+	c.removed = flags&cursorRemoved != 0
 	c.head, c.next = p.uvarint(), p.uvarint()
 	c.count, c.bytes = int64(p.uvarint()), int64(p.uvarint())
+	if flags&cursorParts != 0 {
+		if err := c.parseParts(&p); err != nil {
+			return nil, err
+		}
+	}
 	end := c.head
 	for len(p.b) > 0 {
 		start := end + p.uvarint()

@@ -14,6 +14,19 @@ type unit struct {
 	err   error // why it has no effect
 }
 
+// apply writes what the unit changes, and returns how many of its changes need a transaction.
+func (u *unit) apply(t *txn) (needed int, err error) {
+	for _, o := range u.ops {
+		if err := o.apply(t); err != nil {
+			return needed, err
+		}
+		if _, ok := o.(*trimOp); !ok { // what it changes, it touches
+			needed++
+		}
+	}
+	return needed, nil
+}
+
 // A batch is what one commit takes. It is bounded so that a commit of a large backlog on a slow
 // disk does not keep those who come after it waiting for too long.
 const (

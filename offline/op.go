@@ -66,6 +66,11 @@ func (c clock) encode(changes []session.Change) (ops []op, grows int64, err erro
 			o = &keyOp{client: change.Client, bucket: bucketReceived, id: change.ID, record: seal(unsealed(0))}
 		case *session.Released:
 			o = &keyOp{client: change.Client, bucket: bucketReceived, id: change.ID}
+		case *session.Trimmed:
+			change.To.Held = false
+			o = &trimOp{change: change, to: newTarget(change.To)}
+		case *session.Dropped:
+			o = &dropOp{change: change, since: c.stamp(change.Since, 0), until: c.stamp(change.Until, 0)}
 		case *session.Advanced:
 			o = &advanceOp{client: change.Client, position: change.Position, stage: change.Stage}
 		default:
@@ -232,6 +237,7 @@ func (o *retainOp) apply(t *txn) error {
 // An enqueueOp is an Enqueued. With one target the message is in its record, with several it is
 // stored once.
 type enqueueOp struct {
+	change  *session.Enqueued
 	targets []target
 	body    []byte // record of the message, nil with one target
 	number  uint64 // of the body
@@ -239,9 +245,18 @@ type enqueueOp struct {
 }
 
 type target struct {
-	change           *session.Target // nil once it has its position
-	number, position uint64          // 0: there is no such session
-	record           []byte          // sealed, or waiting for the number of the body
+	change           *session.Target
+	number, position uint64 // 0: there is no such session
+	record           []byte // sealed, or waiting for the number of the body
+
+	room   *session.Room
+	rule   *session.Rule
+	holder session.Holder
+	from   uint64 // what holder has said
+}
+
+func newTarget(to *session.Target) target {
+	return target{change: to, room: to.Room, rule: to.Rule, holder: to.Holder}
 }
 
 // messageSize is about what a message needs in a record.
@@ -252,7 +267,8 @@ func messageSize(p *packet.Publish) int {
 
 func (c clock) encodeEnqueued(change *session.Enqueued) (*enqueueOp, error) {
 	m := change.Message
-	o := &enqueueOp{targets: make([]target, len(change.To)), size: int64(m.Publish.Size(packet.V5))}
+	change.Dropped = nil
+	o := &enqueueOp{change: change, targets: make([]target, len(change.To)), size: int64(m.Publish.Size(packet.V5))}
 	when := c.stamp(m.At, m.Waited)
 	shared := len(change.To) > 1
 	room := 2
@@ -260,8 +276,9 @@ func (c clock) encodeEnqueued(change *session.Enqueued) (*enqueueOp, error) {
 		room += messageSize(&m.Publish)
 	}
 	for i, to := range change.To {
-		to.Position = 0
-		o.targets[i] = target{change: to, record: appendTarget(unsealed(room+5*len(to.SubscriptionIDs)), to, shared)}
+		to.Position, to.Held = 0, false
+		o.targets[i] = newTarget(to)
+		o.targets[i].record = appendTarget(unsealed(room+5*len(to.SubscriptionIDs)+5), to, shared)
 	}
 	var err error
 	switch len(change.To) {
@@ -269,7 +286,7 @@ func (c clock) encodeEnqueued(change *session.Enqueued) (*enqueueOp, error) {
 	case 1:
 		t := &o.targets[0]
 		if t.record, err = appendMessage(t.record, when, m.Publish); err == nil {
-			seal(t.record)
+			sealQueued(t.record)
 		}
 	default:
 		if o.body, err = appendMessage(unsealed(messageSize(&m.Publish)), when, m.Publish); err == nil {
@@ -300,38 +317,64 @@ func (o *enqueueOp) place(r *register) {
 			t.change.Position = e.next
 			e.next++
 		}
-		t.change = nil
 	}
 }
 
 func (o *enqueueOp) apply(t *txn) error {
+	o.change.Dropped = nil // the transaction may have failed, and be tried again
 	references := uint64(0)
 	for i := range o.targets {
-		to := &o.targets[i]
-		c := t.session(to.number)
-		if c == nil {
-			continue
-		}
-		rec := to.record
-		if o.body != nil {
-			// A copy: the transaction may fail and be tried again.
-			rec = seal(appendShared(append([]byte(nil), rec...), o.number, o.size))
-		}
-		if err := t.bucket(bucketQueue).Put(queueKey(to.number, to.position), rec); err != nil {
+		kept, err := o.put(t, &o.targets[i])
+		if err != nil {
 			return err
 		}
-		c.add(to.position, o.size)
-		t.messages++
-		references++
+		if kept {
+			references++
+		}
 	}
 	if o.body == nil || references == 0 {
 		return nil
 	}
+	t.room -= int64(len(o.body))
 	key := numberKey(o.number)
 	if err := t.bucket(bucketBodies).Put(key, o.body); err != nil {
 		return err
 	}
 	return t.bucket(bucketRefs).Put(key, numberRecord(references))
+}
+
+// put writes the record of one target, and reports whether there is one.
+func (o *enqueueOp) put(t *txn, to *target) (kept bool, err error) {
+	c := t.session(to.number)
+	if c == nil {
+		return false, nil
+	}
+	rec := to.record
+	if o.body != nil {
+		rec = sealQueued(appendShared(append([]byte(nil), rec...), o.number, o.size)) // of a copy, which can be made again
+	}
+	if kept, err = t.makeRoom(o, to, c, int64(len(rec)+len(o.body))); err != nil {
+		return false, err
+	}
+	if !kept {
+		to.change.Position = 0
+		return false, nil
+	}
+	if to.change.Position == 0 {
+		to.change.Position = to.position
+	}
+	if to.rule != nil {
+		p := c.part(to.rule.Number)
+		p.filter = to.rule.Filter
+		c.setPart(to.rule.Number, p)
+	}
+	t.room -= int64(len(rec))
+	c.add(to.position, to.part(), o.size)
+	if to.room != nil {
+		t.placed[to.number] = append(t.placed[to.number], to)
+	}
+	t.messages++
+	return true, t.bucket(bucketQueue).Put(queueKey(to.number, to.position), rec)
 }
 
 // A skipOp raises the next position of a session's queue, when a queue is saved from a damaged

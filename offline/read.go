@@ -12,7 +12,7 @@ import (
 )
 
 // Restore replays the durable state: for each session Opened, its Subscribed, its Closed if it has
-// ended, and one Summary; then every Retained. It does not read queued messages.
+// ended, one Summary, and the Dropped; then every Retained. It does not read queued messages.
 //
 // The time of a Closed is on the clock of this run: it lies as far back as the session has been
 // closed, as far as is known after a start of the machine. A record that cannot be read is left
@@ -28,7 +28,7 @@ func (s *Store) Restore(apply func(session.Change)) error {
 		}
 		for _, rec := range c.sessions {
 			changes = append(changes, c.opening(rec, s.clock.restore)...)
-			changes = append(changes, c.summary(rec))
+			changes = append(changes, c.closing(rec, s.clock.restore)...)
 		}
 		return retained(src, s.clock.restore, bad, func(change session.Change) error {
 			changes = append(changes, change)

@@ -31,13 +31,24 @@ func seal(rec []byte) []byte {
 	return rec
 }
 
+// sealQueued is seal for a record of a queue. One with a rule has a version of its own.
+func sealQueued(rec []byte) []byte {
+	if seal(rec); rec[sealSize]&queuedRule != 0 {
+		rec[0] = queuedVersion
+	}
+	return rec
+}
+
 // unseal returns what is behind the seal. It aliases rec.
-func unseal(rec []byte) ([]byte, error) {
+func unseal(rec []byte) ([]byte, error) { return unsealVersion(rec, recordVersion) }
+
+// unsealVersion is unseal for a record that may have a later version.
+func unsealVersion(rec []byte, last byte) ([]byte, error) {
 	switch {
 	case len(rec) < sealSize:
 		return nil, fmt.Errorf("%w: a record of %d bytes", ErrDamaged, len(rec))
-	case rec[0] != recordVersion:
-		return nil, fmt.Errorf("%w: a record of version %d, not %d", ErrDamaged, rec[0], recordVersion)
+	case rec[0] < recordVersion || rec[0] > last:
+		return nil, fmt.Errorf("%w: a record of version %d, not %d", ErrDamaged, rec[0], last)
 	case binary.BigEndian.Uint32(rec[1:]) != crc32.Checksum(rec[sealSize:], castagnoli):
 		return nil, fmt.Errorf("%w: a record with a wrong checksum", ErrDamaged)
 	}
@@ -151,6 +162,7 @@ type queued struct {
 	qos     packet.QoS
 	retain  bool
 	ids     []uint32 // subscription identifiers
+	rule    uint32   // by which it came, 0: none
 	body    uint64   // number of the body, 0: the message is here
 	size    int64    // bytes of the PUBLISH packet
 	message []byte   // stamp and PUBLISH packet, nil if body is set; aliases the record
@@ -160,7 +172,11 @@ const (
 	queuedQoS    = 0x03
 	queuedRetain = 0x04
 	queuedShared = 0x08
+	queuedRule   = 0x10
 )
+
+// queuedVersion is the version of a queued message with a rule.
+const queuedVersion = 2
 
 // appendTarget begins a record in a queue with what is particular to the queue.
 func appendTarget(rec []byte, t *session.Target, shared bool) []byte {
@@ -171,10 +187,16 @@ func appendTarget(rec []byte, t *session.Target, shared bool) []byte {
 	if shared {
 		options |= queuedShared
 	}
+	if t.Rule != nil {
+		options |= queuedRule
+	}
 	rec = append(rec, options)
 	rec = binary.AppendUvarint(rec, uint64(len(t.SubscriptionIDs)))
 	for _, id := range t.SubscriptionIDs {
 		rec = binary.AppendUvarint(rec, uint64(id))
+	}
+	if t.Rule != nil {
+		rec = binary.AppendUvarint(rec, uint64(t.Rule.Number))
 	}
 	return rec
 }
@@ -185,7 +207,7 @@ func appendShared(rec []byte, body uint64, size int64) []byte {
 }
 
 func parseQueued(rec []byte) (queued, error) {
-	b, err := unseal(rec)
+	b, err := unsealVersion(rec, queuedVersion)
 	if err != nil {
 		return queued{}, err
 	}
@@ -204,6 +226,9 @@ func parseTarget(b []byte) (queued, error) {
 	for range n {
 		q.ids = append(q.ids, uint32(p.uvarint()))
 	}
+	if options&queuedRule != 0 {
+		q.rule = uint32(p.uvarint())
+	}
 	if options&queuedShared != 0 {
 		q.body, q.size = p.uvarint(), int64(p.uvarint())
 		return q, p.end()
@@ -214,14 +239,14 @@ func parseTarget(b []byte) (queued, error) {
 	return q, p.end()
 }
 
-// storedSize returns the size of the message in a record of a queue, which may be damaged, as it
-// was counted when the record was written.
-func storedSize(rec []byte) int64 {
+// weight returns the rule and the size of the message in a record of a queue, which may be damaged,
+// as they were counted when the record was written.
+func weight(rec []byte) (rule uint32, size int64) {
 	q, err := parseTarget(rec[min(sealSize, len(rec)):])
 	if err != nil {
-		return 0
+		return 0, 0
 	}
-	return q.size
+	return q.rule, q.size
 }
 
 // A sessionRecord is what the file holds of a session besides its subscriptions and its queue.

@@ -120,7 +120,7 @@ func Open(path string, o Options) (_ *Store, err error) {
 func assemble(f *file, o Options) *Store {
 	s := &Store{log: o.Log, clock: newClock(), file: f, intake: newIntake(o.TelemetryCommit, o.MaxPending)}
 	s.committer = &committer{
-		file: f, intake: s.intake, log: o.Log, maxBytes: o.MaxBytes, sweepAt: o.sweepAt,
+		file: f, intake: s.intake, log: o.Log, clock: &s.clock, maxBytes: o.MaxBytes, sweepAt: o.sweepAt,
 		cursors: make(map[uint64]*cursor), dead: make(map[uint64]struct{}),
 	}
 	return s
@@ -175,7 +175,8 @@ func (s *Store) mend(lost []uint64) error {
 				if !ok {
 					break
 				}
-				c.add(position, storedSize(rec))
+				rule, size := weight(rec)
+				c.add(position, rule, size)
 			}
 			if err := tx.Bucket(bucketNames[bucketCursors]).Put(numberKey(number), c.record()); err != nil {
 				return err

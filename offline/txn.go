@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"maps"
 	"slices"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -16,10 +17,21 @@ type txn struct {
 	cursors  map[uint64]*cursor // as of the last commit
 	touched  map[uint64]*cursor // changed by this transaction
 	messages int64              // put into queues
+
+	clock        *clock
+	now          stamp                // for what is dropped
+	room         int64                // bytes that may still be added to the file, about
+	short        bool                 // there was too little of it
+	unreferenced map[uint64]uint64    // how many records have gone that refer to a body
+	placed       map[uint64][]*target // by session: what this transaction has put and may drop again
 }
 
-func newTxn(tx *bolt.Tx, cursors map[uint64]*cursor) *txn {
-	return &txn{tx: tx, cursors: cursors, touched: make(map[uint64]*cursor)}
+func (c *committer) newTxn(tx *bolt.Tx) *txn {
+	return &txn{
+		tx: tx, cursors: c.cursors, touched: make(map[uint64]*cursor), unreferenced: make(map[uint64]uint64),
+		placed: make(map[uint64][]*target),
+		clock:  c.clock, now: c.clock.stamp(time.Now(), 0), room: c.maxBytes - c.used,
+	}
 }
 
 func (t *txn) bucket(i int) *bolt.Bucket {
@@ -95,21 +107,20 @@ func (t *txn) discard(number uint64) error {
 
 // sweep deletes up to budget dead messages, of whichever sessions have some.
 func (t *txn) sweep(dead map[uint64]struct{}, budget int) error {
-	unreferenced := make(map[uint64]uint64)
 	for _, number := range slices.Sorted(maps.Keys(dead)) {
 		if budget <= 0 {
 			break
 		}
-		n, err := t.sweepSession(number, budget, unreferenced)
+		n, err := t.sweepSession(number, budget)
 		if err != nil {
 			return err
 		}
 		budget -= n
 	}
-	return t.release(unreferenced)
+	return nil
 }
 
-func (t *txn) sweepSession(number uint64, budget int, unreferenced map[uint64]uint64) (int, error) {
+func (t *txn) sweepSession(number uint64, budget int) (int, error) {
 	c := t.touch(number)
 	if c == nil {
 		return 0, nil
@@ -125,7 +136,7 @@ func (t *txn) sweepSession(number uint64, budget int, unreferenced map[uint64]ui
 		}
 		keys = append(keys, bytes.Clone(key))
 		if q, err := parseTarget(rec[min(sealSize, len(rec)):]); err == nil && q.body != 0 {
-			unreferenced[q.body]++
+			t.unreferenced[q.body]++
 		}
 	}
 	for _, key := range keys {
@@ -141,12 +152,12 @@ func (t *txn) sweepSession(number uint64, budget int, unreferenced map[uint64]ui
 }
 
 // release takes references from bodies and deletes those that have none left.
-func (t *txn) release(unreferenced map[uint64]uint64) error {
+func (t *txn) release() error {
 	bodies, refs := t.bucket(bucketBodies), t.bucket(bucketRefs)
-	for _, number := range slices.Sorted(maps.Keys(unreferenced)) {
+	for _, number := range slices.Sorted(maps.Keys(t.unreferenced)) {
 		key := numberKey(number)
-		if left, err := parseNumber(refs.Get(key)); err == nil && left > unreferenced[number] {
-			if err := refs.Put(key, numberRecord(left-unreferenced[number])); err != nil {
+		if left, err := parseNumber(refs.Get(key)); err == nil && left > t.unreferenced[number] {
+			if err := refs.Put(key, numberRecord(left-t.unreferenced[number])); err != nil {
 				return err
 			}
 			continue
@@ -161,8 +172,12 @@ func (t *txn) release(unreferenced map[uint64]uint64) error {
 	return nil
 }
 
-// finish writes the cursors of all sessions that were touched, once each.
+// finish writes the cursors of all sessions that were touched, once each, and deletes the bodies that
+// are nobody's any more.
 func (t *txn) finish() error {
+	if err := t.release(); err != nil {
+		return err
+	}
 	cursors := t.bucket(bucketCursors)
 	for _, number := range slices.Sorted(maps.Keys(t.touched)) {
 		c := t.touched[number]

@@ -63,6 +63,7 @@ type Unsubscribed struct{ Client, Filter string }
 type Enqueued struct {
 	Message *Message
 	To      []*Target
+	Dropped []Dropped // what had to go for it; set by the store before done(nil)
 }
 
 // A Target is one session that a message is enqueued for, with what is particular to it. It has
@@ -70,10 +71,15 @@ type Enqueued struct {
 type Target struct {
 	Client          string
 	Incarnation     uint64
-	Position        uint64     // assigned by the store; 0: the session does not exist
+	Position        uint64     // assigned by the store; 0: the session does not exist, or the message was dropped
 	QoS             packet.QoS // 1 or 2: the lower of the message's and the subscription's
 	Retain          bool
 	SubscriptionIDs []uint32
+
+	Room   *Room  // of the queue, nil: any
+	Rule   *Rule  // by which the message came, nil: none
+	Holder Holder // needed with DropOldest or an age
+	Held   bool   // its Hold was called; set by the store before done
 }
 
 // Received remembers the packet identifier of an incoming QoS 2 PUBLISH, so that its repetition

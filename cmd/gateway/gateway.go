@@ -115,7 +115,12 @@ func (g *gateway) openStore(c *config.Config) error {
 	default:
 		g.store, store = opened, opened
 	}
-	g.server, err = broker.New(broker.Options{Store: store, Limits: limits(c.Limits), Log: g.log, Version: "gateway " + version, UseAnother: c.Gateway.UseAnotherServer})
+	most := limits(c.Limits)
+	most.Stored = sessionQuota(c.Store)
+	g.server, err = broker.New(broker.Options{
+		Store: store, Limits: most, Log: g.log, Version: "gateway " + version,
+		UseAnother: c.Gateway.UseAnotherServer, Queues: bridgeRooms(c),
+	})
 	return err
 }
 

@@ -168,6 +168,18 @@ func factLine(c session.Change, limit int) any {
 			Stages   map[uint64]string `json:"stages"`
 			Received []uint16          `json:"received"`
 		}{head{"summary", c.Client}, c.Head, c.Next, c.Bytes, stages, c.Received}
+	case *session.Dropped:
+		return struct {
+			head
+			Rule     string    `json:"rule,omitempty"`
+			Reason   string    `json:"reason"`
+			Messages int64     `json:"messages"`
+			Bytes    int64     `json:"bytes"`
+			First    uint64    `json:"first"`
+			Last     uint64    `json:"last"`
+			Since    time.Time `json:"since"`
+			Until    time.Time `json:"until"`
+		}{head{"dropped", c.Client}, c.Filter, c.Reason.String(), c.Messages, c.Bytes, c.First, c.Last, c.Since.UTC(), c.Until.UTC()}
 	case *session.Retained:
 		return struct {
 			Fact string `json:"fact"`

@@ -26,7 +26,7 @@ func (g *gateway) bridge(c *config.Config, begin <-chan struct{}) error {
 	late, cancel := context.WithTimeout(ctx, queueTime)
 	defer cancel()
 	for _, b := range c.Bridges {
-		session := "$bridge/" + b.Name
+		session := bridgeSession(b.Name)
 		window := uint16(b.Window)
 		password, err := b.Password.Reveal()
 		if err != nil {

@@ -1,0 +1,131 @@
+package broker
+
+import (
+	"math"
+	"slices"
+
+	"gateway/broker/session"
+	"gateway/broker/topic"
+)
+
+// Bounds of queues are what there is room for in the queues of durable sessions.
+type queueBounds struct {
+	named  map[string]*session.Room // by client identifier
+	others *session.Room            // those of the network that are not named
+}
+
+// of returns what bounds the queue of a session, nil if nothing does.
+func (b *queueBounds) of(n *Session) *session.Room {
+	if q := b.named[n.id]; q != nil {
+		return q
+	}
+	if own(n.id) {
+		return nil
+	}
+	return b.others
+}
+
+// target returns a session as the target of a message of a topic, which belongs to the first rule
+// whose filter matches.
+func (b *queueBounds) target(n *Session, name string) *session.Target {
+	to := &session.Target{Client: n.id, Incarnation: n.number, Holder: (*holder)(n)}
+	if q := b.of(n); q != nil {
+		to.Room = q
+		for i := range q.Rules {
+			if topic.Match(q.Rules[i].Filter, name) {
+				to.Rule = &q.Rules[i]
+				break
+			}
+		}
+	}
+	return to
+}
+
+// A holder is a session as the store sees it, which drops messages from its queue.
+type holder Session
+
+// Hold tells the store from which position on it may drop messages, and keeps them from being sent
+// until letGo. What is in memory, and will be soon, is on its way to the client.
+func (h *holder) Hold() (from uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	from, _, _ = h.state.Queue.Missing()
+	if h.peer != nil {
+		from += readAhead
+	}
+	h.holds = append(h.holds, from)
+	h.lowest = min(h.lowest, from)
+	return from
+}
+
+// letGo ends the oldest hold: units are done in the order in which they hold.
+func (h *holder) letGo() {
+	h.mu.Lock()
+	if h.holds = h.holds[1:]; len(h.holds) == 0 {
+		h.holds = nil
+	}
+	changes := (*Session)(h).pump()
+	h.mu.Unlock()
+	h.srv.later(changes)
+}
+
+// barrier returns the position from which on messages are held. The session is locked.
+func (h *holder) barrier() uint64 {
+	if len(h.holds) == 0 {
+		return math.MaxUint64
+	}
+	return slices.Min(h.holds)
+}
+
+// missed counts a message that the session did not get because it has ended. If it has not, a quota
+// dropped the message, and the store has told of it.
+func (h *holder) missed() {
+	h.mu.Lock()
+	ended := h.ended
+	h.mu.Unlock()
+	if ended {
+		h.srv.stats.Dropped.Add(1)
+	}
+}
+
+// trim drops what has become too old in the queues of sessions, and what is beyond a quota that was
+// lowered.
+func (g *registry) trim() {
+	var aged []*Session
+	g.mu.Lock()
+	for _, n := range g.sessions {
+		if n.durable {
+			aged = append(aged, n)
+		}
+	}
+	g.mu.Unlock()
+	for _, n := range aged {
+		q := g.srv.queues.of(n)
+		if q == nil {
+			continue
+		}
+		if q.Quota.Age > 0 {
+			trim(n, q, nil)
+		}
+		for i := range q.Rules {
+			if max(q.Rules[i].Quota.Age, q.Quota.Age) > 0 {
+				trim(n, q, &q.Rules[i])
+			}
+		}
+	}
+}
+
+// trim trims one part of a session's queue. The store does it in pieces.
+func trim(n *Session, q *session.Room, rule *session.Rule) {
+	to := &session.Target{Client: n.id, Incarnation: n.number, Room: q, Rule: rule, Holder: (*holder)(n)}
+	t := &session.Trimmed{To: to}
+	n.srv.store.Submit([]session.Change{t}, true, func(err error) {
+		if to.Held {
+			(*holder)(n).letGo()
+		}
+		if err == nil && len(t.Dropped) > 0 {
+			n.srv.losses.lost(t.Dropped)
+			trim(n, q, rule)
+		}
+	})
+}

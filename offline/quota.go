@@ -1,0 +1,339 @@
+package offline
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"gateway/broker/session"
+)
+
+// evictMost is how many messages one change drops. What is left, when a quota was lowered or much
+// has become old, is left to the next.
+const evictMost = 4096
+
+// policy returns what becomes of a message for the target that there is no room for.
+func (to *target) policy() session.Policy {
+	if to.room == nil {
+		return session.Refuse
+	}
+	return to.room.Policy(to.part())
+}
+
+// age returns how old messages of the target's rule, or queue, may become, 0: any.
+func (to *target) age() time.Duration {
+	switch {
+	case to.rule != nil && to.rule.Quota.Age > 0:
+		return to.rule.Quota.Age
+	case to.room != nil:
+		return to.room.Quota.Age
+	}
+	return 0
+}
+
+// part is the number of the part of the queue that the target's messages belong to.
+func (to *target) part() uint32 {
+	if to.rule != nil {
+		return to.rule.Number
+	}
+	return 0
+}
+
+// hold returns from which position on messages may be dropped.
+func (to *target) hold() uint64 {
+	if to.holder == nil {
+		return math.MaxUint64
+	}
+	if !to.change.Held {
+		to.from, to.change.Held = to.holder.Hold(), true
+	}
+	return to.from
+}
+
+// within reports whether the quotas of a target hold with so many messages more.
+func (to *target) within(c *cursor, messages, size int64) bool {
+	return (to.room == nil || to.room.Quota.Holds(c.count+messages, c.bytes+size)) && to.withinRule(c, messages, size)
+}
+
+func (to *target) withinRule(c *cursor, messages, size int64) bool {
+	if to.rule == nil {
+		return true
+	}
+	p := c.part(to.rule.Number)
+	return to.rule.Quota.Holds(p.count+messages, p.bytes+size)
+}
+
+// refuses returns why a unit is not to be taken, nil if it is. It is asked before the unit changes
+// anything.
+func (t *txn) refuses(u *unit) error {
+	short := u.grows > 0 && u.grows > t.room
+	for _, o := range u.ops {
+		switch o := o.(type) {
+		case *retainOp:
+			if short && o.record != nil {
+				return t.noRoom()
+			}
+		case *enqueueOp:
+			if err := t.refusesMessage(o, short); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// refusesMessage is refuses for a message. When the whole store is short of room, a queue that has
+// something does with it what its policy says; one that is empty has no share in the shortage, and
+// its publishers are told.
+func (t *txn) refusesMessage(o *enqueueOp, short bool) error {
+	for i := range o.targets {
+		to := &o.targets[i]
+		c := t.session(to.number)
+		switch {
+		case c == nil:
+		case short && (to.policy() == session.Refuse || c.count == 0):
+			return t.noRoom()
+		case to.policy() == session.Refuse && !to.within(c, 1, o.size):
+			return fmt.Errorf("%w: the quota of the queue of %q", ErrFull, to.change.Client)
+		}
+	}
+	return nil
+}
+
+func (t *txn) noRoom() error {
+	t.short = true
+	return fmt.Errorf("%w: %d bytes are left of its quota", ErrFull, max(t.room, 0))
+}
+
+// makeRoom sees to it that a queue may take one message more, which needs so many bytes of the
+// file. If it cannot, the message is dropped, and makeRoom reports false.
+func (t *txn) makeRoom(o *enqueueOp, to *target, c *cursor, need int64) (bool, error) {
+	if to.room == nil {
+		return true, nil
+	}
+	e := eviction{t: t, to: to, c: c}
+	if err := e.old(); err != nil {
+		return false, err
+	}
+	fits := func() bool { return to.within(c, 1, o.size) && t.room >= need }
+	if !fits() && to.policy() == session.DropOldest {
+		if err := e.full(1, o.size, fits); err != nil {
+			return false, err
+		}
+	}
+	kept := fits()
+	if !kept {
+		c.next = max(c.next, to.position+1)
+		if c.count == 0 {
+			c.head = c.next
+		}
+		e.note(to.position, to.part(), o.size, session.Full)
+	}
+	o.change.Dropped = append(o.change.Dropped, e.dropped...)
+	return kept, nil
+}
+
+// olderThan returns a condition on records: that their message is older.
+func (e *eviction) olderThan(age time.Duration) func(rec []byte) bool {
+	src := txSource{e.t.tx}
+	return func(rec []byte) bool {
+		q, err := queuedMessage(src, 0, rec, e.t.clock.restore)
+		return err == nil && q.Message.Waited+time.Since(q.Message.At) > age
+	}
+}
+
+// An eviction is what one change makes a queue drop.
+type eviction struct {
+	t       *txn
+	to      *target
+	c       *cursor // of the target's session
+	dropped []session.Dropped
+}
+
+// old drops what is older than the target's quota allows.
+func (e *eviction) old() error {
+	age := e.to.age()
+	if age == 0 || e.c.count == 0 {
+		return nil
+	}
+	return e.evict(session.Old, uint64(e.to.part()), e.olderThan(age))
+}
+
+// full drops messages until the new one fits: of its own rule as long as that has too many, then of
+// all rules that make room.
+func (e *eviction) full(more, size int64, fits func() bool) error {
+	if e.to.rule != nil {
+		own := func([]byte) bool { return !e.to.withinRule(e.c, more, size) }
+		if err := e.evict(session.Full, uint64(e.to.rule.Number), own); err != nil {
+			return err
+		}
+	}
+	if !e.to.withinRule(e.c, more, size) {
+		return nil // to drop others would not help
+	}
+	return e.evict(session.Full, anyRule, func([]byte) bool { return !fits() })
+}
+
+// anyRule stands for all rules whose messages make room for others.
+const anyRule = 1 << 32
+
+// may reports whether a message that came by a rule is among those to be dropped.
+func (e *eviction) may(number uint32, which uint64) bool {
+	if which == anyRule {
+		return e.to.room.Policy(number) == session.DropOldest
+	}
+	return uint64(number) == which
+}
+
+// evict drops messages that came by a rule, or by any, and were never sent, the oldest first, as long
+// as it is to go on.
+func (e *eviction) evict(reason session.Reason, which uint64, goOn func(rec []byte) bool) error {
+	t, to, c := e.t, e.to, e.c
+	first := max(c.head, c.scanned[which])
+	queue := t.bucket(bucketQueue)
+	at := queue.Cursor()
+	key, rec := at.Seek(queueKey(to.number, first))
+	if _, ok := queuePosition(key, to.number); !ok || !goOn(rec) {
+		return nil // before anybody is held up
+	}
+	from := max(first, to.hold())
+	seen := first
+	var keys [][]byte
+	for key, rec = at.Seek(queueKey(to.number, from)); len(keys) < evictMost; key, rec = at.Next() {
+		position, ok := queuePosition(key, to.number)
+		if !ok || !goOn(rec) {
+			break
+		}
+		if from == first {
+			seen = position + 1
+		}
+		q, err := parseTarget(rec[min(sealSize, len(rec)):])
+		if err != nil || !e.may(q.rule, which) || c.stages[position] != session.Pending {
+			continue
+		}
+		keys = append(keys, bytes.Clone(key))
+		c.weigh(q.rule, -1, q.size)
+		t.room += int64(len(key) + len(rec))
+		if q.body != 0 {
+			t.unreferenced[q.body]++
+		}
+		e.unplace(position)
+		e.note(position, q.rule, q.size, reason)
+	}
+	if seen > first {
+		if c.scanned == nil {
+			c.scanned = make(map[uint64]uint64)
+		}
+		c.scanned[which] = seen
+	}
+	return e.remove(keys)
+}
+
+// unplace takes back the position of a message that this transaction itself has put.
+func (e *eviction) unplace(position uint64) {
+	placed := e.t.placed[e.to.number]
+	i, ok := slices.BinarySearchFunc(placed, position, func(to *target, p uint64) int { return cmp.Compare(to.position, p) })
+	if ok {
+		placed[i].change.Position = 0
+	}
+}
+
+// remove deletes records that were dropped from a queue.
+func (e *eviction) remove(keys [][]byte) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	queue := e.t.bucket(bucketQueue)
+	for _, key := range keys {
+		if err := queue.Delete(key); err != nil {
+			return err
+		}
+	}
+	if keyNumber(keys[0][8:]) == e.c.head {
+		e.c.seek(queue, e.to.number)
+	}
+	return nil
+}
+
+// note counts one message that was dropped.
+func (e *eviction) note(position uint64, number uint32, size int64, reason session.Reason) {
+	filter := e.to.room.Filter(number)
+	p := e.c.part(number)
+	p.filter = filter
+	p.dropped[reason].note(position, size, e.t.now)
+	e.c.setPart(number, p)
+	at := e.t.now.time()
+	one := session.Dropped{Client: e.to.change.Client, Rule: number, Filter: filter, Reason: reason,
+		Messages: 1, Bytes: size, First: position, Last: position, Since: at, Until: at}
+	if n := len(e.dropped); n > 0 && e.dropped[n-1].Reason == reason && e.dropped[n-1].Rule == number {
+		e.dropped[n-1].Add(one)
+		return
+	}
+	e.dropped = append(e.dropped, one)
+}
+
+// A trimOp is a Trimmed.
+type trimOp struct {
+	change *session.Trimmed
+	to     target
+}
+
+func (o *trimOp) place(r *register) {
+	if e := r.sessions[o.to.change.Client]; e != nil && e.number == o.to.change.Incarnation {
+		o.to.number = e.number
+	}
+}
+
+func (o *trimOp) apply(t *txn) error {
+	o.change.Dropped = nil
+	known := t.cursors[o.to.number]
+	if now := t.touched[o.to.number]; now != nil {
+		known = now
+	}
+	if known == nil || known.removed || known.count == 0 {
+		return nil
+	}
+	c := known.clone()
+	e := eviction{t: t, to: &o.to, c: c}
+	if err := e.old(); err != nil {
+		return err
+	}
+	if o.to.policy() == session.DropOldest {
+		if err := e.full(0, 0, func() bool { return o.to.within(c, 0, 0) }); err != nil {
+			return err
+		}
+	}
+	if e.dropped != nil {
+		t.touched[o.to.number] = c
+		o.change.Dropped = e.dropped
+	}
+	return nil
+}
+
+// A dropOp is a Dropped, when a store is saved from a damaged file.
+type dropOp struct {
+	change *session.Dropped
+	number uint64
+	since  stamp
+	until  stamp
+}
+
+func (o *dropOp) place(r *register) { o.number = r.number(o.change.Client) }
+
+func (o *dropOp) apply(t *txn) error {
+	c := t.session(o.number)
+	if c == nil || o.change.Reason >= session.Reasons {
+		return nil
+	}
+	p := c.part(o.change.Rule)
+	p.filter = o.change.Filter
+	p.dropped[o.change.Reason] = tally{
+		count: o.change.Messages, bytes: o.change.Bytes, first: o.change.First, last: o.change.Last,
+		since: o.since, until: o.until,
+	}
+	c.setPart(o.change.Rule, p)
+	return nil
+}
