@@ -384,7 +384,9 @@ func (c *conn) close(err error) {
 		c.srv.log.Debug("connection ended before CONNECT", "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", err)
 	case c.session == nil:
 		c.srv.stats.Refused.Add(1)
-		c.srv.log.Info("connection refused", "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", why(err))
+		if untold, due := c.srv.unconnected.due(); due {
+			c.srv.log.Info("connection refused", "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", why(err), "others_before", untold)
+		}
 	default:
 		// A client that sees the connection end finds its session as it is after that.
 		if !c.goodbye {

@@ -20,28 +20,19 @@ func (c *conn) identify(p *packet.Connect, props *packet.ConnackProperties) erro
 	}
 	for {
 		revoked := c.srv.gate.revocations()
-		var step auth.Step
-		var err error
-		if c.exchange != nil {
-			step, err = c.exchange.connect(a, p)
-			props.HasAuthMethod, props.AuthMethod, props.AuthData = true, p.Properties.AuthMethod, step.Data
-		} else if step.Identity, err = c.listener.Auth.Authenticate(c.srv.ctx, a); err != nil {
-			err = refused(c, p, err)
+		if err := c.srv.door.Enter(&a); err != nil {
+			return turnedAway(c, p, err)
+		}
+		who, err := authenticate(c, a, p, props)
+		if wrong(err) {
+			c.srv.stats.BadLogin.Add(1)
+		}
+		if kept := c.srv.door.Met(&a, who, wrong(err)); kept != nil && err == nil {
+			return turnedAway(c, p, kept)
 		}
 		if err != nil {
 			return err
 		}
-		id := step.Identity
-		if id.ClientID != "" {
-			if err := c.srv.limits.checkClientID(id.ClientID); err != nil {
-				return err
-			}
-			p.ClientID, props.AssignedClientID = id.ClientID, ""
-		}
-		if c.exchange != nil && !c.link.takes(&packet.Connack{Properties: props}) {
-			return errMethodSize
-		}
-		who := &auth.Client{Identity: id, ID: p.ClientID, Listener: c.listener.Name, Addr: addrOf(a.Addr), Certificate: a.Certificate}
 		switch {
 		case c.srv.gate.identified(c, who, revoked):
 			c.access = newAccess(c.srv, who, c.listener.Rules)
@@ -52,9 +43,37 @@ func (c *conn) identify(p *packet.Connect, props *packet.ConnackProperties) erro
 	}
 }
 
+// authenticate finds out who shows this.
+func authenticate(c *conn, a auth.Attempt, p *packet.Connect, props *packet.ConnackProperties) (*auth.Client, error) {
+	var step auth.Step
+	var err error
+	if c.exchange != nil {
+		step, err = c.exchange.connect(a, p)
+		props.HasAuthMethod, props.AuthMethod, props.AuthData = true, p.Properties.AuthMethod, step.Data
+	} else if step.Identity, err = c.listener.Auth.Authenticate(c.srv.ctx, a); err != nil {
+		err = refused(c, p, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	id := step.Identity
+	if id.ClientID != "" {
+		if err := c.srv.limits.checkClientID(id.ClientID); err != nil {
+			return nil, err
+		}
+		p.ClientID, props.AssignedClientID = id.ClientID, ""
+	}
+	if c.exchange != nil && !c.link.takes(&packet.Connack{Properties: props}) {
+		return nil, errMethodSize
+	}
+	return &auth.Client{Identity: id, ID: p.ClientID, Listener: c.listener.Name, Addr: addrOf(a.Addr), Certificate: a.Certificate}, nil
+}
+
 // refused logs why a client may not come in, and returns what it is told.
 func refused(c *conn, p *packet.Connect, err error) error {
-	c.srv.log.Warn("not authorized", "client", p.ClientID, "user", p.Username, "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", err)
+	if untold, due := c.srv.unauthorized.due(); due {
+		c.srv.log.Warn("not authorized", "client", p.ClientID, "user", p.Username, "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "reason", err, "others_before", untold)
+	}
 	e := refusal(err)
 	if c.exchange != nil && e.Reason == packet.BadUserNameOrPassword {
 		e.Reason, e.Text = packet.NotAuthorized, notAuthorized // a method may have neither
@@ -86,6 +105,8 @@ func refusal(err error) *packet.Error {
 		e.Reason, e.Text = packet.Banned, auth.ErrBanned.Error()
 	case errors.Is(err, auth.ErrUnavailable):
 		e.Reason, e.Text = packet.ServerUnavailable, auth.ErrUnavailable.Error()
+	case errors.Is(err, auth.ErrTooOften):
+		e.Reason, e.Text = packet.ConnectionRateExceeded, "too many attempts, try again later"
 	}
 	return e
 }

@@ -35,6 +35,8 @@ type Options struct {
 	// UseAnother, if it is not empty, is the server that network clients are sent to: this one lets
 	// none of them in (5.0, 4.11).
 	UseAnother string
+	// Door turns away who is not wanted; nil: nobody.
+	Door Door
 }
 
 // A Server is a broker.
@@ -56,7 +58,10 @@ type Server struct {
 	gate gate
 	pace *rate.Limiter // of connections
 
+	door Door
+
 	refusals, unretained, unsubscribed notice
+	knocks, unauthorized, unconnected  notice
 
 	// retaining orders the retained messages in memory as the store and their subscribers get them.
 	// It is held across Submit, which is the reason why it guards nothing else.
@@ -78,10 +83,15 @@ func New(o Options) (*Server, error) {
 		version: o.Version,
 		another: o.UseAnother,
 		began:   time.Now(),
+		door:    o.Door,
 	}
 	s.denials.news = make(signal, 1)
 	s.queues = queueBounds{named: o.Queues, others: &session.Room{Quota: s.limits.Stored}}
 	s.losses = losses{stats: &s.stats, log: o.Log}
+	if s.door == nil {
+		s.door = open{}
+	}
+	s.unauthorized.more, s.unconnected.more = 30, 30
 	s.gate = newGate(&s.limits)
 	s.pace = rate.NewLimiter(rate.Limit(s.limits.ConnectRate), s.limits.ConnectRate)
 	s.registry = registry{srv: s, sessions: make(map[string]*Session)}
@@ -160,13 +170,15 @@ func (s *Server) Serve(ln net.Listener, l Listener) error {
 	release := context.AfterFunc(s.ctx, func() { _ = ln.Close() })
 	defer release()
 	for delay := time.Duration(0); ; {
-		if s.pace.Wait(s.ctx) != nil {
-			return nil
-		}
 		nc, err := ln.Accept()
 		switch {
 		case err == nil:
 			delay = 0
+			// Who is turned away here takes no place from others.
+			if !knock(s, addressOf(nc), l.Name) || s.pace.Wait(s.ctx) != nil {
+				_ = nc.Close()
+				continue
+			}
 			s.accept(nc, &l)
 			continue
 		case s.ctx.Err() != nil:

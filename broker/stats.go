@@ -13,6 +13,9 @@ import (
 type Stats struct {
 	Connects atomic.Int64 // clients that were let in
 	Refused  atomic.Int64 // connections that were not
+	Banned   atomic.Int64 // connections turned away because of a ban
+	HeldOff  atomic.Int64 // connections turned away because there were too many attempts before
+	BadLogin atomic.Int64 // clients refused for what they showed
 	Received atomic.Int64 // messages from publishers
 	Sent     atomic.Int64 // messages to subscribers, repetitions included
 	Dropped  atomic.Int64 // messages for one client that there was no room for, that its session ended before, or that it might not publish
@@ -83,6 +86,9 @@ func (r *reporter) values() map[string]string {
 		"$SYS/broker/clients/disconnected":       number(int64(total - connected)),
 		"$SYS/broker/clients/total":              number(int64(total)),
 		"$SYS/broker/clients/refused":            number(s.stats.Refused.Load()),
+		"$SYS/broker/clients/banned":             number(s.stats.Banned.Load()),
+		"$SYS/broker/clients/held_off":           number(s.stats.HeldOff.Load()),
+		"$SYS/broker/clients/bad_logins":         number(s.stats.BadLogin.Load()),
 		"$SYS/broker/messages/received":          number(s.stats.Received.Load()),
 		"$SYS/broker/messages/sent":              number(s.stats.Sent.Load()),
 		"$SYS/broker/publish/messages/dropped":   number(s.stats.Dropped.Load()),

@@ -51,6 +51,9 @@ var (
 	ErrBanned = errors.New("banned")
 	// ErrUnavailable says that nobody can decide for now: the client should try again later.
 	ErrUnavailable = errors.New("authentication is not available for now")
+	// ErrTooOften says that the client has to wait: too many attempts have failed, or it connects
+	// again and again.
+	ErrTooOften = errors.New("held off")
 )
 
 // A Chain asks one authenticator after the other. The first that does not answer ErrUnknown

@@ -47,6 +47,14 @@ func (t *Table[K, V]) Put(key K, value V) {
 	t.rows[key] = t.order.PushFront(&row[K, V]{key, value})
 }
 
+// Delete removes a value, if it is there.
+func (t *Table[K, V]) Delete(key K) {
+	if e, ok := t.rows[key]; ok {
+		delete(t.rows, key)
+		t.order.Remove(e)
+	}
+}
+
 // Drop removes the values that unwanted says so of.
 func (t *Table[K, V]) Drop(unwanted func(K, V) bool) {
 	for key, e := range t.rows {

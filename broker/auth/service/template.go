@@ -41,9 +41,6 @@ var names = map[string]input{
 	"topic": topicName, "access": access, "action": action, "qos": qos, "retain": retain,
 }
 
-// ofRequest tells what only exists when a client publishes or subscribes.
-func ofRequest(i input) bool { return i >= topicName }
-
 // Values are what is known of a client. What is not is an empty string.
 type values [inputs]string
 
