@@ -9,19 +9,19 @@ import (
 	"gateway/broker/auth"
 )
 
-// answer is an Authenticator that knows its answer.
-type answer struct {
+// reply is an Authenticator that knows its answer.
+type reply struct {
 	user string
 	err  error
 }
 
-func (a answer) Authenticate(context.Context, auth.Attempt) (auth.Identity, error) {
+func (a reply) Authenticate(context.Context, auth.Attempt) (auth.Identity, error) {
 	return auth.Identity{User: a.user}, a.err
 }
 
 func TestChain(t *testing.T) {
-	unknown, wrong := answer{err: fmt.Errorf("no such user: %w", auth.ErrUnknown)}, answer{err: auth.ErrBadCredentials}
-	banned, good := answer{err: auth.ErrBanned}, answer{user: "anna"}
+	unknown, wrong := reply{err: fmt.Errorf("no such user: %w", auth.ErrUnknown)}, reply{err: auth.ErrBadCredentials}
+	banned, good := reply{err: auth.ErrBanned}, reply{user: "anna"}
 	for name, tt := range map[string]struct {
 		chain auth.Chain
 		user  string

@@ -58,7 +58,7 @@ func (r *Roster[U]) Look() (gone []string, changed bool, err error) {
 		return nil, false, nil
 	}
 	r.state = state
-	text, err := readFile(r.path)
+	text, err := Read(r.path)
 	if err != nil {
 		return nil, false, err
 	}
@@ -135,8 +135,8 @@ func CheckName(name string) error {
 	return nil
 }
 
-// readFile reads a file of users, which must not be readable by everyone.
-func readFile(path string) (string, error) {
+// Read reads a file of users, which must not be readable by everyone.
+func Read(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
@@ -180,7 +180,7 @@ func (r *Roster[U]) Remove(name string) (bool, error) { return r.edit(name, "") 
 
 // edit puts line, which may be empty, in the place of a user's line, or at the end.
 func (r *Roster[U]) edit(name, line string) (found bool, err error) {
-	old, err := readFile(r.path)
+	old, err := Read(r.path)
 	if errors.Is(err, os.ErrNotExist) && line != "" {
 		old, err = "", nil
 	}
@@ -203,11 +203,12 @@ func (r *Roster[U]) edit(name, line string) (found bool, err error) {
 	if !found {
 		b.WriteString(line)
 	}
-	return found, replace(r.path, b.Bytes())
+	return found, Replace(r.path, b.Bytes())
 }
 
-// replace puts a file in the place of another, or leaves that as it is. Mode and owner stay.
-func replace(path string, content []byte) (err error) {
+// Replace puts content in the place of a file, or leaves that as it is. Mode and owner stay; a new
+// file is for its owner only.
+func Replace(path string, content []byte) (err error) {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
 	}
