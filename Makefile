@@ -35,7 +35,9 @@ check: ## before a merge: format, vet, staticcheck, 32-bit tests, ARM binaries s
 
 torture: ## everything that can go wrong upstream, LONG=10s each; what local clients notice of it
 	@scripts/setup test
-	go test -count 1 -timeout 1h -v -run 'TestTorture|TestForgetfulCloud|TestBlackholeDNS' ./internal/e2e -torture $(or $(LONG),10s)
+	@CGO_ENABLED=0 go build -modfile=tools/cluster/go.mod -o build/nats-server github.com/nats-io/nats-server/v2
+	go test -count 1 -timeout 1h -v -run 'TestTorture|TestForgetfulCloud|TestBlackholeDNS|TestCluster|TestHerd' ./internal/e2e \
+		-torture $(or $(LONG),10s) -herd 1000 -nats '$(CURDIR)/build/nats-server'
 
 vm: ## the drivers against a real kernel's simulated pins
 	@scripts/setup vm

@@ -21,6 +21,7 @@ type link struct {
 	last   int // bytes after which a connection is reset; 0: never
 	closed bool
 	cut    bool
+	came   []time.Time   // when connections came that were let through
 	open   chan struct{} // closed while bytes pass; a new one while the line is a black hole
 	conns  map[net.Conn]struct{}
 	lost   map[net.Conn]bool // see forsake
@@ -40,6 +41,28 @@ func newLink(t *testing.T, target string) *link {
 }
 
 func (l *link) address() string { return l.listener.Addr().String() }
+
+// restored is restore, and returns when it was.
+func (l *link) restored() time.Time {
+	now := time.Now()
+	l.restore()
+	return now
+}
+
+// perSecond returns how many connections came in each second since a time.
+func (l *link) perSecond(since time.Time) (counts []int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, at := range l.came {
+		if second := int(at.Sub(since) / time.Second); !at.Before(since) {
+			for len(counts) <= second {
+				counts = append(counts, 0)
+			}
+			counts[second]++
+		}
+	}
+	return counts
+}
 
 // sever resets all connections, and every new one at once.
 func (l *link) sever() {
@@ -141,6 +164,7 @@ func (l *link) relay(near net.Conn) {
 	l.pass()
 	l.mu.Lock()
 	target := l.target
+	l.came = append(l.came, time.Now())
 	l.mu.Unlock()
 	far, err := net.Dial("tcp", target)
 	if err != nil {

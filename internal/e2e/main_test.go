@@ -16,6 +16,9 @@ import (
 var (
 	rounds  = flag.Int("rounds", 20, "outages that TestOutages goes through")
 	torture = flag.Duration("torture", time.Second, "how long each trouble of TestTorture lasts")
+	herd    = flag.Int("herd", 100, "gateways of TestHerd")
+	nats    = flag.String("nats", "", "nats-server for TestCluster")
+	kills   = flag.Int("kills", 6, "nodes that TestCluster kills, one after the other")
 	given   = flag.String("gateway", "", "program to test, instead of one that is built from this source")
 	seed    = flag.Uint64("seed", 0, "seed of TestOutages; 0: a new one")
 )

@@ -128,7 +128,7 @@ func endure(t *testing.T, troubles ...trouble) (*ledger, *output) {
 	t.Helper()
 	c := newCloud(t)
 	books := newLedger()
-	c.collect(books)
+	c.collect(books, 2)
 	line := newLink(t, c.address)
 	g := newGateway(t, bridge(line.address(), c.file, c.valid("greenhouse")))
 	g.start()
@@ -243,7 +243,7 @@ func (g *gateway) latency(d time.Duration) latency {
 }
 
 // collect enters what the cloud passes on in the books, through its restarts.
-func (c *cloud) collect(books *ledger) {
+func (c *cloud) collect(books *ledger, qos packet.QoS) {
 	ctx, cancel := context.WithCancel(c.t.Context())
 	c.books = books
 	var work sync.WaitGroup
@@ -260,7 +260,7 @@ func (c *cloud) collect(books *ledger) {
 			return err
 		}
 		defer conn.Close()
-		if _, err := conn.Subscribe(dialing, packet.Subscription{Filter: "greenhouse/up/#", QoS: 2}); err != nil {
+		if _, err := conn.Subscribe(dialing, packet.Subscription{Filter: "greenhouse/up/#", QoS: qos}); err != nil {
 			return err
 		}
 		c.present.Store(true)
