@@ -26,6 +26,7 @@ type Config struct {
 	Sim       Sim        `yaml:"sim"` // only with board: sim
 	Store     Store      `yaml:"store"`
 	Limits    Limits     `yaml:"limits"`
+	Auth      Auth       `yaml:"auth"`
 	Listeners []Listener `yaml:"listeners"`
 	Bridges   []Bridge   `yaml:"bridges"`
 	Inputs    []Input    `yaml:"inputs"`
@@ -93,6 +94,9 @@ type Limits struct {
 	OutputSize         int64         `yaml:"output_size,size" default:"256KiB" range:"4KiB..64MiB"`  // bytes on their way to one client beyond which QoS 0 is dropped
 	SessionExpiry      time.Duration `yaml:"session_expiry" default:"7d" range:"1s..365d"`           // longest life of a session without a connection
 	ConnectTimeout     time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`           // from accept to CONNECT, TLS handshake included
+	AuthTimeout        time.Duration `yaml:"auth_timeout" default:"10s" range:"1s..5m"`              // for one enhanced authentication
+	AuthRounds         int           `yaml:"auth_rounds" default:"8" range:"2..100"`                 // messages of a client in it
+	AuthDataSize       int64         `yaml:"auth_data_size,size" default:"4KiB" range:"256B..64KiB"` // one of them
 	WriteTimeout       time.Duration `yaml:"write_timeout" default:"30s" range:"1s..10m"`            // for a client that takes nothing to take something
 	KeepAlive          time.Duration `yaml:"keep_alive" default:"0s" range:"0s..18h12m15s"`          // longest that an MQTT 5.0 client may ask for; 0s any
 }

@@ -26,6 +26,7 @@ func TestDocumentation(t *testing.T) {
 		"sim":                    Sim{},
 		"store":                  Store{},
 		"limits":                 Limits{},
+		"auth":                   Auth{},
 		"listeners":              Listener{},
 		"listeners: tls":         TLS{},
 		"listeners: limits":      Bounds{},

@@ -15,15 +15,17 @@ import (
 )
 
 // A Listener is an entry of section "listeners": an address on which devices connect.
-// Devices log in with a client certificate, or the listener is anonymous.
+// Devices log in with a client certificate or by a method of enhanced authentication, or the
+// listener is anonymous.
 type Listener struct {
 	Name      string    `yaml:"name,required"`
-	Address   string    `yaml:"address,required"`                                     // host:port; without a host on all addresses; unix:path
-	Protocols []string  `yaml:"protocols" default:"mqtt" words:"mqtt websocket http"` // told apart by the first bytes
-	Versions  []string  `yaml:"versions,text" words:"3.1 3.1.1 5.0"`                  // of MQTT; none: all
-	Anonymous bool      `yaml:"anonymous" default:"false"`                            // whoever connects may do everything
-	TLS       *TLS      `yaml:"tls"`                                                  // nil: no TLS
-	Prefix    string    `yaml:"prefix"`                                               // before each topic of the clients here, who do not see it; empty: none
+	Address   string    `yaml:"address,required"`                                                      // host:port; without a host on all addresses; unix:path
+	Protocols []string  `yaml:"protocols" default:"mqtt" words:"mqtt websocket http"`                  // told apart by the first bytes
+	Versions  []string  `yaml:"versions,text" words:"3.1 3.1.1 5.0"`                                   // of MQTT; none: all
+	Anonymous bool      `yaml:"anonymous" default:"false"`                                             // whoever connects may do everything
+	Methods   []string  `yaml:"methods" words:"SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PASSWORD-TOTP"` // of enhanced authentication, for clients of MQTT 5.0
+	TLS       *TLS      `yaml:"tls"`                                                                   // nil: no TLS
+	Prefix    string    `yaml:"prefix"`                                                                // before each topic of the clients here, who do not see it; empty: none
 	Limits    Bounds    `yaml:"limits"`
 	WebSocket WebSocket `yaml:"websocket"`
 	Socket    Socket    `yaml:"socket"` // only with a unix: address
@@ -87,6 +89,7 @@ func (k network) listeners(c *Config) {
 		at := fmt.Sprintf("listeners[%d]", i)
 		k.once(names, l.Name, at+".name")
 		k.login(l, at)
+		k.methods(c, l, at+".methods")
 		k.web(l, at)
 		k.want(l.Limits.KeepAlive%time.Second == 0, at+".limits.keep_alive", "whole seconds, not %v", l.Limits.KeepAlive)
 		k.mount(c, i, at+".prefix")
@@ -115,16 +118,17 @@ func (k network) listeners(c *Config) {
 	}
 }
 
-// login checks that devices can log in on a listener, in one way only.
+// login checks that devices can log in on a listener. A certificate and anonymous contradict each
+// other; methods go with both.
 func (k network) login(l Listener, at string) {
 	if l.TLS == nil {
-		k.want(l.Anonymous, at, "nobody can log in here; set anonymous: true, or give tls with client_ca and require_certificate: true")
+		k.want(l.Anonymous || len(l.Methods) > 0, at, "nobody can log in here; set anonymous: true, or give tls with client_ca and require_certificate: true")
 		return
 	}
 	required := l.TLS.RequireCertificate
 	k.want(!required || l.TLS.ClientCA != "", at+".tls.require_certificate",
 		"needs client_ca, the file of the CA that signs the devices' certificates")
-	k.want(required || l.Anonymous, at+".tls", "nobody can log in here; set require_certificate: true, or anonymous: true for the listener")
+	k.want(required || l.Anonymous || len(l.Methods) > 0, at+".tls", "nobody can log in here; set require_certificate: true, or anonymous: true for the listener")
 	k.want(!required || !l.Anonymous, at+".anonymous", "contradicts tls.require_certificate; remove one of them")
 	k.want(!required || !l.TLS.Plain, at+".tls.plain", "nobody can log in without TLS where a certificate is required; remove it, or add another listener")
 	k.want(l.TLS.CRL == "" || l.TLS.ClientCA != "", at+".tls.crl", "needs client_ca, the file of the CA that signs the list")

@@ -17,6 +17,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gateway/broker/auth/scram"
+	"gateway/broker/auth/totp"
 	"gateway/broker/packet"
 	"gateway/internal/client"
 )
@@ -26,6 +28,7 @@ import (
 type connection struct {
 	url, host, port    string
 	id, user, password string
+	method, code       string
 	version            protocol
 	cafile, cert, key  string
 	keepAlive          uint16
@@ -41,6 +44,8 @@ func (f *connection) register(cmd *cobra.Command) {
 	flags.StringVarP(&f.id, "id", "i", "", "client identifier (default: the broker gives one)")
 	flags.StringVarP(&f.user, "username", "u", "", "user name")
 	flags.StringVarP(&f.password, "password", "P", "", "password")
+	flags.StringVar(&f.method, "auth", "", "authentication method for user name and password: SCRAM-SHA-512, SCRAM-SHA-256, SCRAM-SHA-1 or PASSWORD-TOTP")
+	flags.StringVar(&f.code, "code", "", "one-time code, with --auth PASSWORD-TOTP")
 	flags.VarP(&f.version, "protocol", "V", "MQTT version: 5 or 311")
 	flags.StringVar(&f.cafile, "cafile", "", "certificate authority that the broker must be signed by; asks for TLS")
 	flags.StringVar(&f.cert, "cert", "", "own certificate, for mutual TLS")
@@ -83,8 +88,13 @@ func (f *connection) dial(ctx context.Context, o client.Options) (*client.Client
 	if err != nil {
 		return nil, err
 	}
-	o.ClientID, o.Username, o.Password = f.id, f.user, f.password
-	o.Version, o.KeepAlive = packet.Version(f.version), f.keepAlive
+	o.ClientID, o.Version, o.KeepAlive = f.id, packet.Version(f.version), f.keepAlive
+	if o.Prover, err = f.prover(); err != nil {
+		return nil, usageError{err}
+	}
+	if o.Prover == nil {
+		o.Username, o.Password = f.user, f.password
+	}
 	if o.TLS, err = f.tls(); err != nil {
 		return nil, usageError{err}
 	}
@@ -93,6 +103,29 @@ func (f *connection) dial(ctx context.Context, o client.Options) (*client.Client
 	c, err := client.Dial(ctx, address, o)
 	if err != nil {
 		return nil, f.explain(address, err)
+	}
+	return c, nil
+}
+
+// prover returns the client's side of the authentication method, nil for none.
+func (f *connection) prover() (client.Prover, error) {
+	switch {
+	case f.method == "" && f.code == "":
+		return nil, nil
+	case f.version != protocol(packet.V5):
+		return nil, errors.New("--auth: methods are of MQTT 5")
+	case f.method == totp.Name:
+		return totp.NewClient(f.user, f.password, f.code)
+	case f.code != "":
+		return nil, errors.New("--code is for --auth " + totp.Name)
+	}
+	h, err := scram.ParseHash(f.method)
+	if err != nil {
+		return nil, fmt.Errorf("--auth: %w", err)
+	}
+	c, err := scram.NewClient(h, f.user, f.password)
+	if err != nil {
+		return nil, fmt.Errorf("--auth %s: %w", h, err)
 	}
 	return c, nil
 }

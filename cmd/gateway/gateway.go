@@ -30,6 +30,7 @@ type gateway struct {
 
 	stopUplinks   context.CancelFunc
 	uplinks       sync.WaitGroup
+	methods       *methods
 	stopListening context.CancelFunc
 	listening     sync.WaitGroup
 }
@@ -61,6 +62,7 @@ func start(c *config.Config, log *slog.Logger) (g *gateway, err error) {
 	if err := g.points.run(g.server, log); err != nil {
 		return g, err
 	}
+	g.methods = openMethods(c, log)
 	g.listen(c.Listeners, c.Limits.PacketSize)
 	close(begin)
 	return g, nil
@@ -149,6 +151,9 @@ func limits(l config.Limits) broker.Limits {
 		OutBytes:           int(l.OutputSize),
 		SessionExpiry:      l.SessionExpiry,
 		ConnectTime:        l.ConnectTimeout,
+		AuthTime:           l.AuthTimeout,
+		AuthRounds:         l.AuthRounds,
+		AuthBytes:          int(l.AuthDataSize),
 		WriteTime:          l.WriteTimeout,
 		KeepAlive:          l.KeepAlive,
 	}

@@ -20,6 +20,7 @@ const listenAgain = 5 * time.Second
 func (g *gateway) listen(listeners []config.Listener, packetSize int64) {
 	var ctx context.Context
 	ctx, g.stopListening = context.WithCancel(context.Background())
+	g.listening.Go(func() { g.methods.watch(ctx, g.server) })
 	for _, l := range listeners {
 		// The first try is made here, so that a gateway that is ready can be reached.
 		ln, err := g.open(ctx, l, packetSize)
@@ -27,7 +28,7 @@ func (g *gateway) listen(listeners []config.Listener, packetSize int64) {
 			for told := false; ; told = true {
 				if err == nil {
 					g.log.Info("listening", "listener", l.Name, "address", ln.Addr())
-					if err = g.server.Serve(ln, treatment(l)); err == nil {
+					if err = g.server.Serve(ln, treatment(l, g.methods)); err == nil {
 						return
 					}
 				}
@@ -46,16 +47,20 @@ func (g *gateway) listen(listeners []config.Listener, packetSize int64) {
 }
 
 func authenticator(l config.Listener) auth.Authenticator {
-	if l.Anonymous {
+	switch {
+	case l.Anonymous:
 		return auth.Anonymous{}
+	case l.TLS != nil && l.TLS.RequireCertificate:
+		return auth.Certificate{}
 	}
-	return auth.Certificate{}
+	return auth.Chain{} // its clients use methods
 }
 
 // treatment says how the broker treats the clients of a listener.
-func treatment(l config.Listener) broker.Listener {
+func treatment(l config.Listener, m *methods) broker.Listener {
+	by := authenticator(l)
 	return broker.Listener{
-		Name: l.Name, Auth: authenticator(l), Versions: versions(l.Versions), Prefix: l.Prefix,
+		Name: l.Name, Auth: by, Mechanisms: m.of(l, by), Versions: versions(l.Versions), Prefix: l.Prefix,
 		Bounds: broker.Bounds{
 			Connections: l.Limits.Connections, PacketSize: int(l.Limits.PacketSize),
 			ConnectTime: l.Limits.ConnectTimeout, KeepAlive: l.Limits.KeepAlive,

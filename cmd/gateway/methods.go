@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"gateway/broker"
+	"gateway/broker/auth"
+	"gateway/broker/auth/scram"
+	"gateway/broker/auth/totp"
+	"gateway/broker/packet"
+	"gateway/config"
+)
+
+// methods are those of enhanced authentication, with their users.
+type methods struct {
+	log     *slog.Logger
+	users   *scram.Users  // nil: none are configured
+	secrets *totp.Secrets // nil: none are configured
+}
+
+// lookEvery is the time between two looks at the files of users.
+const lookEvery = 500 * time.Millisecond
+
+// openMethods reads the files of users. One that cannot be used has nobody until it can.
+func openMethods(c *config.Config, log *slog.Logger) *methods {
+	m := &methods{log: log}
+	const remedy = "mend the file: it is looked at again when it changes"
+	var err error
+	if file := c.Auth.ScramFile; file != "" {
+		if m.users, err = scram.Open(file, m.secret(filepath.Join(c.Gateway.Data, "scram.secret"))); err != nil {
+			log.Error("nobody can log in by SCRAM", "error", err, "remedy", remedy)
+		}
+	}
+	if file := c.Auth.TOTPFile; file != "" {
+		if m.secrets, err = totp.Open(file); err != nil {
+			log.Error("nobody can log in with one-time codes", "error", err, "remedy", remedy)
+		}
+	}
+	return m
+}
+
+// secret reads what makes the salts of users that do not exist, or makes it. Without a disk it is
+// another one after each start.
+func (m *methods) secret(path string) []byte {
+	const size = 32
+	b, err := os.ReadFile(path)
+	if err == nil && len(b) == size {
+		return b
+	}
+	fresh := make([]byte, size)
+	_, _ = rand.Read(fresh) // never fails
+	if err == nil {
+		err = fmt.Errorf("%s has %d bytes, not %d", path, len(b), size)
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = os.WriteFile(path, fresh, 0o600)
+	}
+	if err != nil {
+		m.log.Warn("after the next start it can be told which users of SCRAM do not exist", "error", err, "remedy", "let the gateway write "+path)
+	}
+	return fresh
+}
+
+// of returns the methods of a listener. By decides about its passwords.
+func (m *methods) of(l config.Listener, by auth.Authenticator) (all []auth.Mechanism) {
+	for _, name := range l.Methods {
+		if name == totp.Name {
+			all = append(all, &totp.Mechanism{Password: by, Secrets: m.secrets})
+		} else if h, err := scram.ParseHash(name); err == nil { // the configuration knows no others
+			all = append(all, &scram.Mechanism{Hash: h, Users: m.users})
+		}
+	}
+	return all
+}
+
+// A roll is a file of users.
+type roll interface {
+	Look() (gone []string, changed bool, err error)
+}
+
+// watch follows changes of the files until ctx ends, and disconnects clients whose users are gone
+// or have changed.
+func (m *methods) watch(ctx context.Context, server *broker.Server) {
+	rolls := make(map[roll]func(*auth.Client) bool)
+	if m.users != nil {
+		rolls[m.users] = func(c *auth.Client) bool { return c.By == scram.By }
+	}
+	if m.secrets != nil {
+		rolls[m.secrets] = func(*auth.Client) bool { return true } // the password's authenticator let it in
+	}
+	if len(rolls) == 0 {
+		return
+	}
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		for r, concerned := range rolls {
+			gone, changed, err := r.Look()
+			if err != nil {
+				m.log.Error("a changed file of users cannot be used: what was read before stays in force", "error", err)
+			}
+			if !changed {
+				continue
+			}
+			n := 0
+			if len(gone) > 0 {
+				n = server.Disconnect(func(c *auth.Client) bool {
+					_, found := slices.BinarySearch(gone, c.User)
+					return found && concerned(c)
+				}, packet.NotAuthorized)
+			}
+			m.log.Info("a file of users has changed and is in force", "users_gone_or_changed", len(gone), "disconnected", n)
+		}
+	}
+}
