@@ -1,6 +1,9 @@
 package config
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // Auth is section "auth": who there is. Its files are read again when they change.
 type Auth struct {
@@ -11,10 +14,11 @@ type Auth struct {
 // methods checks the methods of enhanced authentication on a listener.
 func (k network) methods(c *Config, l Listener, at string) {
 	for _, m := range l.Methods {
-		if m == "PASSWORD-TOTP" {
+		switch {
+		case m == "PASSWORD-TOTP":
 			k.want(c.Auth.TOTPFile != "", at, "%s needs auth.totp_file, the file that gateway totp writes", m)
 			k.want(!l.Anonymous, at, "%s needs a password that is looked at, not anonymous: true", m)
-		} else {
+		case strings.HasPrefix(m, "SCRAM-"):
 			k.want(c.Auth.ScramFile != "", at, "%s needs auth.scram_file, the file that gateway scram writes", m)
 		}
 	}
