@@ -191,6 +191,7 @@ func (x *exchange) replace(id auth.Identity, revoked int) error {
 		adopt(c.session, c.access)
 	}
 	c.session.mu.Unlock()
+	withdraw(c.srv, c.session, c.access)
 	if c.expiry != nil {
 		c.expiry.Stop()
 		c.expiry = nil

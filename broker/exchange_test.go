@@ -21,6 +21,7 @@ import (
 type doorman struct {
 	rounds  int
 	expires atomic.Int64  // nanoseconds
+	super   atomic.Bool
 	waiting chan struct{} // told that somebody waits
 	resume  chan struct{}
 }
@@ -60,11 +61,18 @@ func (t *talk) Next(ctx context.Context, data []byte) (auth.Step, error) {
 	if t.n++; t.n <= t.rounds {
 		return auth.Step{Data: fmt.Appendf(nil, "word %d", t.n)}, nil
 	}
-	id := auth.Identity{User: t.name, By: "door"}
+	id := auth.Identity{User: t.name, By: "door", Super: t.super.Load()}
 	if expires := t.expires.Load(); expires > 0 {
 		id.Expires = time.Now().Add(time.Duration(expires))
 	}
 	return auth.Step{Data: []byte("welcome " + t.attempt.ClientID), Done: true, Identity: id}, nil
+}
+
+// onlyPublish are the rules for all who are no super user.
+type onlyPublish struct{}
+
+func (onlyPublish) Authorize(_ context.Context, _ *auth.Client, r auth.Request) auth.Verdict {
+	return auth.Verdict{Allowed: r.Action == auth.Publish, Rule: "only publish"}
 }
 
 // guarded runs a broker at whose door stands d.
@@ -77,7 +85,7 @@ func guarded(t *testing.T, d *doorman, limits broker.Limits) *site {
 	}
 	served := make(chan error, 1)
 	go func() {
-		served <- s.server.Serve(ln, broker.Listener{Name: "door", Auth: auth.Anonymous{}, Mechanisms: []auth.Mechanism{d}})
+		served <- s.server.Serve(ln, broker.Listener{Name: "door", Auth: auth.Anonymous{}, Rules: onlyPublish{}, Mechanisms: []auth.Mechanism{d}})
 	}()
 	t.Cleanup(func() {
 		s.stop()
@@ -232,7 +240,9 @@ func TestSlowMechanism(t *testing.T) {
 
 // A client authenticates again while messages flow in both directions.
 func TestReauthentication(t *testing.T) {
-	s := guarded(t, &doorman{rounds: 1}, broker.Limits{})
+	d := &doorman{rounds: 1}
+	d.super.Store(true)
+	s := guarded(t, d, broker.Limits{})
 	w := s.enter("a", "alice")
 	w.send(subscribe(1, filter("t", 1)))
 	w.expect("SUBACK 1 [Granted QoS 1]")
@@ -315,6 +325,19 @@ func TestReauthenticationReplaces(t *testing.T) {
 		t.Errorf("%d clients are revoked, want 1", n)
 	}
 	w.expect("DISCONNECT Not authorized", "closed")
+
+	// Who may do less now keeps nothing of what it could do before.
+	d.super.Store(true)
+	w = s.enter("a", "alice")
+	w.send(subscribe(1, filter("t", 0)))
+	w.expect("SUBACK 1 [Success]")
+	d.super.Store(false)
+	w.send(anew("alice"), word("x"))
+	w.expect("AUTH Continue authentication DOOR word 1", "AUTH Success DOOR welcome a")
+	w.send(publish("t", "x", 1, 1))
+	w.expect("PUBACK 1 No matching subscribers")
+	w.send(subscribe(2, filter("t", 0)))
+	w.expect("SUBACK 2 [Not authorized]")
 }
 
 // What is revoked while a client authenticates does not let it in.
