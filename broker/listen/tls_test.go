@@ -185,6 +185,15 @@ func TestNewCertificate(t *testing.T) {
 	}
 }
 
+// replace puts a file in place at one instant: in a test that counts what is told of each state,
+// an empty file would be one more.
+func replace(file string, data []byte) error {
+	if err := os.WriteFile(file+".new", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
 // TestBrokenFiles keeps what was good, and says once what is wrong.
 func TestBrokenFiles(t *testing.T) {
 	s := newSite(t)
@@ -199,7 +208,7 @@ func TestBrokenFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, broken := range []func() error{
-			func() error { return os.WriteFile(file, []byte("half a fi"), 0o600) },
+			func() error { return replace(file, []byte("half a fi")) },
 			func() error { return os.Remove(file) },
 		} {
 			if err := broken(); err != nil {
@@ -209,7 +218,7 @@ func TestBrokenFiles(t *testing.T) {
 			eventually(t, "the log tells of "+file, func() bool { return e.log.count("level=ERROR") == errors })
 			exchange(t, e.connect("mqtts", s.client("thermometer")), hello)
 		}
-		if err := os.WriteFile(file, good, 0o600); err != nil {
+		if err := replace(file, good); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "the log tells that the files are good", func() bool { return e.log.count("are in force") == errors/2 })

@@ -17,7 +17,7 @@ type Session struct {
 	sent     int   // how many of out went over this connection
 	out      []*outgoing
 	lastID   uint16
-	reuse    bool // take the lowest free identifier
+	reuse    bool                // take the lowest free identifier
 	received map[uint16]struct{} // QoS 2 messages that came and are not released
 	answers  map[uint16]chan packet.Suback
 }
