@@ -370,26 +370,6 @@ func TestSecretFromFile(t *testing.T) {
 	}
 }
 
-func TestOverlap(t *testing.T) {
-	for _, tt := range []struct {
-		clause, a, b string
-		want         bool
-	}{
-		{"MQTT-4.7.1-1", "a/#", "a/b/c", true},
-		{"4.7.1.2", "a/#", "a", true},
-		{"4.7.1.3", "a/+", "a/b/c", false},
-		{"4.7.1.3", "+/b", "a/+", true},
-		{"4.7.3", "a/b", "a/c", false},
-		{"4.7.3", "a", "a/b", false},
-		{"MQTT-4.7.2-1", "#", "$SYS/x", false},
-		{"MQTT-4.7.2-1", "$SYS/#", "$SYS/x", true},
-	} {
-		if overlap(tt.a, tt.b) != tt.want || overlap(tt.b, tt.a) != tt.want {
-			t.Errorf("[%s] overlap(%q, %q) = %t, want %t", tt.clause, tt.a, tt.b, !tt.want, tt.want)
-		}
-	}
-}
-
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte("a: [\n"))

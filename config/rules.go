@@ -67,7 +67,7 @@ func (k network) loops(c *Config) {
 	for _, i := range in {
 		for _, o := range out {
 			from, to := c.Bridges[i.bridge], c.Bridges[o.bridge]
-			if from.URL != to.URL || !overlap(i.RemotePrefix+i.Filter, o.RemotePrefix+o.Filter) {
+			if from.URL != to.URL || !topic.Overlap(i.RemotePrefix+i.Filter, o.RemotePrefix+o.Filter) {
 				continue
 			}
 			if i.bridge == o.bridge {
@@ -75,30 +75,10 @@ func (k network) loops(c *Config) {
 					"give the two directions different remote topics, or set announce: true if the cloud is mosquitto", o.key, k.line(o.key))
 				continue
 			}
-			k.want(!overlap(i.LocalPrefix+i.Filter, o.LocalPrefix+o.Filter), i.key, "loops with %s on line %d: "+
+			k.want(!topic.Overlap(i.LocalPrefix+i.Filter, o.LocalPrefix+o.Filter), i.key, "loops with %s on line %d: "+
 				"what comes in goes out again and returns; give the two directions different topics", o.key, k.line(o.key))
 		}
 	}
-}
-
-// overlap tells whether some topic matches both filters. Wildcards do not match a first level
-// that begins with $ [MQTT-4.7.2-1].
-func overlap(a, b string) bool {
-	if strings.HasPrefix(a, "$") != strings.HasPrefix(b, "$") {
-		return false
-	}
-	as, bs := strings.Split(a, "/"), strings.Split(b, "/")
-	for len(as) > 0 && len(bs) > 0 {
-		if as[0] == "#" || bs[0] == "#" {
-			return true
-		}
-		if as[0] != bs[0] && as[0] != "+" && bs[0] != "+" {
-			return false
-		}
-		as, bs = as[1:], bs[1:]
-	}
-	rest := append(as, bs...)
-	return len(rest) == 0 || rest[0] == "#" // a/# matches a, too
 }
 
 // maxTopic leaves room for prefixes and suffixes below the 65,535 bytes of the wire.

@@ -26,6 +26,7 @@ var House = Plan{
 		{1, "broker/auth/throttle", "broker/auth broker/auth/recent", false},
 		{1, "broker/auth/service", "broker/auth broker/auth/recent broker/auth/ledger broker/topic", false},
 		{1, "broker/auth/roster", "", false},
+		{1, "broker/auth/acl", "broker/auth broker/topic", false},
 		{1, "broker/auth/passwd", "broker/auth broker/auth/roster", false},
 		{1, "broker/auth/scram", "broker/auth broker/auth/roster", false},
 		{1, "broker/auth/totp", "broker/auth broker/auth/roster", false},
