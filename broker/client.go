@@ -16,6 +16,9 @@ type ClientOptions struct {
 	SessionExpiry  uint32 // seconds; Never
 	ReceiveMaximum uint16 // 0: as many as the server allows
 	Will           *packet.Will
+	// Amend, if there is one, may change a message of QoS 1 or 2 that is taken from the session's
+	// queue before Next returns it. m is the message as it was published, which must not be changed.
+	Amend func(p *packet.Publish, m *session.Message)
 }
 
 // A Client is a client in the same process. Its session is like every other: it can be taken
@@ -25,6 +28,7 @@ type Client struct {
 	srv     *Server
 	session *Session
 	present bool
+	amend   func(*packet.Publish, *session.Message) // may be nil
 	mail    mailbox
 }
 
@@ -34,7 +38,7 @@ var ErrClosed = errors.New("the client is closed")
 // Connect connects a client in the process. It returns when its session is as durable as it is to
 // be.
 func (s *Server) Connect(o ClientOptions) (*Client, error) {
-	c := &Client{srv: s}
+	c := &Client{srv: s, amend: o.Amend}
 	c.mail = mailbox{stats: &s.stats, ready: make(signal, 1)}
 	window := s.limits.Inflight
 	if o.ReceiveMaximum > 0 {
@@ -135,6 +139,9 @@ func (c *Client) Next(ctx context.Context) (p packet.Publish, released bool, err
 	i, drained, err := c.mail.next(ctx)
 	if drained {
 		c.session.resume()
+	}
+	if i.m != nil && c.amend != nil {
+		c.amend(&i.p, i.m)
 	}
 	return i.p, i.released, err
 }

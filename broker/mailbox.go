@@ -24,7 +24,8 @@ type mailbox struct {
 // An item is one delivery.
 type item struct {
 	p        packet.Publish
-	released bool // p has only the QoS and ID of a message whose PUBREL is due
+	released bool             // p has only the QoS and ID of a message whose PUBREL is due
+	m        *session.Message // that p is, if it is from the queue
 }
 
 // mailboxSize is how many deliveries wait to be taken before QoS 0 is dropped and the rest stays
@@ -109,7 +110,7 @@ func (m *mailbox) offer(r *routing, h *hit) bool {
 func (m *mailbox) deliver(e *session.Entry, expiry uint32, dup bool) bool {
 	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs)
 	p.ID, p.QoS, p.Retain, p.Dup = session.PacketID(e.Position), e.QoS, e.Retain, dup
-	m.put(item{p: p})
+	m.put(item{p: p, m: e.Message})
 	return true
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -84,7 +83,7 @@ func Dump(path string, emit func(session.Change) error) error {
 }
 
 // recorded is the calendar of those who only look: the times as they are in the file.
-func recorded(s stamp) (time.Time, time.Duration) { return s.time(), s.waited }
+func recorded(s stamp) moment { return moment{at: s.time(), waited: s.waited} }
 
 // readFile opens a file for reading, unless a gateway has it.
 func readFile(path string, bad func(error), read func(src *imageSource, size int64) error) error {

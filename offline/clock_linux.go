@@ -42,17 +42,51 @@ func milliseconds(n uint64) time.Duration {
 	return time.Duration(min(n, uint64(limit.Milliseconds()))) * time.Millisecond
 }
 
-// A clock stamps records and tells how old they are. Its fields do not change while a store is
-// open.
+// A Clock knows the time of day, on a machine whose own clock may be wrong.
+type Clock interface {
+	// Date returns the time of day of a moment in this process, as far as it is known now, and
+	// whether it is.
+	Date(at time.Time) (day time.Time, known bool)
+	// Raise says that the time of day is not before t.
+	Raise(t time.Time)
+}
+
+// A kernelClock takes the machine's clock for right, unless it was never set.
+type kernelClock struct{}
+
+func (kernelClock) Date(at time.Time) (time.Time, bool) { return at, at.UnixNano() >= unset }
+func (kernelClock) Raise(time.Time)                     {}
+
+// unset is a time before which no gateway ran, as Unix time in nanoseconds.
+var unset = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano()
+
+// A clock stamps records and tells how old they are. But for noted, its fields do not change
+// while a store is open.
 type clock struct {
+	Clock
 	opened time.Time     // with a monotonic reading
 	uptime time.Duration // of the machine, at opened
 	boot   uint64
+	starts map[uint64]start // of the machine, before this one
+	noted  note             // the committer's, once it runs
+}
+
+// A start is when the machine started, by the time of day. Known, it dates all records that were
+// made until the machine started again.
+type start struct {
+	day   time.Time
+	known bool
+}
+
+// A note is what the file says about this start of the machine.
+type note struct {
+	start
+	at time.Time
 }
 
 // newClock reads the clocks of the machine. Its boot is known when the store is.
-func newClock() clock {
-	c := clock{opened: time.Now()}
+func newClock(day Clock) *clock {
+	c := &clock{Clock: day, opened: time.Now(), starts: make(map[uint64]start)}
 	var ts unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) == nil {
 		c.uptime = time.Duration(ts.Nano())
@@ -61,36 +95,43 @@ func newClock() clock {
 }
 
 // stamp is for something that happened at a time, after it had waited in earlier runs.
-func (c clock) stamp(at time.Time, waited time.Duration) stamp {
+func (c *clock) stamp(at time.Time, waited time.Duration) stamp {
 	since := min(max(at.Sub(c.opened), 0), time.Since(c.opened))
-	return stamp{wall: at.UnixNano(), boot: c.boot, uptime: c.uptime + since, waited: max(waited, 0)}
+	day, _ := c.Date(c.opened)
+	return stamp{wall: day.Add(since).UnixNano(), boot: c.boot, uptime: c.uptime + since, waited: max(waited, 0)}
 }
 
 // restore says when something happened: at, in this run of the gateway, after it had waited in
 // earlier ones. What is from an earlier run has at = the start of this one.
 //
 // While the machine has not started again, waited is exact whatever the wall clock did. After that
-// it is the difference of the wall clocks if both were set and the later one is later, and else
-// what was known before: never too long because a clock jumped back, never negative.
-func (c clock) restore(s stamp) (at time.Time, waited time.Duration) {
+// it is the time from one date to the other, as far as they are known: never too long because a
+// clock jumped, never negative.
+func (c *clock) restore(s stamp) moment {
 	if s.boot == c.boot {
 		since := s.uptime - c.uptime.Truncate(time.Millisecond)
 		if since >= 0 {
-			return c.opened.Add(since), s.waited
+			return moment{at: c.opened.Add(since), waited: s.waited}
 		}
-		return c.opened, s.waited - since
+		return moment{at: c.opened, waited: s.waited - since}
 	}
-	// The wall clock may have been set since the store was opened: ask it now.
-	opened := time.Now().UnixNano() - int64(time.Since(c.opened))
-	return c.opened, s.waited + wallElapsed(s.wall, opened)
+	taken, undated := s.wall, s.wall < unset
+	if then, ok := c.starts[s.boot]; ok {
+		taken, undated = then.day.Add(s.uptime).UnixNano(), !then.known
+	}
+	m := moment{at: c.opened, waited: s.waited, undated: undated}
+	if !undated {
+		// The clock may have been set since the store was opened: ask it now.
+		now, _ := c.Date(c.opened)
+		m.waited += elapsed(taken, now.UnixNano())
+	}
+	return m
 }
 
-// wallElapsed is the time between two readings of the wall clock, or 0 if they cannot be
-// compared: one is from before the clock was set, or they are in the wrong order, or more than
-// ten years apart.
-func wallElapsed(from, to int64) time.Duration {
-	unset := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano()
-	if from < unset || to < from || to-from > int64(10*365*24*time.Hour) {
+// elapsed is the time between two times of day, or 0 if they cannot be compared: they are in the
+// wrong order, or more than ten years apart.
+func elapsed(from, to int64) time.Duration {
+	if to < from || to-from > int64(10*365*24*time.Hour) {
 		return 0
 	}
 	return time.Duration(to - from)

@@ -7,7 +7,7 @@ import (
 
 // TestClock: a message never gets younger, nor old at once, because a clock jumped.
 func TestClock(t *testing.T) {
-	c := newClock()
+	c := newClock(kernelClock{})
 	c.boot, c.uptime = 7, time.Hour
 	now := c.opened.UnixNano()
 	year := int64(365 * 24 * time.Hour)
@@ -27,7 +27,8 @@ func TestClock(t *testing.T) {
 		{"start before, clock ahead then", stamp{now + int64(time.Hour), 6, 0, time.Second}, 0, time.Second},
 		{"start before, decades ago", stamp{now - 11*year, 6, 0, 0}, 0, 0},
 	} {
-		at, waited := c.restore(parseStamp(&parser{b: tt.s.append(nil)}))
+		m := c.restore(parseStamp(&parser{b: tt.s.append(nil)}))
+		at, waited := m.at, m.waited
 		if d := at.Sub(c.opened) - tt.at; d.Abs() > 2*time.Millisecond {
 			t.Errorf("%s: at %v", tt.name, at.Sub(c.opened))
 		}
@@ -39,7 +40,7 @@ func TestClock(t *testing.T) {
 
 // TestClockStamp: whatever time a message says it was taken, its stamp is within this run.
 func TestClockStamp(t *testing.T) {
-	c := newClock()
+	c := newClock(kernelClock{})
 	for _, at := range []time.Time{{}, time.Unix(0, 0), time.Now().Add(1e6 * time.Hour)} {
 		s := c.stamp(at, -time.Second)
 		if s.uptime < c.uptime || s.uptime > c.uptime+time.Minute || s.waited != 0 {

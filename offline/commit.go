@@ -23,8 +23,8 @@ const (
 type committer struct {
 	file     *file
 	intake   *intake
-	log      *slog.Logger
 	clock    *clock
+	log      *slog.Logger
 	maxBytes int64
 	sweepAt  int64
 
@@ -235,8 +235,11 @@ func (c *committer) try(units []*unit) (live []*unit, err error) {
 				return err
 			}
 		}
+		if err := t.finish(); err != nil {
+			return err
+		}
 		//crash:before-commit
-		return t.finish()
+		return c.clock.note(tx, false)
 	})
 	if err != nil && err != errNothing {
 		return live, reason(err)

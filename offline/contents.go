@@ -142,8 +142,15 @@ var errKey = fmt.Errorf("%w: a key of the wrong length", ErrDamaged)
 // keyNumber returns the number that a key begins with.
 func keyNumber(key []byte) uint64 { return binary.BigEndian.Uint64(key) }
 
-// A calendar turns the stamp of a record into a time, and what had passed before that time.
-type calendar func(stamp) (time.Time, time.Duration)
+// A calendar turns the stamp of a record into a moment.
+type calendar func(stamp) moment
+
+// A moment is when something happened: at, after it had waited before.
+type moment struct {
+	at      time.Time
+	waited  time.Duration
+	undated bool // it may have waited longer
+}
 
 // opening returns what restores a session, but for its queue.
 func (c *contents) opening(s *sessionRecord, when calendar) []session.Change {
@@ -154,8 +161,8 @@ func (c *contents) opening(s *sessionRecord, when calendar) []session.Change {
 		changes = append(changes, &session.Subscribed{Client: s.client, Subscription: sub.Subscription, ID: sub.ID})
 	}
 	if s.closed != nil {
-		at, waited := when(*s.closed)
-		changes = append(changes, &session.Closed{Client: s.client, At: at.Add(-waited)})
+		m := when(*s.closed)
+		changes = append(changes, &session.Closed{Client: s.client, At: m.at.Add(-m.waited)})
 	}
 	return changes
 }
@@ -209,8 +216,8 @@ func message(b []byte, when calendar) (*session.Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	at, waited := when(s)
-	return &session.Message{Publish: publish, At: at, Waited: waited}, nil
+	m := when(s)
+	return &session.Message{Publish: publish, At: m.at, Waited: m.waited, Undated: m.undated}, nil
 }
 
 var errNoBody = fmt.Errorf("%w: the body of a message is not there", ErrDamaged)

@@ -31,6 +31,7 @@ var bucketNames = [buckets][]byte{
 var (
 	keyFormat = []byte("format") // written last when a file is created: without it the file is none
 	keyBoot   = []byte("boot")
+	keyStarts = []byte("starts") // of the machine
 )
 
 // nameKey is the key of a client identifier, filter or topic. These may be twice as long as a key

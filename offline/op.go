@@ -36,7 +36,7 @@ func (r *register) number(client string) uint64 {
 }
 
 // encode makes ops of changes. It does all the work that needs no lock.
-func (c clock) encode(changes []session.Change) (ops []op, grows int64, err error) {
+func (c *clock) encode(changes []session.Change) (ops []op, grows int64, err error) {
 	ops = make([]op, 0, len(changes))
 	for _, change := range changes {
 		var o op
@@ -211,7 +211,7 @@ type retainOp struct {
 	record []byte // nil: delete
 }
 
-func (c clock) encodeRetained(m *session.Message) (*retainOp, error) {
+func (c *clock) encodeRetained(m *session.Message) (*retainOp, error) {
 	o := &retainOp{topic: m.Publish.Topic}
 	if len(m.Publish.Payload) == 0 {
 		return o, nil
@@ -265,7 +265,7 @@ func messageSize(p *packet.Publish) int {
 	return stampSize + p.Size(packet.V5)
 }
 
-func (c clock) encodeEnqueued(change *session.Enqueued) (*enqueueOp, error) {
+func (c *clock) encodeEnqueued(change *session.Enqueued) (*enqueueOp, error) {
 	m := change.Message
 	change.Dropped = nil
 	o := &enqueueOp{change: change, targets: make([]target, len(change.To)), size: int64(m.Publish.Size(packet.V5))}

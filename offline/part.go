@@ -39,8 +39,8 @@ func (t *tally) note(position uint64, size int64, now stamp) {
 // fact returns the change that tells of the tally.
 func (t *tally) fact(client string, number uint32, filter string, reason session.Reason, when calendar) session.Dropped {
 	at := func(s stamp) time.Time {
-		at, waited := when(s)
-		return at.Add(-waited)
+		m := when(s)
+		return m.at.Add(-m.waited)
 	}
 	return session.Dropped{
 		Client: client, Rule: number, Filter: filter, Reason: reason, Messages: t.count, Bytes: t.bytes,

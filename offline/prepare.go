@@ -217,8 +217,9 @@ type rescue struct {
 // calendar reads the times of the damaged file. Its count of the machine's starts is not that of
 // the new one.
 func (r *rescue) calendar(src source) calendar {
-	c := r.store.clock
+	c := *r.store.clock
 	c.boot = 0 // no record has it
+	_, c.starts = parseStarts(src.get(bucketMeta, keyStarts))
 	if number, id := parseBoot(src.get(bucketMeta, keyBoot)); id != "" && id == bootID() {
 		c.boot = number
 	}

@@ -29,6 +29,10 @@ type Options struct {
 	// itself stays below MaxBytes + MaxBytes/4 + 16 MiB, at most 2 GiB. 0: 256 MiB.
 	MaxBytes int64
 
+	// Clock is the time of day. nil: that of the machine, once it is not that of one whose clock was
+	// never set.
+	Clock Clock
+
 	sweepAt int64 // dead messages that are worth a sweep
 	commit  func(*bolt.DB, func(*bolt.Tx) error) error
 }
@@ -45,6 +49,9 @@ func (o *Options) defaults() {
 	}
 	if o.MaxBytes <= 0 {
 		o.MaxBytes = 256 << 20
+	}
+	if o.Clock == nil {
+		o.Clock = kernelClock{}
 	}
 	if o.sweepAt == 0 {
 		o.sweepAt = sweepAt
@@ -74,7 +81,7 @@ type Stats struct {
 type Store struct {
 	lock      *os.File
 	log       *slog.Logger
-	clock     clock
+	clock     *clock
 	file      *file
 	intake    *intake
 	committer *committer
@@ -118,9 +125,9 @@ func Open(path string, o Options) (_ *Store, err error) {
 
 // assemble puts the parts of a store together, for an open file.
 func assemble(f *file, o Options) *Store {
-	s := &Store{log: o.Log, clock: newClock(), file: f, intake: newIntake(o.TelemetryCommit, o.MaxPending)}
+	s := &Store{log: o.Log, clock: newClock(o.Clock), file: f, intake: newIntake(o.TelemetryCommit, o.MaxPending)}
 	s.committer = &committer{
-		file: f, intake: s.intake, log: o.Log, clock: &s.clock, maxBytes: o.MaxBytes, sweepAt: o.sweepAt,
+		file: f, intake: s.intake, clock: s.clock, log: o.Log, maxBytes: o.MaxBytes, sweepAt: o.sweepAt,
 		cursors: make(map[uint64]*cursor), dead: make(map[uint64]struct{}),
 	}
 	return s
@@ -128,7 +135,7 @@ func assemble(f *file, o Options) *Store {
 
 // load reads what the committer keeps in memory, and counts this start of the machine.
 func (s *Store) load() error {
-	if err := s.countBoot(); err != nil {
+	if err := s.file.update(s.clock.remember); err != nil {
 		return err
 	}
 	var lost []uint64 // sessions whose cursor is not there
@@ -225,21 +232,6 @@ func (s *Store) loadCursors(tx *bolt.Tx) error {
 	return err
 }
 
-// countBoot gives this start of the machine its number: the last one if the machine has not
-// started again since, or else the next.
-func (s *Store) countBoot() error {
-	return s.file.update(func(tx *bolt.Tx) error {
-		meta := tx.Bucket(bucketNames[bucketMeta])
-		number, id := parseBoot(meta.Get(keyBoot))
-		now := bootID()
-		if now == "" || id != now || number == 0 {
-			number++
-		}
-		s.clock.boot = number
-		return meta.Put(keyBoot, bootRecord(number, now))
-	})
-}
-
 // Submit hands over changes that become durable together or not at all, in the order of
 // submission, and sets the Position of every target and the Incarnation of every Opened before
 // it returns. The changes are not kept.
@@ -282,6 +274,9 @@ func (s *Store) Close() error {
 	err := s.Stats().LastError
 	if errors.Is(err, ErrFull) {
 		err = nil // what was refused was reported; nothing else is missing
+	}
+	if err == nil { // without the note, the next start knows a little less of the time
+		_ = s.file.update(func(tx *bolt.Tx) error { return s.clock.note(tx, true) })
 	}
 	return errors.Join(err, s.file.close(), s.lock.Close())
 }

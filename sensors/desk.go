@@ -32,6 +32,9 @@ type DeskStats struct {
 // A command that is retained, too old, out of range or against a dwell time never reaches the
 // actuator. What is published as state is always what was measured, never what was asked for.
 type Desk struct {
+	// Calendar dates the states. It is set before Run; nil: the machine's clock is right.
+	Calendar Calendar
+
 	log     *slog.Logger
 	outputs map[string]*output
 	buses   []*bus
@@ -197,7 +200,7 @@ type report struct {
 // stateReport tells what is known of the output. The caller has the lock.
 func (o *output) stateReport(now time.Time) report {
 	o.published = true
-	return report{o.Point + "/state", payload(o.state(now), o.Format, o.Words), o}
+	return report{o.Point + "/state", payload(o.state(now), o.Format, o.Words, o.bus.desk.Calendar), o}
 }
 
 // resultReport tells the outcome of a command. The caller has the lock.

@@ -39,6 +39,9 @@ type FeedStats struct {
 
 // A Feed publishes readings. It keeps at most one waiting reading per point, the newest.
 type Feed struct {
+	// Calendar dates the readings. It is set before Run; nil: the machine's clock is right.
+	Calendar Calendar
+
 	pub    Publisher
 	log    *slog.Logger
 	points []*feedPoint // in the order of configuration
@@ -64,6 +67,7 @@ type feedPoint struct {
 	passedAt time.Time // zero: none yet
 	sentAt   time.Time // when the last one was published
 	outside  bool      // the last reading was out of range
+	undated  bool      // the last one that was published had no date
 }
 
 // NewFeed returns a feed for points; their topics must differ.
@@ -125,7 +129,7 @@ func (f *Feed) Emit(r Reading) {
 
 // queue makes r the next reading of p unless the filter holds it back. The caller has the lock.
 func (f *Feed) queue(p *feedPoint, r Reading, now time.Time) bool {
-	if !p.passedAt.IsZero() && p.Filter.repeats(p.passed, r, now.Sub(p.passedAt)) {
+	if !p.passedAt.IsZero() && p.Filter.repeats(p.passed, r, now.Sub(p.passedAt)) && !f.datable(p, now) {
 		f.stats.Held++
 		return false
 	}
@@ -144,6 +148,16 @@ func (f *Feed) queue(p *feedPoint, r Reading, now time.Time) bool {
 	p.waiting, p.next = true, r
 	p.passed, p.passedAt = r, now
 	return true
+}
+
+// datable reports whether the last reading of a point was published without a date, and the next
+// would have one: it is not held back then. The caller has the lock.
+func (f *Feed) datable(p *feedPoint, now time.Time) bool {
+	if !p.undated {
+		return false
+	}
+	_, known := f.Calendar.date(now)
+	return known
 }
 
 // Run publishes until ctx ends, and then once more what still waits.
@@ -172,8 +186,9 @@ func (f *Feed) flush(all bool) (wait time.Duration, any bool) {
 		if !ok {
 			continue
 		}
-		err := f.pub.Publish(p.Topic, payload(r, p.Format, p.Words), !p.NoRetain)
-		f.settle(p, r, err)
+		_, known := f.Calendar.date(r.At)
+		err := f.pub.Publish(p.Topic, payload(r, p.Format, p.Words, f.Calendar), !p.NoRetain)
+		f.settle(p, r, !known, err)
 		if refused := err != nil; refused != f.refused {
 			f.refused = refused
 			if refused {
@@ -210,14 +225,14 @@ func (f *Feed) take(p *feedPoint, all bool) (Reading, bool) {
 }
 
 // settle records the publisher's answer. A refused reading waits again unless a newer one came.
-func (f *Feed) settle(p *feedPoint, r Reading, err error) {
+func (f *Feed) settle(p *feedPoint, r Reading, undated bool, err error) {
 	now := time.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err == nil {
 		f.stats.Published++
 		f.stats.Waiting--
-		p.sentAt = now
+		p.sentAt, p.undated = now, undated
 		if free := now.Add(p.Filter.MinInterval); p.waiting && free.After(p.due) {
 			p.due = free
 		}

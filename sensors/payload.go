@@ -132,10 +132,11 @@ type jsonReading struct {
 	Quality string `json:"quality"`
 	Error   string `json:"error,omitempty"`
 	At      string `json:"at"`
+	undated
 }
 
 // payload returns the bytes to publish for a reading.
-func payload(r Reading, f Format, w Words) []byte {
+func payload(r Reading, f Format, w Words, c Calendar) []byte {
 	if f == Plain {
 		return []byte(w.Format(r.Value))
 	}
@@ -143,13 +144,20 @@ func payload(r Reading, f Format, w Words) []byte {
 		Value:   jsonValue(r.Value, w),
 		Unit:    r.Unit,
 		Quality: r.Quality.String(),
-		At:      r.At.UTC().Format(timeLayout),
+	}
+	day, known := c.date(r.At)
+	m.At = formatTime(day)
+	if !known {
+		m.undated = undated{Quality: m.Quality, Age: time.Since(r.At).Milliseconds()}
+		m.Quality = max(r.Quality, Uncertain).String()
 	}
 	if r.Quality != Good && r.Err != nil {
 		m.Error = r.Err.Error()
 	}
 	return encode(m)
 }
+
+func formatTime(t time.Time) string { return t.UTC().Format(timeLayout) }
 
 // jsonValue returns what stands for v in JSON: a switch is its word.
 func jsonValue(v Value, w Words) any {

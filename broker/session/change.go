@@ -152,6 +152,9 @@ type Message struct {
 	// Waited is how long the message had waited before At, in a run of the gateway before this
 	// one. Message expiry counts Waited plus the time since At.
 	Waited time.Duration
+	// Undated says that it may have waited longer: the machine has started again since, and the
+	// time of day was never known before that.
+	Undated bool
 }
 
 // A Queued is one message of a session's queue, as a store reads it back.

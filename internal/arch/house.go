@@ -33,6 +33,7 @@ var House = Plan{
 		{1, "broker/listen", "", false},
 		{1, "sensors", "", false},
 		{1, "board", "", false},
+		{1, "clock", "", false},
 		{2, "internal/client", "broker/packet broker/topic broker/listen", false}, // for the command line and the tests
 		{1, "internal/ca", "", false},                                             // for the command line
 		// The ground floor is what the tests stand on. Nothing that is shipped sees it.
