@@ -17,9 +17,6 @@ const (
 	maxID      = 128  // bytes of the id that comes back with the result
 )
 
-// clockFloor tells a clock that is set from that of a board without one, which starts in the past.
-var clockFloor = time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
-
 // A Command is one message on the command topic of an output.
 type Command struct {
 	Point       string        // of the output: the command topic without "/set"
@@ -54,7 +51,7 @@ type request struct {
 func (r *request) ageAt(now time.Time) time.Duration { return r.age + now.Sub(r.came) }
 
 // parseCommand reads a command for output o. The request has the id even if there is an error.
-func parseCommand(c Command, o *Output, now time.Time) (*request, error) {
+func parseCommand(c Command, o *Output, now time.Time, day Calendar) (*request, error) {
 	r := &request{id: commandID(string(c.Correlation)), age: max(c.Age, 0), came: now}
 	if len(c.Payload) > maxCommand {
 		return r, fmt.Errorf("the payload has %d bytes; a command has at most %d", len(c.Payload), maxCommand)
@@ -66,7 +63,7 @@ func parseCommand(c Command, o *Output, now time.Time) (*request, error) {
 			return r, err
 		}
 		text = value
-		if err := r.sentAt(sent, o.MaxAge, now); err != nil {
+		if err := r.sentAt(sent, o.MaxAge, day); err != nil {
 			return r, err
 		}
 	}
@@ -132,14 +129,16 @@ func parseTime(raw json.RawMessage) (time.Time, error) {
 	return time.UnixMilli(int64(f)), nil
 }
 
-// sentAt lets the sender's clock make the request older, if this machine's clock is set. A time
-// well ahead of ours is refused: nobody knows how old such a command is.
-func (r *request) sentAt(sent time.Time, maxAge time.Duration, now time.Time) error {
-	if sent.IsZero() || now.Before(clockFloor) {
+// sentAt lets the sender's clock make the request older. A time well ahead of ours is refused, if
+// ours is known: nobody knows how old such a command is. A clock that is not set yet says at least
+// what time it cannot be any more.
+func (r *request) sentAt(sent time.Time, maxAge time.Duration, day Calendar) error {
+	if sent.IsZero() {
 		return nil
 	}
+	now, known := day.date(r.came)
 	age := now.Sub(sent)
-	if age < -maxAge {
+	if known && age < -maxAge {
 		return fmt.Errorf("ts is %s ahead of this machine's clock: set the clocks", (-age).Round(time.Second))
 	}
 	r.age = max(r.age, age)

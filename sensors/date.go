@@ -33,7 +33,9 @@ func Redate(payload []byte, published time.Time) []byte {
 		return payload
 	}
 	var m jsonReading
-	if err := json.Unmarshal(payload, &m); err != nil || m.undated.Quality == "" {
+	d := json.NewDecoder(bytes.NewReader(payload))
+	d.DisallowUnknownFields() // it would be somebody else's
+	if err := d.Decode(&m); err != nil || d.More() || m.undated.Quality == "" {
 		return payload
 	}
 	m.Quality = m.undated.Quality

@@ -128,7 +128,7 @@ func (d *Desk) Handle(c Command) {
 		d.mu.Unlock()
 		return
 	}
-	r, err := parseCommand(c, &o.Output, now)
+	r, err := parseCommand(c, &o.Output, now, d.Calendar)
 	outcome := Refused
 	switch {
 	case c.Retained:

@@ -244,7 +244,7 @@ func TestDeskUnderstands(t *testing.T) {
 		{Text, strings.Repeat("x", maxCommand+1), nil, "at most 4096"},
 	} {
 		o := Output{Kind: tt.kind, Words: Words{On: "open", Off: "closed"}, Unit: "%", Range: &Range{0, 100}, MaxAge: DefaultMaxAge}
-		r, err := parseCommand(Command{Payload: []byte(tt.payload)}, &o, now)
+		r, err := parseCommand(Command{Payload: []byte(tt.payload)}, &o, now, nil)
 		switch {
 		case tt.want != nil && (err != nil || r.value != tt.want):
 			t.Errorf("%.50q: %v, %v, want %v", tt.payload, r.value, err, tt.want)
@@ -261,7 +261,7 @@ func FuzzCommand(f *testing.F) {
 	f.Fuzz(func(t *testing.T, payload, correlation []byte) {
 		for _, k := range []Kind{Number, Switch, Text} {
 			o := Output{Kind: k, MaxAge: DefaultMaxAge}
-			r, err := parseCommand(Command{Payload: payload, Correlation: correlation}, &o, time.Now())
+			r, err := parseCommand(Command{Payload: payload, Correlation: correlation}, &o, time.Now(), nil)
 			if err == nil && sound(r.value) != nil {
 				t.Errorf("%q became %v", payload, r.value)
 			}
@@ -311,14 +311,27 @@ func TestDeskNeverRunsAnOldCommand(t *testing.T) {
 	})
 }
 
-// A board whose clock is not set cannot judge a command by its ts.
-func TestDeskIgnoresTSWithoutAClock(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, vent(new(relay)))
-		defer b.stop()
-		b.send(`{"value":"open","ts":"2026-11-21T08:00:00Z"}`)
-		b.expect("vent", "done")
-	})
+// A board whose clock is not set can judge a command by its ts only if that is before any time
+// which it can be now.
+func TestDeskWithoutAClock(t *testing.T) {
+	earliest := time.Date(2026, 11, 21, 8, 0, 0, 0, time.UTC)
+	unset := func(time.Time) (time.Time, bool) { return earliest, false }
+	o := vent(new(relay))
+	o.setDefaults()
+	for _, tt := range []struct {
+		ts      string
+		expired bool
+	}{
+		{"2026-11-21T09:00:00Z", false},
+		{"2026-11-21T07:59:59Z", false},
+		{"2026-11-21T07:00:00Z", true},
+	} {
+		c := Command{Payload: fmt.Appendf(nil, `{"value":"open","ts":%q}`, tt.ts)}
+		r, err := parseCommand(c, &o, time.Now(), unset)
+		if err != nil || (r.age > o.MaxAge) != tt.expired {
+			t.Errorf("%s: %v, age %v; want expired = %t", tt.ts, err, r.age, tt.expired)
+		}
+	}
 }
 
 // A command that waits behind a stuck wire expires there; another bus is not delayed.

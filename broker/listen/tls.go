@@ -19,8 +19,9 @@ type Files struct {
 	CRL string
 	// RequireCertificate refuses clients without a certificate that ClientCA signed.
 	RequireCertificate bool
-	MinVersion         uint16        // tls.VersionTLS12 or 13; 0: 1.2
-	Every              time.Duration // how often the files are looked at; 0: 3 s
+	MinVersion         uint16           // tls.VersionTLS12 or 13; 0: 1.2
+	Every              time.Duration    // how often the files are looked at; 0: 3 s
+	Now                func() time.Time // the time that certificates are judged by; nil: the machine's
 }
 
 // keys are what one state of the files amounts to. They do not change.
@@ -29,6 +30,7 @@ type keys struct {
 	clients *x509.CertPool // nil: no certificates are asked for
 	revoked map[string]bool
 	stale   []string // issuers of lists that are past their time
+	clock   func() time.Time
 	floor   time.Time
 }
 
@@ -38,7 +40,10 @@ func (f *Files) load() (*keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load certificate %s with key %s: %w", f.Cert, f.Key, err)
 	}
-	k := &keys{floor: cert.Leaf.NotBefore}
+	k := &keys{clock: f.Now, floor: cert.Leaf.NotBefore}
+	if k.clock == nil {
+		k.clock = time.Now
+	}
 	k.config = &tls.Config{
 		Certificates: []tls.Certificate{cert},
 		MinVersion:   max(f.MinVersion, tls.VersionTLS12),
@@ -74,7 +79,7 @@ func (f *Files) load() (*keys, error) {
 // now is the time by which certificates are judged. A board without a battery for its clock begins
 // in the past: a clock that has not come to the server's own certificate yet has not been set.
 func (k *keys) now() time.Time {
-	if now := time.Now(); now.After(k.floor) {
+	if now := k.clock(); now.After(k.floor) {
 		return now
 	}
 	return k.floor

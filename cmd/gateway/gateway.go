@@ -14,6 +14,7 @@ import (
 	"gateway/board/linux"
 	"gateway/board/sim"
 	"gateway/broker"
+	"gateway/clock"
 	"gateway/config"
 	"gateway/offline"
 )
@@ -22,6 +23,7 @@ import (
 // the reverse order, so that each can use what came before it for as long as it lives.
 type gateway struct {
 	log    *slog.Logger
+	clock  *clock.Clock
 	board  board.Board
 	points *points      // their outputs are safe before anything else is done
 	guard  *guard.Guard // nil on a simulated board
@@ -33,6 +35,8 @@ type gateway struct {
 	methods       *methods
 	stopListening context.CancelFunc
 	listening     sync.WaitGroup
+	stopClock     context.CancelFunc
+	timing        sync.WaitGroup
 }
 
 // start starts a gateway. What can be mended while it runs, a missing device or an address in
@@ -41,7 +45,7 @@ func start(c *config.Config, log *slog.Logger) (g *gateway, err error) {
 	if err := os.MkdirAll(c.Gateway.Data, 0o700); err != nil {
 		log.Error("the data folder cannot be made: nothing will be kept", "error", err, "remedy", "make it, or set gateway.data to one that can be written")
 	}
-	g = &gateway{log: log, stopListening: func() {}, stopUplinks: func() {}}
+	g = &gateway{log: log, clock: clock.New(built()), stopListening: func() {}, stopUplinks: func() {}, stopClock: func() {}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.stop())
@@ -53,6 +57,9 @@ func start(c *config.Config, log *slog.Logger) (g *gateway, err error) {
 	if err := g.openStore(c); err != nil {
 		return g, err
 	}
+	var timing context.Context
+	timing, g.stopClock = context.WithCancel(context.Background())
+	g.timing.Go(func() { g.awaitClock(timing) })
 	// The queues of the bridges come before all that is published, and the bridges themselves
 	// after all that takes commands.
 	begin := make(chan struct{})
@@ -81,7 +88,7 @@ func (g *gateway) takeOutputs(c *config.Config) (err error) {
 			return err
 		}
 	}
-	if g.points, err = newPoints(c, g.board, g.log); err != nil {
+	if g.points, err = newPoints(c, g.board, g.clock.Date, g.log); err != nil {
 		return err
 	}
 	if err := g.points.makeSafe(); err != nil {
@@ -105,7 +112,7 @@ func (g *gateway) takeOutputs(c *config.Config) (err error) {
 func (g *gateway) openStore(c *config.Config) error {
 	var store broker.Store
 	opened, err := offline.Open(c.StorePath(), offline.Options{
-		Log: g.log, TelemetryCommit: c.Store.TelemetryCommit, MaxBytes: c.Store.MaxSize,
+		Log: g.log, TelemetryCommit: c.Store.TelemetryCommit, MaxBytes: c.Store.MaxSize, Clock: g.clock,
 	})
 	switch {
 	case errors.Is(err, offline.ErrInUse), errors.Is(err, offline.ErrVersion):
@@ -163,6 +170,8 @@ func limits(l config.Limits) broker.Limits {
 func (g *gateway) stop() error {
 	var errs []error
 	g.stopUplinks()
+	g.stopClock()
+	g.timing.Wait()
 	if g.points != nil {
 		errs = append(errs, g.points.stop())
 	}

@@ -85,6 +85,7 @@ func (g *gateway) open(ctx context.Context, l config.Listener, packetSize int64)
 		o.Plain = t.Plain
 		o.TLS = &listen.Files{
 			Cert: t.Cert, Key: t.Key, ClientCA: t.ClientCA, CRL: t.CRL, RequireCertificate: t.RequireCertificate,
+			Now: g.clock.Now,
 		}
 		if t.MinVersion == "1.3" {
 			o.TLS.MinVersion = tls.VersionTLS13

@@ -26,6 +26,7 @@ import (
 // points are the sensors and actuators of the gateway.
 type points struct {
 	log     *slog.Logger
+	day     sensors.Calendar
 	sources []sensors.Source
 	inputs  []sensors.Point
 	feed    *sensors.Feed
@@ -40,8 +41,8 @@ type points struct {
 
 // newPoints makes the points of a configuration. Outputs take their lines here, at their safe
 // levels.
-func newPoints(c *config.Config, b board.Board, log *slog.Logger) (p *points, err error) {
-	p = &points{log: log}
+func newPoints(c *config.Config, b board.Board, day sensors.Calendar, log *slog.Logger) (p *points, err error) {
+	p = &points{log: log, day: day}
 	var outputs []sensors.Output
 	for _, o := range c.Outputs {
 		outputs = append(outputs, p.gpioOutput(o, b))
@@ -62,8 +63,23 @@ func newPoints(c *config.Config, b board.Board, log *slog.Logger) (p *points, er
 			p.links = append(p.links, o.Link)
 		}
 	}
-	p.desk, err = sensors.NewDesk(log, outputs...)
-	return p, err
+	if p.desk, err = sensors.NewDesk(log, outputs...); err != nil {
+		return nil, err
+	}
+	p.desk.Calendar = day
+	return p, nil
+}
+
+// topics are those that only the gateway itself has something to say about: its readings and states.
+func (p *points) topics() map[string]bool {
+	own := make(map[string]bool)
+	for _, in := range p.inputs {
+		own[in.Topic] = true
+	}
+	for _, point := range p.targets {
+		own[point+"/state"] = true
+	}
+	return own
 }
 
 func (p *points) gpioOutput(o config.Output, b board.Board) sensors.Output {
@@ -225,6 +241,7 @@ func (p *points) run(server *broker.Server, log *slog.Logger) (err error) {
 	if p.feed, err = sensors.NewFeed(publisher{p.client}, log, p.inputs...); err != nil {
 		return configError{err}
 	}
+	p.feed.Calendar = p.day
 	if err := p.subscribe(); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"gateway/bridge"
 	"gateway/broker"
 	"gateway/broker/packet"
+	"gateway/clock"
 	"gateway/config"
 )
 
@@ -25,6 +26,7 @@ func (g *gateway) bridge(c *config.Config, begin <-chan struct{}) error {
 	ctx, g.stopUplinks = context.WithCancel(context.Background())
 	late, cancel := context.WithTimeout(ctx, queueTime)
 	defer cancel()
+	redate := g.redate()
 	for _, b := range c.Bridges {
 		session := bridgeSession(b.Name)
 		window := uint16(b.Window)
@@ -37,11 +39,13 @@ func (g *gateway) bridge(c *config.Config, begin <-chan struct{}) error {
 			Name: b.Name, URL: b.URL, ClientID: b.ClientID,
 			Username: b.Username, Password: password,
 			AnnounceBridge: b.Announce, Rules: bridgeRules(b.Rules), StateTopic: b.StateTopic,
-			TLS:       func() (*tls.Config, error) { return bridgeTLS(b.TLS) },
+			TLS:       func() (*tls.Config, error) { return bridgeTLS(b.TLS, g.clock) },
 			KeepAlive: b.KeepAlive, ConnectTimeout: b.ConnectTimeout, AckTimeout: b.AckTimeout,
 			BackoffMin: b.Backoff.Min, BackoffMax: b.Backoff.Max, Window: int(window),
 			Open: func(context.Context) (bridge.Session, error) {
-				return g.server.Connect(broker.ClientOptions{ID: session, SessionExpiry: broker.Never, ReceiveMaximum: window})
+				return g.server.Connect(broker.ClientOptions{
+					ID: session, SessionExpiry: broker.Never, ReceiveMaximum: window, Amend: redate,
+				})
 			},
 			Log: g.log,
 		}
@@ -88,9 +92,10 @@ func bridgeRules(rules []config.Rule) []bridge.Rule {
 	return out
 }
 
-// bridgeTLS loads the files of a bridge afresh, so that renewed ones are used.
-func bridgeTLS(f config.BridgeTLS) (*tls.Config, error) {
-	t := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.ServerName}
+// bridgeTLS loads the files of a bridge afresh, so that renewed ones are used. The gateway's
+// certificate was made before the gateway had it, whatever the clock says.
+func bridgeTLS(f config.BridgeTLS, c *clock.Clock) (*tls.Config, error) {
+	t := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.ServerName, Time: c.Now}
 	if f.CA != "" {
 		pem, err := os.ReadFile(f.CA)
 		if err != nil {
@@ -106,6 +111,7 @@ func bridgeTLS(f config.BridgeTLS) (*tls.Config, error) {
 		if err != nil {
 			return nil, fmt.Errorf("load certificate %s with key %s: %w", f.Cert, f.Key, err)
 		}
+		c.Raise(cert.Leaf.NotBefore)
 		t.Certificates = []tls.Certificate{cert}
 	}
 	return t, nil
