@@ -48,6 +48,7 @@ type conn struct {
 	address  netip.Addr // see addressOf
 	known    bool       // the gate's: CONNECT has been accepted
 	pace     pace
+	turn     turn
 	in       *frames
 	dec      packet.Decoder
 	link     link
@@ -154,6 +155,7 @@ func (c *conn) serve() error {
 			if err := c.handle(h, body); err != nil {
 				return err
 			}
+			c.rest(len(body))
 			complete = true
 			continue
 		}
@@ -166,6 +168,23 @@ func (c *conn) serve() error {
 				return err
 			}
 		}
+		if c.in.waited {
+			c.turn.begin(mostTurn)
+		} else {
+			c.rest(0)
+		}
+	}
+}
+
+// rest lets other connections have their turn, if this one has had it. A packet is as much work as
+// it is long, and as many subscribers as it has.
+func (c *conn) rest(length int) {
+	work := 1 + length/64
+	if c.r != nil {
+		work += len(c.r.hits)
+	}
+	if c.turn.over(work) {
+		c.turn.begin(c.srv.turnstile.pass())
 	}
 }
 

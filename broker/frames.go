@@ -24,6 +24,7 @@ type frames struct {
 	pooled  *[]byte            // buf, if it is of the pool
 	attempt func(uintptr) bool // try, made once
 	n       int                // of the last read from raw
+	waited  bool               // the last fill found nothing at first, as far as is known
 	errno   error
 }
 
@@ -70,6 +71,7 @@ func (f *frames) next() (h packet.Header, body []byte, ok bool, err error) {
 
 // fill reads more bytes, after those that are not consumed yet.
 func (f *frames) fill() error {
+	f.waited = false
 	rest := len(f.buf) - f.start
 	if rest == 0 && f.raw != nil {
 		f.release()
@@ -140,6 +142,7 @@ func (f *frames) try(fd uintptr) bool {
 	}
 	buffers.Put(pooled)
 	if errors.Is(err, syscall.EAGAIN) {
+		f.waited = true
 		return false
 	}
 	f.errno = err

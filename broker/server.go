@@ -55,8 +55,9 @@ type Server struct {
 	registry registry
 	routes   routes
 
-	gate gate
-	pace *rate.Limiter // of connections
+	gate      gate
+	pace      *rate.Limiter // of connections
+	turnstile *turnstile
 
 	door Door
 
@@ -95,7 +96,12 @@ func New(o Options) (*Server, error) {
 	s.gate = newGate(&s.limits)
 	s.pace = rate.NewLimiter(rate.Limit(s.limits.ConnectRate), s.limits.ConnectRate)
 	s.registry = registry{srv: s, sessions: make(map[string]*Session)}
+	var err error
+	if s.turnstile, err = newTurnstile(); err != nil {
+		return nil, err
+	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
+	context.AfterFunc(s.ctx, func() { _ = s.turnstile.close() })
 	if err := s.restore(); err != nil {
 		s.stop()
 		return nil, fmt.Errorf("restore sessions: %w", err)
@@ -103,6 +109,7 @@ func New(o Options) (*Server, error) {
 	r := &reporter{srv: s, last: make(map[string]string)}
 	r.report()
 	s.start(r.run)
+	s.start(s.turnstile.run)
 	return s, nil
 }
 

@@ -48,7 +48,7 @@ func TestAttacks(t *testing.T) {
 				tt.limits(&limits)
 			}
 			s := start(t, limits, "")
-			one, two := s.couple(1), s.couple(2)
+			one, two := s.couple(1, 60), s.couple(2, 60)
 			one.settle()
 			two.settle()
 			quiet, goroutines := inUse(), runtime.NumGoroutine()
@@ -76,34 +76,5 @@ func TestAttacks(t *testing.T) {
 		}
 		// The broker, its store and all that they held are garbage now.
 		eventually(t, "the memory is free", func() bool { return inUse() < 16<<20 })
-	}
-}
-
-// TestMeasure prints, with -measure, what the good clients notice: the latency of messages that 99
-// of 100 are below, quiet and under attack.
-func TestMeasure(t *testing.T) {
-	if !*measure {
-		t.Skip("it asserts nothing: run it with -measure")
-	}
-	for _, tt := range attacks {
-		limits := small
-		if tt.limits != nil {
-			tt.limits(&limits)
-		}
-		s := start(t, limits, "")
-		one := s.couple(1)
-		calm := p99(one.during(func() {
-			for range 50 {
-				one.settle()
-			}
-		}))
-		a := &attack{site: s, light: true}
-		attacked := one.during(func() { tt.run(a) })
-		a.leave()
-		one.leave()
-		s.stop()
-		d := p99(attacked)
-		fmt.Printf("%-45s p99 %8.2f ms quiet, %8.2f ms under attack (%.1f x, %d messages)\n", tt.name,
-			1e3*calm.Seconds(), 1e3*d.Seconds(), d.Seconds()/calm.Seconds(), len(attacked))
 	}
 }

@@ -33,7 +33,7 @@ func longTopics(a *attack) {
 		f.say(subscribe(0, long(i)+"s"))
 	}
 	f.wantTold(packet.QuotaExceeded)
-	if n := a.log.count("subscriptions are refused") + a.log.count("retained messages are refused"); n != 2 {
+	if n := a.lines("subscriptions are refused") + a.lines("retained messages are refused"); n != 2 {
 		a.t.Errorf("%d lines tell of it, want 2", n)
 	}
 }
@@ -116,10 +116,10 @@ func subscriptionBombs(a *attack) {
 			f.wantTold(packet.QuotaExceeded)
 		}
 	}
-	if a.server.Stats().Unstored.Load() < 90_000 {
+	if a.counter("Unstored") < 90_000 {
 		a.t.Error("refused subscriptions are not counted")
 	}
-	if n := a.log.count("subscriptions are refused"); n != 1 {
+	if n := a.lines("subscriptions are refused"); n != 1 {
 		a.t.Errorf("%d lines tell of it, want 1", n)
 	}
 }
@@ -139,10 +139,10 @@ func endlessRetained(a *attack) {
 	p.Retain = true
 	f.say(p)
 	f.wantTold(packet.QuotaExceeded)
-	if n := a.log.count("retained messages are refused"); n != 1 {
+	if n := a.lines("retained messages are refused"); n != 1 {
 		a.t.Errorf("%d lines tell of it, want 1", n)
 	}
-	if a.server.Stats().Unstored.Load() < 5000 {
+	if a.counter("Unstored") < 5000 {
 		a.t.Error("refused retained messages are not counted")
 	}
 }

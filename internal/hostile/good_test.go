@@ -33,15 +33,17 @@ type couple struct {
 	strange []string        // messages that came out of turn
 }
 
-func (s *site) couple(qos packet.QoS) *couple {
+// couple connects one whose sessions live for so many seconds without a connection; at 0 the disk has
+// no part in it.
+func (s *site) couple(qos packet.QoS, expiry uint32) *couple {
 	s.t.Helper()
-	c := &couple{t: s.t, topic: fmt.Sprint("good/", qos), end: make(chan struct{})}
+	c := &couple{t: s.t, topic: fmt.Sprint("good/", qos, "/", expiry), end: make(chan struct{})}
 	c.stop = sync.OnceFunc(func() { close(c.end) })
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
 	join := func(id string, receive func(packet.Publish)) *client.Client {
 		m, err := client.Dial(ctx, "mqtt://"+s.address, client.Options{
-			ClientID: fmt.Sprint("good-", id, qos), Version: packet.V5, KeepAlive: 30, SessionExpiry: 60, Receive: receive,
+			ClientID: fmt.Sprint("good-", id, qos, "-", expiry), Version: packet.V5, KeepAlive: 30, SessionExpiry: expiry, Receive: receive,
 		})
 		if err != nil {
 			s.t.Fatal(err)
@@ -99,10 +101,10 @@ func (c *couple) send(qos packet.QoS) {
 }
 
 // settle waits until every message so far has come.
-func (c *couple) settle() (took []time.Duration) {
+func (c *couple) settle() {
 	c.t.Helper()
 	c.mu.Lock()
-	from, goal := len(c.took), len(c.sentAt)+10
+	goal := len(c.sentAt) + 10
 	c.mu.Unlock()
 	deadline := time.Now().Add(patience)
 	for {
@@ -113,9 +115,7 @@ func (c *couple) settle() (took []time.Duration) {
 		case len(strange) > 0:
 			c.t.Fatalf("a good client got %v", strange)
 		case n >= goal:
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return slices.Clone(c.took[from:])
+			return
 		case time.Now().After(deadline):
 			c.t.Fatalf("a good client waits for message %d", n)
 		}
@@ -146,14 +146,20 @@ func p99(d []time.Duration) time.Duration {
 	return d[len(d)*99/100]
 }
 
-// during returns the durations of the messages that came while f ran.
-func (c *couple) during(f func()) []time.Duration {
-	c.mu.Lock()
-	from := len(c.took)
-	c.mu.Unlock()
+// during returns, for each couple, the durations of the messages that came while f ran.
+func during(couples []*couple, f func()) (took [][]time.Duration) {
+	from := make([]int, len(couples))
+	for i, c := range couples {
+		c.mu.Lock()
+		from[i] = len(c.took)
+		c.mu.Unlock()
+	}
 	f()
-	c.settle()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Clone(c.took[from:])
+	for i, c := range couples {
+		c.settle()
+		c.mu.Lock()
+		took = append(took, slices.Clone(c.took[from[i]:]))
+		c.mu.Unlock()
+	}
+	return took
 }

@@ -19,9 +19,9 @@ func slowReaders(a *attack) {
 		f.say(subscribe(0, "flood/#"))
 		readers = append(readers, f)
 	}
-	before := a.server.Stats().Dropped.Load()
+	before := a.counter("Dropped")
 	a.flood("flood/x", 2000, 4<<10)
-	if n := a.server.Stats().Dropped.Load() - before; n < 1000 {
+	if n := a.counter("Dropped") - before; n < 1000 {
 		a.t.Errorf("%d messages are counted as dropped", n)
 	}
 	a.weigh()
@@ -29,7 +29,7 @@ func slowReaders(a *attack) {
 	// As long as there is more for it than the kernel holds back.
 	eventually(a.t, "a slow reader is disconnected", func() bool {
 		a.flood("flood/x", 50, 4<<10)
-		return a.log.count("it took nothing") >= len(readers)
+		return a.lines("it took nothing") >= len(readers)
 	})
 }
 
@@ -87,7 +87,7 @@ func greedyReaders(a *attack) {
 		})
 	}
 	a.weighWhile(&all)
-	eventually(a.t, "they are disconnected", func() bool { return a.log.count("it took nothing") >= 10 })
+	eventually(a.t, "they are disconnected", func() bool { return a.lines("it took nothing") >= 10 })
 }
 
 // pingsWithoutReading send PINGREQ until they are disconnected.
@@ -106,7 +106,7 @@ func pingsWithoutReading(a *attack) {
 		})
 	}
 	a.weighWhile(&all)
-	eventually(a.t, "they are disconnected", func() bool { return a.log.count("it took nothing") >= 10 })
+	eventually(a.t, "they are disconnected", func() bool { return a.lines("it took nothing") >= 10 })
 }
 
 // noAcknowledgement takes everything and acknowledges nothing.
@@ -116,7 +116,7 @@ func noAcknowledgement(a *attack) {
 		f.say(subscribe(packet.QoS(1+i%2), "flood/#"))
 		f.sync()
 	}
-	before := a.server.Stats().Dropped.Load()
+	before := a.counter("Dropped")
 	pub := a.join(packet.V5, "flooder")
 	for i := range 500 {
 		pub.say(publish("flood/x", 2, uint16(i%50+1), make([]byte, 1<<10)), &packet.Ack{Type: packet.PUBREL, ID: uint16(i%50 + 1)})
@@ -124,10 +124,10 @@ func noAcknowledgement(a *attack) {
 			pub.sync()
 		}
 	}
-	if n := a.server.Stats().Dropped.Load() - before; n < 3000 {
+	if n := a.counter("Dropped") - before; n < 3000 {
 		a.t.Errorf("%d messages are counted as dropped", n)
 	}
-	if n := a.log.count("queue is full"); n != 10 {
+	if n := a.lines("queue is full"); n != 10 {
 		a.t.Errorf("%d lines tell of 10 full queues", n)
 	}
 }
@@ -162,7 +162,7 @@ func (f *foe) dribble(b []byte) {
 // dribblersBefore send a CONNECT that takes longer than limits.connect_timeout.
 func dribblersBefore(a *attack) {
 	c := packet.Connect{Version: packet.V5, ClientID: "x", Username: string(bytes.Repeat([]byte("u"), 1000)), HasUsername: true}
-	before := a.server.Stats().Refused.Load()
+	before := a.counter("Refused")
 	var all sync.WaitGroup
 	for range 40 {
 		f := a.dial(packet.V5)
@@ -172,8 +172,8 @@ func dribblersBefore(a *attack) {
 		})
 	}
 	all.Wait()
-	eventually(a.t, "they are counted", func() bool { return a.server.Stats().Refused.Load()-before >= 40 })
-	if n := a.log.count("no CONNECT in time"); n < 40 {
+	eventually(a.t, "they are counted", func() bool { return a.counter("Refused")-before >= 40 })
+	if n := a.lines("no CONNECT in time"); n < 40 {
 		a.t.Errorf("%d lines say why 40 were refused", n)
 	}
 }
@@ -269,7 +269,7 @@ func takeoverStorm(a *attack) {
 
 // burst is 10,000 connects, as fast as they go.
 func burst(a *attack) {
-	before := a.server.Stats().Refused.Load()
+	before := a.counter("Refused")
 	hello := packet.Connect{Version: packet.V311, CleanStart: true}
 	b := hello.Append(nil, packet.V311)
 	var all sync.WaitGroup
@@ -287,11 +287,11 @@ func burst(a *attack) {
 		})
 	}
 	all.Wait()
-	eventually(a.t, "the broker has seen them all", func() bool { return a.server.Stats().Refused.Load()-before > 0 })
-	if n := a.log.count("connection refused"); n > 12_000 {
+	eventually(a.t, "the broker has seen them all", func() bool { return a.counter("Refused")-before > 0 })
+	if n := a.lines("connection refused"); n > 12_000 {
 		a.t.Errorf("%d lines about 10,000 connections", n)
 	}
-	if n := a.log.count("others_before"); n > 2 {
+	if n := a.lines("others_before"); n > 2 {
 		a.t.Errorf("%d warnings about one burst", n)
 	}
 }

@@ -11,9 +11,11 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,16 +55,33 @@ func most(l broker.Limits, connections int) uint64 {
 type site struct {
 	t       *testing.T
 	limits  broker.Limits
-	server  *broker.Server
-	store   *offline.Store
-	log     *journal
 	address string
-	stop    func()
+	books
+	server *broker.Server // nil if it is in another process
+	store  *offline.Store
+	log    *journal
+	stop   func()
+}
+
+// Books are what a broker notes of its clients.
+type books interface {
+	lines(text string) int     // lines of the log that have a text
+	counter(name string) int64 // one of broker.Stats, by the name of its field
+}
+
+// open are the books of a broker in this process.
+type open struct{ s *site }
+
+func (o open) lines(text string) int { return o.s.log.count(text) }
+
+func (o open) counter(name string) int64 {
+	return reflect.ValueOf(o.s.server.Stats()).Elem().FieldByName(name).Addr().Interface().(*atomic.Int64).Load()
 }
 
 func start(t *testing.T, limits broker.Limits, path string) *site {
 	t.Helper()
 	s := &site{t: t, limits: limits, log: new(journal)}
+	s.books = open{s}
 	log := slog.New(slog.NewTextHandler(s.log, nil))
 	if path == "" {
 		path = filepath.Join(t.TempDir(), "store.db")
