@@ -155,7 +155,7 @@ func (c *conn) serve() error {
 			if err := c.handle(h, body); err != nil {
 				return err
 			}
-			c.rest(len(body))
+			c.srv.turnstile.rest(&c.turn, effort(body, c.r))
 			complete = true
 			continue
 		}
@@ -171,20 +171,8 @@ func (c *conn) serve() error {
 		if c.in.waited {
 			c.turn.begin(mostTurn)
 		} else {
-			c.rest(0)
+			c.srv.turnstile.rest(&c.turn, 1)
 		}
-	}
-}
-
-// rest lets other connections have their turn, if this one has had it. A packet is as much work as
-// it is long, and as many subscribers as it has.
-func (c *conn) rest(length int) {
-	work := 1 + length/64
-	if c.r != nil {
-		work += len(c.r.hits)
-	}
-	if c.turn.over(work) {
-		c.turn.begin(c.srv.turnstile.pass())
 	}
 }
 

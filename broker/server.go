@@ -97,7 +97,7 @@ func New(o Options) (*Server, error) {
 	s.pace = rate.NewLimiter(rate.Limit(s.limits.ConnectRate), s.limits.ConnectRate)
 	s.registry = registry{srv: s, sessions: make(map[string]*Session)}
 	var err error
-	if s.turnstile, err = newTurnstile(); err != nil {
+	if s.turnstile, err = newTurnstile(&s.stats.Turns); err != nil {
 		return nil, err
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())

@@ -22,6 +22,7 @@ type Stats struct {
 	Expired  atomic.Int64 // messages for one client whose expiry interval passed
 	TooLarge atomic.Int64 // messages larger than their receiver takes
 	Slowed   atomic.Int64 // times that a client was slowed down for publishing too much
+	Turns    atomic.Int64 // times that busy clients let the others through
 	Unstored atomic.Int64 // messages and subscriptions that the store refused
 }
 

@@ -71,9 +71,6 @@ func (a *attack) dial(v packet.Version) *foe {
 		a.t.Error(err)
 		nc, _ = net.Pipe()
 		_ = nc.Close()
-	} else {
-		// What the kernel holds back is not the broker's memory, and would make attacks longer.
-		_ = nc.(*net.TCPConn).SetReadBuffer(4 << 10)
 	}
 	f := &foe{t: a.t, nc: nc, v: v, dec: packet.Decoder{Version: v}}
 	a.mu.Lock()

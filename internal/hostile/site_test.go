@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -93,7 +94,7 @@ func start(t *testing.T, limits broker.Limits, path string) *site {
 	if s.server, err = broker.New(broker.Options{Store: s.store, Limits: limits, Log: log}); err != nil {
 		t.Fatal(errors.Join(err, s.store.Close()))
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := shallow.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(errors.Join(err, s.server.Close(), s.store.Close()))
 	}
@@ -108,6 +109,16 @@ func start(t *testing.T, limits broker.Limits, path string) *site {
 	t.Cleanup(s.stop)
 	return s
 }
+
+// shallow makes listeners for whose connections the kernel holds little back: that is not the
+// broker's memory, and would make attacks longer.
+var shallow = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+	var err error
+	broken := c.Control(func(fd uintptr) {
+		err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, 16<<10)
+	})
+	return errors.Join(broken, err)
+}}
 
 // A journal counts the lines of a log.
 type journal struct {
