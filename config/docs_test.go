@@ -27,6 +27,8 @@ func TestDocumentation(t *testing.T) {
 		"store":                  Store{},
 		"limits":                 Limits{},
 		"auth":                   Auth{},
+		"auth: groups":           Group{},
+		"auth: rules":            AccessRule{},
 		"listeners":              Listener{},
 		"listeners: tls":         TLS{},
 		"listeners: limits":      Bounds{},

@@ -19,6 +19,17 @@ func (Anonymous) Authenticate(ctx context.Context, a Attempt) (Identity, error) 
 	return id, nil
 }
 
+// Nameless lets in who gives no user name, as nobody. It is for the end of a Chain.
+type Nameless struct{}
+
+// Authenticate accepts the attempt if it has no user name.
+func (Nameless) Authenticate(_ context.Context, a Attempt) (Identity, error) {
+	if a.Username != "" {
+		return Identity{}, fmt.Errorf("nobody knows user %q: %w", a.Username, ErrUnknown)
+	}
+	return Identity{By: "anonymous"}, nil
+}
+
 // Certificate lets in who has a client certificate; the common name of its subject becomes the
 // user name.
 type Certificate struct{}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gateway/broker/auth/acl"
+	"gateway/broker/auth/passwd"
 	"gateway/config"
 )
 
@@ -55,7 +57,7 @@ func check(cmd *cobra.Command, name string, files bool) (string, error) {
 			fmt.Fprintln(cmd.ErrOrStderr(), w)
 		}
 		if files {
-			problems = c.CheckFiles()
+			problems = append(c.CheckFiles(), checkAccess(name, c)...)
 		}
 	}
 	if len(problems) > 0 {
@@ -63,6 +65,21 @@ func check(cmd *cobra.Command, name string, files bool) (string, error) {
 		return "", fmt.Errorf("%s: %s", name, count(len(problems), "problem"))
 	}
 	return summary(c), nil
+}
+
+// checkAccess reads the files of users and rules that a configuration file names.
+func checkAccess(name string, c *config.Config) (problems config.Problems) {
+	if path := c.Auth.PasswordFile; path != "" {
+		if err := passwd.Check(path); err != nil {
+			problems = append(problems, config.Problem{File: name, Key: "auth.password_file", Text: err.Error()})
+		}
+	}
+	if path := c.Auth.ACLFile; path != "" {
+		if _, err := acl.OpenFile(path); err != nil {
+			problems = append(problems, config.Problem{File: name, Key: "auth.acl_file", Text: strings.ReplaceAll(err.Error(), "\n", "; ")})
+		}
+	}
+	return problems
 }
 
 // summary says in a line what a configuration sets up.

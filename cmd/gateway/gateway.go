@@ -33,6 +33,7 @@ type gateway struct {
 	stopUplinks   context.CancelFunc
 	uplinks       sync.WaitGroup
 	methods       *methods
+	access        *access
 	stopListening context.CancelFunc
 	listening     sync.WaitGroup
 	stopClock     context.CancelFunc
@@ -70,6 +71,10 @@ func start(c *config.Config, log *slog.Logger) (g *gateway, err error) {
 		return g, err
 	}
 	g.methods = openMethods(c, log)
+	if g.access, err = openAccess(c); err != nil {
+		log.Error("a file of users or rules cannot be used: nobody is let in, or may do anything, by it", "error", err,
+			"remedy", "mend the file: it is looked at again when it changes")
+	}
 	g.listen(c.Listeners, c.Limits.PacketSize)
 	close(begin)
 	return g, nil

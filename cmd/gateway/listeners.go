@@ -20,7 +20,7 @@ const listenAgain = 5 * time.Second
 func (g *gateway) listen(listeners []config.Listener, packetSize int64) {
 	var ctx context.Context
 	ctx, g.stopListening = context.WithCancel(context.Background())
-	g.listening.Go(func() { g.methods.watch(ctx, g.server) })
+	g.listening.Go(func() { g.methods.watch(ctx, g.server, g.access.rolls()) })
 	for _, l := range listeners {
 		// The first try is made here, so that a gateway that is ready can be reached.
 		ln, err := g.open(ctx, l, packetSize)
@@ -28,7 +28,7 @@ func (g *gateway) listen(listeners []config.Listener, packetSize int64) {
 			for told := false; ; told = true {
 				if err == nil {
 					g.log.Info("listening", "listener", l.Name, "address", ln.Addr())
-					if err = g.server.Serve(ln, treatment(l, g.methods)); err == nil {
+					if err = g.server.Serve(ln, treatment(l, g.methods, g.access)); err == nil {
 						return
 					}
 				}
@@ -46,8 +46,22 @@ func (g *gateway) listen(listeners []config.Listener, packetSize int64) {
 	}
 }
 
-func authenticator(l config.Listener) auth.Authenticator {
+// authenticator returns who decides about the clients of a listener.
+func authenticator(l config.Listener, a *access) auth.Authenticator {
+	var chain auth.Chain
+	for _, way := range l.Auth {
+		switch way {
+		case "certificate":
+			chain = append(chain, auth.Certificate{})
+		case "passwords":
+			chain = append(chain, a.users)
+		}
+	}
 	switch {
+	case len(chain) > 0 && l.Anonymous:
+		return append(chain, auth.Nameless{})
+	case len(chain) > 0:
+		return chain
 	case l.Anonymous:
 		return auth.Anonymous{}
 	case l.TLS != nil && l.TLS.RequireCertificate:
@@ -57,10 +71,10 @@ func authenticator(l config.Listener) auth.Authenticator {
 }
 
 // treatment says how the broker treats the clients of a listener.
-func treatment(l config.Listener, m *methods) broker.Listener {
-	by := authenticator(l)
+func treatment(l config.Listener, m *methods, a *access) broker.Listener {
+	by := authenticator(l, a)
 	return broker.Listener{
-		Name: l.Name, Auth: by, Mechanisms: m.of(l, by), Versions: versions(l.Versions), Prefix: l.Prefix,
+		Name: l.Name, Auth: by, Mechanisms: m.of(l, by), Rules: a.of(l), EndDenied: a.endDenied, Versions: versions(l.Versions), Prefix: l.Prefix,
 		Bounds: broker.Bounds{
 			Connections: l.Limits.Connections, PacketSize: int(l.Limits.PacketSize),
 			ConnectTime: l.Limits.ConnectTimeout, KeepAlive: l.Limits.KeepAlive,

@@ -86,10 +86,9 @@ type roll interface {
 	Look() (gone []string, changed bool, err error)
 }
 
-// watch follows changes of the files until ctx ends, and disconnects clients whose users are gone
-// or have changed.
-func (m *methods) watch(ctx context.Context, server *broker.Server) {
-	rolls := make(map[roll]func(*auth.Client) bool)
+// watch follows changes of the files, and of those given with the clients that they concern, until
+// ctx ends. It disconnects clients whose users are gone or have changed.
+func (m *methods) watch(ctx context.Context, server *broker.Server, rolls map[roll]func(*auth.Client) bool) {
 	if m.users != nil {
 		rolls[m.users] = func(c *auth.Client) bool { return c.By == scram.By }
 	}
@@ -110,7 +109,7 @@ func (m *methods) watch(ctx context.Context, server *broker.Server) {
 		for r, concerned := range rolls {
 			gone, changed, err := r.Look()
 			if err != nil {
-				m.log.Error("a changed file of users cannot be used: what was read before stays in force", "error", err)
+				m.log.Error("a changed file of users or rules cannot be used: what was read before stays in force", "error", err)
 			}
 			if !changed {
 				continue
@@ -122,7 +121,7 @@ func (m *methods) watch(ctx context.Context, server *broker.Server) {
 					return found && concerned(c)
 				}, packet.NotAuthorized)
 			}
-			m.log.Info("a file of users has changed and is in force", "users_gone_or_changed", len(gone), "disconnected", n)
+			m.log.Info("a file of users or rules has changed and is in force", "users_gone_or_changed", len(gone), "disconnected", n)
 		}
 	}
 }

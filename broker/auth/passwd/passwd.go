@@ -14,6 +14,9 @@ import (
 	"gateway/broker/auth/roster"
 )
 
+// By is what the identities say that come from here.
+const By = "file"
+
 // Users are the users of a password file, as it was when Look found it changed. They may be used
 // from any goroutine.
 type Users struct {
@@ -75,7 +78,7 @@ func (u *Users) Authenticate(ctx context.Context, a auth.Attempt) (auth.Identity
 	case !fits:
 		return auth.Identity{}, fmt.Errorf("wrong password for user %q: %w", a.Username, auth.ErrBadCredentials)
 	}
-	return auth.Identity{User: a.Username, By: "file"}, nil
+	return auth.Identity{User: a.Username, By: By}, nil
 }
 
 // invent returns a hash that no password fits, for a user that there is not. It costs what that of

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"errors"
+	"runtime"
+
+	"gateway/broker/auth"
+	"gateway/broker/auth/acl"
+	"gateway/broker/auth/passwd"
+	"gateway/config"
+)
+
+// access is who may log in with a password, and what clients may do.
+type access struct {
+	c         *config.Config
+	users     *passwd.Users // nil: no password file is configured
+	file      *acl.File     // nil: no ACL file is configured
+	endDenied bool
+}
+
+// hashQueue is how many clients wait while passwords of others are checked; more of them are told
+// to come again.
+const hashQueue = 100
+
+// openAccess reads the files of users and rules. With an error there is one that lets nobody do
+// anything until it is mended.
+func openAccess(c *config.Config) (*access, error) {
+	a := &access{c: c, endDenied: c.Auth.DenyAction == "disconnect"}
+	var noUsers, noRules error
+	if path := c.Auth.PasswordFile; path != "" {
+		a.users, noUsers = passwd.Open(path, passwd.NewPool(runtime.GOMAXPROCS(0), hashQueue))
+	}
+	if path := c.Auth.ACLFile; path != "" {
+		a.file, noRules = acl.OpenFile(path)
+	}
+	return a, errors.Join(noUsers, noRules)
+}
+
+// rolls returns the files that are to be watched, with the clients that those who are gone from it
+// may be.
+func (a *access) rolls() map[roll]func(*auth.Client) bool {
+	rolls := make(map[roll]func(*auth.Client) bool)
+	if a.users != nil {
+		rolls[a.users] = func(c *auth.Client) bool { return c.By == passwd.By }
+	}
+	if a.file != nil {
+		rolls[aclRoll{a.file}] = func(*auth.Client) bool { return false }
+	}
+	return rolls
+}
+
+// An aclRoll is an ACL file as one of users that nobody leaves: each message is asked about anew.
+type aclRoll struct{ file *acl.File }
+
+func (r aclRoll) Look() (gone []string, changed bool, err error) {
+	changed, err = r.file.Look()
+	return nil, changed, err
+}
+
+// of returns what decides about requests on a listener; nil: everything is allowed.
+func (a *access) of(l config.Listener) auth.Authorizer {
+	s := &a.c.Auth
+	if len(s.Rules) == 0 && a.file == nil {
+		if l.Local() {
+			return nil
+		}
+		return acl.Law{Supers: s.SuperUsers, Rules: builtIn(a.c), Rest: auth.Verdict{Rule: "built in: topics that begin with $ are denied, but $SYS/#"}}.Prepare()
+	}
+	law := acl.Law{
+		Supers: s.SuperUsers, Groups: make(map[string][]string), File: a.file,
+		Rest: auth.Verdict{Rule: "no rule of section auth allows it"},
+	}
+	for _, g := range s.Groups {
+		law.Groups[g.Name] = g.Users
+	}
+	for i, r := range s.Rules {
+		law.Rules = append(law.Rules, acl.Rule{
+			Place: a.c.RulePlace(i), Allow: len(r.Allow) > 0, Actions: actions(append(r.Allow, r.Deny...)),
+			Topics: r.Topics, Users: r.Users, Clients: r.Clients, Groups: r.Groups, Listeners: r.Listeners,
+			Addresses: r.Prefixes(), Certificates: r.Certificates, MaxQoS: byte(r.MaxQoS), NoRetain: !r.Retain,
+		})
+	}
+	return law.Prepare()
+}
+
+// lastDenied tells what others have tried.
+const lastDenied = "$SYS/broker/last_denied"
+
+// builtIn are the rules that count where there are no others, on a listener that other machines
+// can reach: everything is allowed, but commands to what moves.
+func builtIn(c *config.Config) (rules []acl.Rule) {
+	const place = "built in, without rules in section auth"
+	if targets := commandTopics(c); len(targets) > 0 {
+		rules = append(rules, acl.Rule{Place: place, Actions: []auth.Action{auth.Publish}, Topics: targets, MaxQoS: 2})
+	}
+	return append(rules,
+		acl.Rule{Place: place, Actions: []auth.Action{auth.Receive}, Topics: []string{lastDenied}, MaxQoS: 2},
+		acl.Rule{Place: place, Allow: true, Actions: []auth.Action{auth.Publish, auth.Subscribe}, Topics: []string{"#", "$SYS/#"}, MaxQoS: 2})
+}
+
+// commandTopics returns the topics of commands to what the gateway moves.
+func commandTopics(c *config.Config) (topics []string) {
+	for _, o := range c.Outputs {
+		topics = append(topics, o.Point+"/set")
+	}
+	for _, s := range c.Serial {
+		for _, w := range s.Writes {
+			topics = append(topics, w.Point+"/set")
+		}
+	}
+	return topics
+}
+
+func actions(words []string) (list []auth.Action) {
+	for _, w := range words {
+		list = append(list, map[string]auth.Action{"publish": auth.Publish, "subscribe": auth.Subscribe, "receive": auth.Receive}[w])
+	}
+	return list
+}
