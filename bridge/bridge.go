@@ -27,6 +27,8 @@ import (
 type Config struct {
 	// Name names the bridge in logs and in its local state topic.
 	Name string
+	// Version is packet.V311, which is the default, or packet.V5.
+	Version packet.Version
 	// URL is mqtt://host[:1883] or mqtts://host[:8883].
 	URL string
 	// ClientID names the session in the cloud. It must stay the same, and be used by nobody else.
@@ -48,20 +50,52 @@ type Config struct {
 	AckTimeout     time.Duration // for the acknowledgement of the oldest message; default 30 s
 	BackoffMin     time.Duration // default 1 s
 	BackoffMax     time.Duration // default 60 s
-	// Window is how many outgoing messages may be unacknowledged, 1 to 32,767; default 20. Before
-	// 5.0 the cloud cannot announce what it takes, and mosquitto 2.0 acknowledges and discards
-	// what exceeds its max_inflight_messages, by default 20: a window above the cloud's limit
-	// loses messages.
+	// Window is how many outgoing messages may be unacknowledged, 1 to MaxWindow; default 20, in 5.0
+	// 256, and never more than the cloud's Receive Maximum. Before 5.0 the cloud cannot announce what
+	// it takes, and mosquitto 2.0 acknowledges and discards what exceeds its max_inflight_messages,
+	// by default 20: a window above the cloud's limit loses messages.
 	Window    int
 	MaxPacket int // bytes of one incoming packet; default 1 MiB
+	// SessionExpiry is how long the cloud keeps the session when the line is lost, 5.0 only;
+	// default 30 days.
+	SessionExpiry time.Duration
+	ReplayRate    Rate
+	LostSession   LostPolicy
 
-	// Open opens the bridge's session with the local broker: always the same one, never clean,
-	// without expiry, with a receive maximum of at least Window.
-	Open func(ctx context.Context) (Session, error)
-	// Backlog returns how many messages wait in the session, and when the first of them came. It
-	// may be nil: then the state does not tell.
-	Backlog func() (messages int, oldest time.Time)
+	// Open opens a session of the bridge with the local broker, by the number of its lane, 0 to
+	// MaxLanes-1: for each always the same one, never clean, without expiry, with a receive maximum
+	// of at least Window. Lanes above 0 are asked for when a rule says live first, or something
+	// waits there.
+	Open func(ctx context.Context, lane int) (Session, error)
+	// Move moves subscriptions from one open session to another: each message goes to one of them,
+	// whenever it comes. It is needed for rules that say live first.
+	Move func(from, to Session, subs []packet.Subscription) error
+	// Backlog returns how many messages wait in a lane, and when the first of them came. It may be
+	// nil: then the state does not tell.
+	Backlog func(lane int) (messages int, oldest time.Time)
 	Log     *slog.Logger // nil: slog.Default
+}
+
+// A LostPolicy says what becomes of messages at QoS 2 that may have arrived in the cloud, when the
+// cloud comes back without its session and so cannot tell. What it had acknowledged with PUBREC is
+// its own and is never sent again.
+type LostPolicy byte
+
+// The policies.
+const (
+	Resend     LostPolicy = iota // they are sent again, and may arrive twice
+	DeadLetter                   // they are put aside
+)
+
+// MaxWindow is the largest window.
+const MaxWindow = 1024
+
+// upstream returns what speaks the version.
+func (c *Config) upstream() upstream {
+	if c.Version >= packet.V5 {
+		return paho5{}
+	}
+	return paho311{}
 }
 
 const stateInterval = 30 * time.Second // between states that differ in the backlog alone
@@ -81,19 +115,21 @@ type Bridge struct {
 	state State
 
 	// Used by Open and Run alone.
-	session    Session // what Open has opened for Run; nil afterwards
-	opened     bool    // the local subscriptions are those of the rules
-	subscribed bool    // so are those in the cloud
-	published  int     // the backlog in the last state published
+	queues     queues         // what Open has opened for Run; nil afterwards
+	opened     [MaxLanes]bool // the local subscriptions are those of the rules
+	subscribed bool           // so are those in the cloud
+	met        bool           // the cloud has let us in
+	published  int            // the backlog in the last state published
 	suspect    suspicion
+	noRetain   bool      // the cloud retains nothing, not even our will
 	heard      time.Time // of the cloud, on the last connection
 }
 
 // A suspicion is that the cloud closes the connection because of the message at the head of the
 // line. Before 5.0 it cannot say so.
 type suspicion struct {
-	id     uint16
-	losses int // connections lost with this message at the head and nothing acknowledged
+	id     uint16 // on the wire
+	losses int    // connections lost with this message at the head and nothing acknowledged
 }
 
 // New returns a bridge that is ready to Run. The error names all problems of the
@@ -104,7 +140,12 @@ func New(c Config) (*Bridge, error) {
 	c.AckTimeout = cmp.Or(c.AckTimeout, 30*time.Second)
 	c.BackoffMin = cmp.Or(c.BackoffMin, time.Second)
 	c.BackoffMax = cmp.Or(c.BackoffMax, 60*time.Second)
+	c.Version = cmp.Or(c.Version, packet.V311)
+	if c.Window == 0 && c.Version >= packet.V5 {
+		c.Window = 256
+	}
 	c.Window = cmp.Or(c.Window, 20)
+	c.SessionExpiry = cmp.Or(c.SessionExpiry, 30*24*time.Hour)
 	c.MaxPacket = cmp.Or(c.MaxPacket, 1<<20)
 	c.Log = cmp.Or(c.Log, slog.Default())
 	t, err := parseTarget(c.URL)
@@ -116,10 +157,14 @@ func New(c Config) (*Bridge, error) {
 	}
 	want(c.Name != "" && !strings.ContainsAny(c.Name, "/+#\x00"), "name %q: give the bridge a name without /, + and #", c.Name)
 	want(c.ClientID != "", "client_id is missing: the cloud keeps the session under this name")
-	want(c.Username != "" || c.Password == "", "password without username: MQTT 3.1.1 allows no password alone")
+	want(c.Version == packet.V311 || c.Version == packet.V5, "version: 3.1.1 or 5.0")
+	want(c.Version == packet.V311 || !c.AnnounceBridge, "announce: for MQTT 3.1.1 only, 5.0 has No Local for what it does")
+	want(c.Version >= packet.V5 || c.Username != "" || c.Password == "", "password without username: MQTT 3.1.1 allows no password alone")
 	want(c.KeepAlive >= 5*time.Second && c.KeepAlive <= 65_535*time.Second && c.KeepAlive%time.Second == 0,
 		"keep_alive: whole seconds from 5s to 18h12m15s, not %s", c.KeepAlive)
-	want(c.Window >= 1 && c.Window < 1<<15, "window: from 1 to 32767, not %d", c.Window)
+	want(c.Window >= 1 && c.Window <= MaxWindow, "window: from 1 to %d, not %d", MaxWindow, c.Window)
+	want(c.ReplayRate.Messages >= 0 && c.ReplayRate.Bytes >= 0, "replay rate: not below zero")
+	want(c.Move != nil || !rules(c.Rules).liveFirst(), "there is no way to send fresh messages first")
 	want(c.ConnectTimeout > 0 && c.AckTimeout > 0 && c.MaxPacket > 0, "timeouts and limits must be greater than zero")
 	want(0 < c.BackoffMin && c.BackoffMin <= c.BackoffMax, "backoff: the shortest wait (%s) must not be longer than the longest (%s)", c.BackoffMin, c.BackoffMax)
 	want(len(c.Rules) > 0, "a bridge without rules carries nothing: add one")
@@ -129,21 +174,21 @@ func New(c Config) (*Bridge, error) {
 			problems = append(problems, fmt.Errorf("state topic: %w", err))
 		}
 	}
-	problems = append(problems, rules(c.Rules).check(c.AnnounceBridge))
+	problems = append(problems, rules(c.Rules).check(c.AnnounceBridge || c.Version >= packet.V5))
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
 	}
 	routePahoLog(c.Log)
-	b := &Bridge{config: c, rules: c.Rules, target: t, log: c.Log.With("bridge", c.Name), upstream: paho311{}, dial: dial}
+	b := &Bridge{config: c, rules: c.Rules, target: t, log: c.Log.With("bridge", c.Name), upstream: c.upstream(), dial: dial}
 	b.drops.log = b.log
 	b.state.URL = t.url
 	return b, nil
 }
 
-// Open opens the local session: from now on its queue takes what the rules want. Run does it too,
+// Open opens the local sessions: from now on their queues take what the rules want. Run does it too,
 // if it was not done or has failed.
 func (b *Bridge) Open(ctx context.Context) (err error) {
-	b.session, err = b.open(ctx)
+	b.queues, err = b.open(ctx)
 	return err
 }
 
@@ -152,17 +197,17 @@ func (b *Bridge) Open(ctx context.Context) (err error) {
 func (b *Bridge) Run(ctx context.Context) error {
 	wait := backoff{min: b.config.BackoffMin, max: b.config.BackoffMax, random: b.random}
 	var err error
-	if b.session == nil {
+	if b.queues == nil {
 		err = b.Open(ctx)
 	}
-	session := b.session
-	b.session = nil
+	open := b.queues
+	b.queues = nil
 	b.enter(Connecting, nil)
-	b.publishState(session, nil)
+	b.publishState(open, nil)
 	for ctx.Err() == nil {
 		var t try
 		if err == nil {
-			t = b.connect(ctx, session)
+			t = b.connect(ctx, open)
 			err = t.err
 		}
 		if t.useful {
@@ -172,25 +217,23 @@ func (b *Bridge) Run(ctx context.Context) error {
 			break
 		}
 		if t.used { // what it did not acknowledge comes again from a new opening
-			session.Close()
-			session = nil
+			open.close()
+			open = nil
 		}
 		var openErr error
-		if session == nil {
-			session, openErr = b.open(ctx)
+		if open == nil {
+			open, openErr = b.open(ctx)
 			err = cmp.Or(openErr, err)
 		}
 		if b.enter(Down, err) || b.State().Queued != b.published {
-			b.publishState(session, nil)
+			b.publishState(open, nil)
 		}
 		err = openErr
 		sleep(ctx, wait.next())
 	}
 	b.enter(Offline, nil)
-	if session != nil {
-		b.publishState(session, nil)
-		session.Close()
-	}
+	b.publishState(open, nil)
+	open.close()
 	return nil
 }
 
@@ -203,31 +246,6 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// open opens the local session and sees to it that its subscriptions exist. So the queue fills
-// from the start of the gateway on, cloud or no cloud.
-func (b *Bridge) open(ctx context.Context) (Session, error) {
-	s, err := b.config.Open(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errLocal, err)
-	}
-	subs := b.rules.subscriptions(Out)
-	if len(subs) == 0 || b.opened && s.SessionPresent() {
-		return s, nil
-	}
-	ack, err := s.Subscribe(packet.Subscribe{ID: 1, Filters: subs})
-	for i, code := range ack.Reasons {
-		if code.Failed() && err == nil && i < len(subs) {
-			err = fmt.Errorf("subscription %q: %s", subs[i].Filter, code)
-		}
-	}
-	if err != nil {
-		s.Close()
-		return nil, fmt.Errorf("%w: %w", errLocal, err)
-	}
-	b.opened = true
-	return s, nil
-}
-
 // A try is how one attempt to connect ended.
 type try struct {
 	used   bool // there was a connection, and the session was handed over
@@ -236,7 +254,7 @@ type try struct {
 }
 
 // connect makes one connection and hands over until it ends.
-func (b *Bridge) connect(ctx context.Context, s Session) try {
+func (b *Bridge) connect(ctx context.Context, open queues) try {
 	l := newLife()
 	defer l.end(errClosed)
 	dialCtx, stop := context.WithTimeout(ctx, b.config.ConnectTimeout)
@@ -245,17 +263,30 @@ func (b *Bridge) connect(ctx context.Context, s Session) try {
 	if err != nil {
 		return try{err: explain(b.target, err)}
 	}
-	h := newHandover(b.config, s, l, &b.drops)
+	lanes, err := b.lanes(open)
+	if err != nil {
+		conn.Close()
+		return try{err: fmt.Errorf("%w: %w", errLocal, err)}
+	}
+	h := newHandover(b.config, lanes, l, &b.drops)
 	h.heard = b.heard
 	if b.suspect.losses > 0 {
 		h.limit = 1 // so that the message which the cloud does not like is the only one in flight
 	}
+	if b.suspect.losses >= poisonous {
+		h.poison = b.suspect.id
+		b.suspect = suspicion{}
+	}
 	up, err := b.upstream.connect(dialCtx, conn, b.connectOptions(), l, h)
 	if err != nil {
+		if r, ok := errors.AsType[refusal](err); ok && r.version >= packet.V5 && packet.ReasonCode(r.code) == packet.RetainNotSupported {
+			b.noRetain = true // the next try has a will that is not retained
+		}
 		return try{err: explain(b.target, fmt.Errorf("%w: %w", errUnanswered, err))}
 	}
 	start := time.Now()
-	err = b.handOver(ctx, s, h, up)
+	b.noRetain = h.takes.noRetain
+	err = b.handOver(ctx, open, h, up)
 	up.close()
 	b.heard = l.sign.at()
 	t := try{used: true, useful: h.useful() || time.Since(start) >= b.config.BackoffMax}
@@ -264,52 +295,81 @@ func (b *Bridge) connect(ctx context.Context, s Session) try {
 }
 
 // handOver runs h, and tells the state around it.
-func (b *Bridge) handOver(ctx context.Context, s Session, h *handover, up link) error {
-	if h.lost && b.subscribed {
-		b.log.Warn("the cloud has lost its session: messages that were in flight are sent again and may arrive twice")
+func (b *Bridge) handOver(ctx context.Context, open queues, h *handover, up link) error {
+	known := open.asked(b.config.Name)
+	if h.lost && (b.subscribed || !b.met && len(known) > 0) {
+		b.lostSession()
 	}
-	b.enter(Connected, nil)
+	b.met = true
 	var subscribe []packet.Subscription
 	if h.lost || !b.subscribed {
 		subscribe = b.rules.subscriptions(In)
 	}
-	h.subscribed = func() { b.subscribed = true }
-
-	refreshed := make(chan struct{})
-	go func() {
-		defer close(refreshed)
-		b.refresh(h.life, s, up)
-	}()
-	err := h.run(ctx, subscribe)
+	gone := without(known, subscribe)
+	if b.subscribed {
+		gone = nil
+	}
+	if h.lost {
+		gone = nil // it has forgotten them by itself
+	}
+	var refreshed sync.WaitGroup
+	if err := open.ask(b.config.Name, subscribe); err != nil {
+		return fmt.Errorf("%w: %w", errLocal, err)
+	}
+	h.subscribed = func() {
+		if !b.subscribed {
+			open.forget(b.config.Name, b.rules.subscriptions(In))
+		}
+		b.subscribed = true
+		b.enter(Connected, nil)
+		refreshed.Go(func() { b.refresh(h.life, open, up) })
+	}
+	err := h.run(ctx, subscribe, gone)
 	if ctx.Err() == nil {
 		h.life.end(err)
-		<-refreshed
+		refreshed.Wait()
 		return h.life.cause()
 	}
 	defer time.AfterFunc(farewell, func() { h.life.end(errClosed) }).Stop()
 	if b.config.StateTopic != "" {
-		up.send(packet.Publish{Retain: true, Topic: b.config.StateTopic, Payload: []byte(offline)})
+		up.send(packet.Publish{Retain: !b.noRetain, Topic: b.config.StateTopic, Payload: []byte(offline)})
 	}
 	up.close()
-	<-refreshed
+	refreshed.Wait()
 	return nil
 }
 
+// lostSession tells that the cloud has come back without its session.
+func (b *Bridge) lostSession() {
+	b.mu.Lock()
+	b.state.SessionsLost++
+	b.mu.Unlock()
+	then := "messages that were in flight are sent again and may arrive twice"
+	if b.config.LostSession == DeadLetter {
+		then = "messages at QoS 2 that may have arrived are put aside"
+	}
+	b.log.Warn("the cloud has lost its session: " + then)
+}
+
 // refresh publishes the state of a connection, now and when the backlog has changed.
-func (b *Bridge) refresh(l *life, s Session, up link) {
+func (b *Bridge) refresh(l *life, open queues, up link) {
 	tick := time.NewTicker(stateInterval)
 	defer tick.Stop()
-	for err := b.publishState(s, up); err == nil; {
+	for err := b.publishState(open, up); err == nil; {
 		select {
 		case <-l.Done():
 			return
 		case <-tick.C:
 			if b.State().Queued != b.published {
-				err = b.publishState(s, up)
+				err = b.publishState(open, up)
 			}
 		}
 	}
 }
+
+// poisonous is how many connections a message may cost before it is put aside. Before 5.0 a cloud
+// has no other way to refuse it.
+const poisonous = 5
 
 // judge explains why a connection was lost. When the cloud closes one connection after the
 // other as soon as it is sent the same message, it says so.
@@ -318,8 +378,9 @@ func (b *Bridge) judge(h *handover, useful bool, err error) error {
 		return nil
 	}
 	head, ok := h.head()
+	dismissed, told := errors.AsType[dismissal](err)
 	switch {
-	case useful || !ok || !closedByPeer(err) || time.Since(head.at) > b.config.AckTimeout:
+	case useful || !ok || !closedByPeer(err) && !(told && dismissed.blames()) || time.Since(head.at) > b.config.AckTimeout:
 		b.suspect = suspicion{}
 	case b.suspect.losses > 0 && b.suspect.id == head.id:
 		b.suspect.losses++
@@ -329,7 +390,7 @@ func (b *Bridge) judge(h *handover, useful bool, err error) error {
 	const enough = 3
 	if b.suspect.losses >= enough {
 		return &explained{fmt.Sprintf("%s: the cloud closes the connection whenever it is sent the message to %q (%d bytes, QoS %d), and all others wait behind it: "+
-			"check what the cloud allows this client to publish, its largest message, and that nobody else uses this client_id", b.target.address(), head.topic, head.size, head.qos), err}
+			"check what the cloud allows this client to publish, its largest message, and that nobody else uses this client_id", b.target.address(), head.p.Topic, len(head.p.Payload), head.qos), err}
 	}
 	return explain(b.target, err)
 }
@@ -338,10 +399,11 @@ func (b *Bridge) connectOptions() connectOptions {
 	o := connectOptions{
 		clientID: b.config.ClientID, username: b.config.Username, password: b.config.Password,
 		keepAlive: b.config.KeepAlive, announceBridge: b.config.AnnounceBridge,
-		maxPacket: b.config.MaxPacket, stall: b.config.AckTimeout,
+		sessionExpiry: b.config.SessionExpiry,
+		maxPacket:     b.config.MaxPacket, stall: b.config.AckTimeout,
 	}
 	if b.config.StateTopic != "" {
-		o.will = &packet.Will{Topic: b.config.StateTopic, Payload: []byte(offline), QoS: 1, Retain: true}
+		o.will = &packet.Will{Topic: b.config.StateTopic, Payload: []byte(offline), QoS: 1, Retain: !b.noRetain}
 	}
 	return o
 }

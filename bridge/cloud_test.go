@@ -22,7 +22,8 @@ type cloud struct {
 	t      *testing.T
 	ledger *ledger
 	net.Listener
-	done chan struct{}
+	dialect dialect
+	done    chan struct{}
 
 	mu          sync.Mutex
 	cuts        []int  // packets of each connection, in both directions, until it is cut; after the last none is
@@ -42,10 +43,11 @@ type cloud struct {
 	maxInFlight int
 	// reject is a topic for which the connection is closed, as a kernel does it when bytes are
 	// unread: the acknowledgements of the moments before are lost.
-	reject     string
-	pubrels    map[uint16]int
-	subscribed []string
-	will       *packets.ConnectPacket
+	reject       string
+	pubrels      map[uint16]int
+	subscribed   []string
+	unsubscribed []string
+	will         *packets.ConnectPacket
 }
 
 type downward struct {
@@ -56,6 +58,7 @@ type downward struct {
 	sent     bool
 	released bool
 	done     bool
+	refused  bool // the bridge is not to take it
 }
 
 func newCloud(t *testing.T, l *ledger) *cloud {
@@ -145,11 +148,11 @@ func (c *cloudConn) send(p packets.ControlPacket) error {
 		return err
 	}
 	c.Conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
-	return p.Write(c.Conn)
+	return c.dialect.write(c.Conn, p)
 }
 
 func (c *cloudConn) run() error {
-	p, err := packets.ReadPacket(c.buf)
+	p, err := c.dialect.read(c.buf)
 	if err != nil {
 		return err
 	}
@@ -191,7 +194,7 @@ func (c *cloudConn) run() error {
 			continue
 		}
 		c.Conn.SetReadDeadline(time.Now().Add(10 * time.Second))
-		p, err := packets.ReadPacket(c.buf)
+		p, err := c.dialect.read(c.buf)
 		if err != nil {
 			return err
 		}
@@ -280,7 +283,7 @@ func (c *cloudConn) judge(p packets.ControlPacket) (reply packets.ControlPacket,
 			c.t.Errorf("PUBREC %d for nothing", p.MessageID)
 			return nil, nil
 		}
-		if !d.released && !c.ledger.durablyReceived(p.MessageID) {
+		if !d.released && !d.refused && !c.ledger.durablyReceived(p.MessageID) {
 			c.t.Errorf("PUBREC %d left before the message was durable", p.MessageID)
 		}
 		d.released = true
@@ -298,6 +301,11 @@ func (c *cloudConn) judge(p packets.ControlPacket) (reply packets.ControlPacket,
 		suback := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
 		suback.MessageID, suback.ReturnCodes = p.MessageID, p.Qoss
 		return suback, nil
+	case *packets.UnsubscribePacket:
+		c.unsubscribed = append(c.unsubscribed, p.Topics...)
+		unsuback := packets.NewControlPacket(packets.Unsuback).(*packets.UnsubackPacket)
+		unsuback.MessageID = p.MessageID
+		return unsuback, nil
 	case *packets.PingreqPacket:
 		return packets.NewControlPacket(packets.Pingresp), nil
 	case *packets.DisconnectPacket:
@@ -322,6 +330,12 @@ func (c *cloudConn) judgePublish(p *packets.PublishPacket) (packets.ControlPacke
 	c.maxInFlight = max(c.maxInFlight, c.inFlight)
 	if !c.received[p.MessageID] {
 		c.topics[p.TopicName] = append(c.topics[p.TopicName], string(p.Payload))
+	}
+	if c.dialect.refuse != nil {
+		if code := c.dialect.refuse(p); code != 0 {
+			c.topics[p.TopicName] = slices.DeleteFunc(c.topics[p.TopicName], func(s string) bool { return s == string(p.Payload) })
+			return refusal5(p, code), nil
+		}
 	}
 	c.seen[p.MessageID] = true
 	if c.hold || p.TopicName == c.skip {
@@ -352,7 +366,7 @@ func (c *cloud) finishDown(id uint16, qos byte) error {
 		c.t.Errorf("the end of %d, which is not in flight at QoS %d", id, qos)
 		return nil
 	}
-	if qos == 1 && !slices.Contains(c.ledger.published("local/"+d.topic), d.payload) {
+	if qos == 1 && !d.refused && !slices.Contains(c.ledger.published("local/"+d.topic), d.payload) {
 		c.t.Errorf("PUBACK %d left before the message was durable", id)
 	}
 	d.done = true

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"gateway/broker/packet"
 )
 
 // Where a connection attempt has come to, for explain.
@@ -20,11 +22,19 @@ var (
 	errUnanswered = errors.New("CONNECT")
 )
 
-// A refusal is the return code of a CONNACK that refuses the connection (3.1.1, 3.2.2.3).
-type refusal byte
+// A refusal is a CONNACK that refuses the connection: a return code (3.1.1, 3.2.2.3), or a reason
+// code with what the cloud says about it (5.0, 3.2.2.2).
+type refusal struct {
+	code    byte
+	version packet.Version
+	text    string
+}
 
 func (r refusal) Error() string {
-	switch r {
+	if r.version >= packet.V5 {
+		return r.reason()
+	}
+	switch r.code {
 	case 1:
 		return "the cloud does not speak this version of MQTT"
 	case 2:
@@ -36,7 +46,59 @@ func (r refusal) Error() string {
 	case 5:
 		return "the cloud does not authorise this client: check client_id, user name, password and certificate"
 	}
-	return fmt.Sprintf("the cloud refuses the connection with return code %d", byte(r))
+	return fmt.Sprintf("the cloud refuses the connection with return code %d", r.code)
+}
+
+func (r refusal) reason() string {
+	said := quoted(r.text)
+	switch code := packet.ReasonCode(r.code); code {
+	case packet.UnsupportedProtocolVersion:
+		return "the cloud does not speak MQTT 5.0: set version: 3.1.1" + said
+	case packet.ClientIDNotValid:
+		return "the cloud refuses the client identifier: check client_id" + said
+	case packet.BadUserNameOrPassword:
+		return "the cloud refuses user name or password: check both" + said
+	case packet.NotAuthorized, packet.Banned:
+		return "the cloud does not authorise this client: check client_id, user name, password and certificate" + said
+	default:
+		return fmt.Sprintf("the cloud refuses the connection: %s%s", code, said)
+	}
+}
+
+// A dismissal is a DISCONNECT of the cloud (5.0, 3.14).
+type dismissal struct {
+	reason packet.ReasonCode
+	text   string
+}
+
+func (d dismissal) Error() string {
+	said := quoted(d.text)
+	switch d.reason {
+	case packet.SessionTakenOver:
+		return "the cloud has another connection with the same client_id: give each client its own" + said
+	case packet.PacketTooLarge:
+		return "the cloud ends the connection: it was sent a packet larger than it takes" + said
+	}
+	return fmt.Sprintf("the cloud ends the connection: %s%s", d.reason, said)
+}
+
+// blames reports whether the cloud ends the connection because of what it was sent.
+func (d dismissal) blames() bool {
+	switch d.reason {
+	case packet.UnspecifiedError, packet.MalformedPacket, packet.ProtocolError, packet.ImplementationSpecificError,
+		packet.NotAuthorized, packet.TopicNameInvalid, packet.PacketTooLarge, packet.QuotaExceeded,
+		packet.AdministrativeAction, packet.PayloadFormatInvalid, packet.RetainNotSupported, packet.QoSNotSupported:
+		return true
+	}
+	return false
+}
+
+// quoted returns what the cloud says, at most 200 bytes of it, as an addition to a sentence.
+func quoted(text string) string {
+	if text == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (it says %.200q)", text)
 }
 
 // An explained error says in one line what happened and what to do. It wraps its cause.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -157,8 +158,11 @@ func (l *ledger) entry(id uint16) *entry {
 	return nil
 }
 
-// open is Config.Open.
-func (l *ledger) open(ctx context.Context) (Session, error) {
+// open is Config.Open, for a bridge that has one lane.
+func (l *ledger) open(ctx context.Context, lane int) (Session, error) {
+	if lane != strictLane {
+		l.t.Errorf("lane %d was opened", lane)
+	}
 	l.mu.Lock()
 	if l.current != nil && l.current.era == l.era && !l.current.closed {
 		l.t.Error("the session was opened twice")
@@ -195,12 +199,43 @@ func (s *fakeSession) SessionPresent() bool { return s.present }
 func (s *fakeSession) Subscribe(sub packet.Subscribe) (packet.Suback, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.subs = sub.Filters
+	for _, f := range sub.Filters {
+		s.subs = slices.DeleteFunc(s.subs, func(have packet.Subscription) bool { return have.Filter == f.Filter })
+		s.subs = append(s.subs, f)
+	}
 	ack := packet.Suback{Type: packet.SUBACK, ID: sub.ID}
 	for _, f := range sub.Filters {
 		ack.Reasons = append(ack.Reasons, packet.ReasonCode(f.QoS))
 	}
 	return ack, nil
+}
+
+func (s *fakeSession) Unsubscribe(u packet.Unsubscribe) (packet.Suback, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.subs = slices.DeleteFunc(s.subs, func(f packet.Subscription) bool { return slices.Contains(u.Filters, f.Filter) })
+	return packet.Suback{Type: packet.UNSUBACK, ID: u.ID}, nil
+}
+
+func (s *fakeSession) Subscriptions() (filters []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.subs {
+		filters = append(filters, f.Filter)
+	}
+	return filters
+}
+
+func (s *fakeSession) Waiting() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, e := range s.queue {
+		if e.stage != finished {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *fakeSession) Close() error {

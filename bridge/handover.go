@@ -5,16 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"gateway/broker/packet"
 )
-
-// headDelay is how long a new connection waits for the head of the queue before it subscribes:
-// the packet identifier of SUBSCRIBE is chosen away from those that may be in flight
-// [MQTT-2.3.1-2], and an empty queue gives no sign of being empty.
-const headDelay = 200 * time.Millisecond
 
 // A handover is the exchange of messages between the local session and one connection to the
 // cloud: at least once at QoS 1, exactly once at QoS 2, in order, in both directions. It holds
@@ -28,54 +25,60 @@ const headDelay = 200 * time.Millisecond
 type handover struct {
 	intake // the way down; both ways share its rules, life and link
 
-	session    Session
+	name       string
+	version    packet.Version
+	lanes      []*lane
 	window     int           // unacknowledged messages
 	timeout    time.Duration // for the acknowledgement of the oldest message
 	log        *slog.Logger
-	subscribed func() // called when the cloud has the subscriptions
-	lost       bool   // the cloud has no session: set by connected, before everything else
+	pacer      pacer
+	poison     uint16     // identifier of a message that the cloud closed connections for; 0: none
+	lostPolicy LostPolicy // for what may have arrived when the cloud has lost its session
+	subscribed func()     // called when the cloud has the subscriptions
+
+	// Set by connected, before everything else.
+	lost  bool    // the cloud has no session
+	takes welcome // what the cloud takes
 
 	mu       sync.Mutex
-	out      map[uint16]*delivery
-	line     []*delivery // in order of sending; finished ones leave when they are at the front
-	limit    int         // of len(out): the window, or less after a suspicious loss
-	awaiting int         // deliveries that wait for the cloud, not for the disk
-	watch    *time.Timer // ends the connection when the head of the line is not acknowledged
-	acked    int64       // acknowledgements that came
-
-	// room has one slot: a signal that a delivery has ended. Full, it is a signal already.
-	room chan struct{}
+	out      map[uint16]*delivery // by the identifier on the wire
+	line     []*delivery          // in order of sending; finished ones leave when they are at the front
+	limit    int                  // of len(out): the window, or less after a suspicious loss
+	awaiting int                  // deliveries that wait for the cloud, not for the disk
+	watch    *time.Timer          // ends the connection when the head of the line is not acknowledged
+	acked    int64                // acknowledgements that came
 }
 
 // A delivery is one outgoing message that is not Done.
 type delivery struct {
+	lane  *lane
 	stage stage
-	qos   packet.QoS
-	id    uint16
-	topic string // in the cloud
-	size  int    // bytes of the payload
+	qos   packet.QoS     // on the wire
+	id    uint16         // on the wire
+	p     packet.Publish // as the session has it
 	at    time.Time
 }
 
 type stage byte
 
 const (
-	sent      stage = iota // PUBLISH has left
-	accepting              // PUBREC has come and is being made durable
-	released               // PUBREL may have left
+	sent     stage = iota // PUBLISH has left
+	storing               // PUBREC or a dead letter is being made durable
+	released              // PUBREL may have left
 	finished
 )
 
-func newHandover(c Config, s Session, l *life, d *drops) *handover {
+func newHandover(c Config, lanes []*lane, l *life, d *drops) *handover {
 	h := &handover{
 		intake: intake{
-			inbox: s, rules: c.Rules, life: l, drops: d,
+			inbox: lanes[strictLane].session, rules: c.Rules, life: l, drops: d,
 			receipts: receipts{slots: make(chan struct{}, maxReceipts)},
 		},
-		session: s, window: c.Window, timeout: c.AckTimeout, log: d.log,
+		name: c.Name, version: c.upstream().version(), lanes: lanes,
+		window: c.Window, timeout: c.AckTimeout, log: d.log,
+		pacer: newPacer(c.ReplayRate), lostPolicy: c.LostSession,
 		out:   make(map[uint16]*delivery),
 		limit: c.Window,
-		room:  make(chan struct{}, 1),
 	}
 	h.watch = time.AfterFunc(c.AckTimeout, h.late)
 	h.watch.Stop() // until something is sent
@@ -86,7 +89,7 @@ func newHandover(c Config, s Session, l *life, d *drops) *handover {
 func (h *handover) late() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.line) > 0 && h.line[0].stage == accepting {
+	if len(h.line) > 0 && h.line[0].stage == storing {
 		h.watch.Reset(h.timeout)
 		return
 	}
@@ -100,17 +103,29 @@ var (
 )
 
 // connected begins the exchange.
-func (h *handover) connected(l link, sessionPresent bool) {
-	h.link = l
-	h.backlog = newBacklog(h.heard, sessionPresent, time.Now())
-	if h.lost = !sessionPresent; h.lost {
-		h.session.Forget()
+func (h *handover) connected(l link, w welcome) {
+	h.link, h.takes = l, w
+	h.backlog = newBacklog(h.heard, w.sessionPresent, time.Now())
+	if w.window > 0 {
+		h.mu.Lock()
+		h.window = min(h.window, w.window)
+		h.limit = min(h.limit, h.window)
+		h.mu.Unlock()
+	}
+	for _, lane := range h.lanes {
+		lane.share = h.window
+		if lane.history { // so that there is always room for fresh messages
+			lane.share = max(1, h.window/2)
+		}
+	}
+	if h.lost = !w.sessionPresent; h.lost {
+		h.inbox.Forget()
 	}
 }
 
-// run sends what the session holds until the connection or ctx ends. subscribe are the filters
-// to subscribe to in the cloud first, none if the cloud knows them.
-func (h *handover) run(ctx context.Context, subscribe []packet.Subscription) error {
+// run sends what the lanes hold until the connection or ctx ends. Before that it asks the cloud
+// for the subscriptions subs, and to forget the filters gone.
+func (h *handover) run(ctx context.Context, subs []packet.Subscription, gone []string) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	defer context.AfterFunc(h.life.Context, func() { stop(h.life.cause()) })()
@@ -119,9 +134,10 @@ func (h *handover) run(ctx context.Context, subscribe []packet.Subscription) err
 		defer h.mu.Unlock()
 		h.watch.Stop()
 	}()
-	err := h.start(ctx, subscribe)
-	for err == nil {
-		err = h.next(ctx)
+	err := h.subscribe(ctx, subs, gone)
+	if err == nil {
+		h.subscribed()
+		err = h.drainAll(ctx, stop)
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
@@ -129,103 +145,49 @@ func (h *handover) run(ctx context.Context, subscribe []packet.Subscription) err
 	return err
 }
 
-// next sends the next message as soon as there is room for it.
-func (h *handover) next(ctx context.Context) error {
-	if err := h.waitRoom(ctx); err != nil {
-		return err
+// drainAll sends from all lanes until one of them fails, or ctx ends.
+func (h *handover) drainAll(ctx context.Context, stop context.CancelCauseFunc) error {
+	var wait sync.WaitGroup
+	for _, l := range h.lanes {
+		wait.Go(func() { stop(h.drain(ctx, l)) })
 	}
-	p, wasAccepted, err := h.session.Next(ctx)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errLocal, err)
-	}
-	//crash:message-taken
-	return h.forward(p, wasAccepted)
+	wait.Wait()
+	return context.Cause(ctx)
 }
 
-// start sends the head of the queue and then subscribes.
-func (h *handover) start(ctx context.Context, subs []packet.Subscription) error {
+// subscribe gives the cloud the subscriptions of the incoming rules.
+func (h *handover) subscribe(ctx context.Context, subs []packet.Subscription, gone []string) error {
+	ctx, stop := context.WithTimeoutCause(ctx, h.timeout, errSilent)
+	defer stop()
+	if len(gone) > 0 {
+		if err := h.link.unsubscribe(ctx, packet.Unsubscribe{ID: requestIDs, Filters: gone}); err != nil {
+			return fmt.Errorf("unsubscribe: %w", err)
+		}
+	}
+	if h.takes.noWildcard {
+		subs = slices.DeleteFunc(slices.Clone(subs), func(s packet.Subscription) bool {
+			wild := strings.ContainsAny(s.Filter, "+#")
+			if wild {
+				h.log.Warn("the cloud has no subscriptions with wildcards: give the rule plain topics", "filter", s.Filter)
+			}
+			return wild
+		})
+	}
 	if len(subs) == 0 {
-		h.subscribed()
 		return nil
 	}
-	const away = 1 << 15 // half the circle of identifiers from the head of the queue
-	id := uint16(away)
-	headCtx, stop := context.WithTimeout(ctx, headDelay)
-	defer stop()
-	switch p, wasAccepted, err := h.session.Next(headCtx); {
-	case err == nil:
-		if id = p.ID + away; id == 0 {
-			id = 1
-		}
-		if err := h.forward(p, wasAccepted); err != nil {
-			return err
-		}
-	case headCtx.Err() == nil:
-		return fmt.Errorf("%w: %w", errLocal, err)
-	}
-	ackCtx, stop := context.WithTimeoutCause(ctx, h.timeout, errSilent)
-	defer stop()
-	ack, err := h.link.subscribe(ackCtx, packet.Subscribe{ID: id, Filters: subs})
+	ack, err := h.link.subscribe(ctx, packet.Subscribe{ID: requestIDs + 1, Filters: subs})
 	if err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
-	h.subscribed()
 	for i, code := range ack.Reasons {
 		if code.Failed() {
-			h.log.Warn("the cloud refuses a subscription: check its access rules", "filter", subs[i].Filter)
+			h.log.Warn("the cloud refuses a subscription: check its access rules", "filter", subs[i].Filter, "reason", code)
 		} else if q := packet.QoS(code); q < subs[i].QoS {
 			h.log.Warn("the cloud grants a subscription at a lower QoS", "filter", subs[i].Filter, "asked", subs[i].QoS, "granted", q)
 		}
 	}
 	return nil
-}
-
-// waitRoom waits until one more message may be in flight.
-func (h *handover) waitRoom(ctx context.Context) error {
-	for {
-		h.mu.Lock()
-		full := len(h.out) >= h.limit
-		h.mu.Unlock()
-		if !full {
-			return context.Cause(ctx)
-		}
-		select {
-		case <-h.room:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// forward sends one message of the session to the cloud. An error is one of the connection.
-func (h *handover) forward(p packet.Publish, wasAccepted bool) error {
-	if wasAccepted {
-		if h.lost { // the cloud had it, and has forgotten the identifier
-			h.session.Done(p.ID)
-			return nil
-		}
-		h.begin(&delivery{stage: released, qos: 2, id: p.ID, at: time.Now()})
-		h.link.answer(packet.Ack{Type: packet.PUBREL, ID: p.ID})
-		return nil
-	}
-	remote, most, ok := h.rules.out(p.Topic)
-	if !ok {
-		h.drops.add("no outgoing rule maps the topic any more", p.Topic)
-		if p.QoS > 0 {
-			h.session.Done(p.ID)
-		}
-		return nil
-	}
-	q := min(p.QoS, most)
-	if q > 0 {
-		h.begin(&delivery{stage: sent, qos: q, id: p.ID, topic: remote, size: len(p.Payload), at: time.Now()})
-	}
-	err := h.link.send(packet.Publish{Dup: p.Dup && q > 0, QoS: q, Retain: p.Retain, Topic: remote, ID: p.ID, Payload: p.Payload})
-	//crash:message-sent
-	if err == nil && q == 0 && p.QoS > 0 {
-		h.session.Done(p.ID)
-	}
-	return err
 }
 
 // begin notes a delivery before its packet leaves.
@@ -234,6 +196,10 @@ func (h *handover) begin(d *delivery) {
 	defer h.mu.Unlock()
 	h.out[d.id] = d
 	h.line = append(h.line, d)
+	d.lane.inFlight++
+	if d.stage == storing {
+		return
+	}
 	if h.awaiting++; h.awaiting == 1 {
 		h.watch.Reset(h.timeout)
 	}
@@ -245,7 +211,7 @@ func (h *handover) acknowledged(a packet.Ack) error {
 	case packet.PUBREL:
 		return h.release(a.ID)
 	case packet.PUBREC:
-		return h.accept(a.ID)
+		return h.accept(a)
 	case packet.PUBACK:
 		return h.finish(a, 1, sent)
 	default:
@@ -255,24 +221,26 @@ func (h *handover) acknowledged(a packet.Ack) error {
 
 // accept takes a PUBREC: it becomes durable, then PUBREL leaves. A PUBREC for a message that
 // is past that point, or that nobody knows, is answered at once.
-func (h *handover) accept(id uint16) error {
+func (h *handover) accept(a packet.Ack) error {
 	h.mu.Lock()
-	d, was := h.out[id], finished
+	d, was := h.out[a.ID], finished
 	if d != nil {
 		was = d.stage
 	}
 	if was == sent && d.qos == 2 {
-		h.advance(d, accepting)
+		h.advance(d, storing)
 	}
 	h.mu.Unlock()
 	switch {
 	case d != nil && d.qos != 2:
-		return unexpected(packet.PUBREC, id)
+		return unexpected(packet.PUBREC, a.ID)
+	case was == sent && a.Reason.Failed():
+		return h.refused(d, a)
 	case was == sent:
 		//crash:pubrec-came
-		h.session.Accepted(id, func(err error) { h.accepted(d, err) })
-	case was != accepting:
-		h.link.answer(packet.Ack{Type: packet.PUBREL, ID: id})
+		d.lane.session.Accepted(d.p.ID, func(err error) { h.accepted(d, err) })
+	case was != storing && !a.Reason.Failed():
+		h.link.answer(packet.Ack{Type: packet.PUBREL, ID: a.ID})
 	}
 	return nil
 }
@@ -295,17 +263,36 @@ func (h *handover) finish(a packet.Ack, q packet.QoS, from stage) error {
 	h.mu.Lock()
 	d := h.out[a.ID]
 	known := d != nil && d.qos == q && d.stage == from
-	if known {
+	refused := known && q == 1 && a.Reason.Failed()
+	switch {
+	case refused:
+		h.advance(d, storing)
+	case known:
 		h.advance(d, finished)
 	}
 	h.mu.Unlock()
-	if d != nil && !known {
+	switch {
+	case d != nil && !known:
 		return unexpected(a.Type, a.ID)
-	}
-	if known {
+	case refused:
+		return h.refused(d, a)
+	case known:
 		//crash:finished
-		h.session.Done(a.ID)
+		d.lane.session.Done(d.p.ID)
 	}
+	return nil
+}
+
+// refused takes a PUBACK or PUBREC with a reason code that says no. What the cloud will never
+// take is put aside; when it has no room now, the connection ends and the message is sent again
+// on the next.
+func (h *handover) refused(d *delivery, a packet.Ack) error {
+	why := fmt.Sprintf("the cloud refuses it: %s%s", a.Reason, quoted(a.ReasonString))
+	if a.Reason == packet.QuotaExceeded || a.Reason == packet.PacketIDInUse {
+		return fmt.Errorf("message to %q: %s", d.p.Topic, why)
+	}
+	h.drops.dead(why, d.p.Topic)
+	h.lay(d, h.letter(d.p, why))
 	return nil
 }
 
@@ -331,13 +318,16 @@ func (h *handover) advance(d *delivery, to stage) {
 		return
 	}
 	delete(h.out, d.id)
+	d.lane.inFlight--
 	for len(h.line) > 0 && h.line[0].stage == finished {
 		h.line = h.line[1:]
 	}
 	h.limit = min(2*h.limit, h.window)
-	select {
-	case h.room <- struct{}{}:
-	default:
+	for _, l := range h.lanes {
+		select {
+		case l.room <- struct{}{}:
+		default:
+		}
 	}
 }
 

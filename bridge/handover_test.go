@@ -88,21 +88,26 @@ func firsts(payloads []string) []string {
 // Both directions at once, at QoS 1 and 2, through a connection that is cut at the n-th
 // packet three times, with and without a crash of the whole gateway at the same moment.
 func TestExactlyOnceThroughEveryCut(t *testing.T) {
-	for _, crash := range []bool{false, true} {
-		for n := 1; n <= 60; n++ {
-			t.Run(fmt.Sprintf("crash=%t/packet=%d", crash, n), func(t *testing.T) {
-				t.Parallel()
-				throughCuts(t, n, crash)
-			})
+	for _, version := range versions {
+		for _, crash := range []bool{false, true} {
+			for n := 1; n <= 60; n++ {
+				t.Run(fmt.Sprintf("version=%d/crash=%t/packet=%d", version, crash, n), func(t *testing.T) {
+					t.Parallel()
+					throughCuts(t, version, n, crash)
+				})
+			}
 		}
 	}
 }
 
-func throughCuts(t *testing.T, n int, crash bool) {
+var versions = []packet.Version{packet.V311, packet.V5}
+
+func throughCuts(t *testing.T, version packet.Version, n int, crash bool) {
 	const messages = 12
 	l := newLedger(t, time.Millisecond)
 	c := newCloud(t, l)
 	cut := make(chan struct{}, 3)
+	c.dialect.version = version
 	c.cuts = []int{n, n, n}
 	c.onCut = func() {
 		if crash {
@@ -119,6 +124,7 @@ func throughCuts(t *testing.T, n int, crash bool) {
 	c.queue("down/two", 2, down...)
 
 	config := testConfig(t, l, c.url())
+	config.Version = version
 	_, stop := start(t, config)
 	complete := func() bool {
 		select {
@@ -151,6 +157,12 @@ func throughCuts(t *testing.T, n int, crash bool) {
 
 // A long stream in both directions while the connection is cut again and again.
 func TestStreamThroughCuts(t *testing.T) {
+	for _, version := range versions {
+		t.Run(fmt.Sprintf("version=%d", version), func(t *testing.T) { streamThroughCuts(t, version) })
+	}
+}
+
+func streamThroughCuts(t *testing.T, version packet.Version) {
 	const messages = 1500
 	l := newLedger(t, time.Millisecond)
 	c := newCloud(t, l)
@@ -165,7 +177,10 @@ func TestStreamThroughCuts(t *testing.T) {
 		}
 	}
 	c.queue("down/two", 2, down...)
-	start(t, testConfig(t, l, c.url()))
+	c.dialect.version = version
+	config := testConfig(t, l, c.url())
+	config.Version = version
+	start(t, config)
 	eventually(t, "all messages", func() bool {
 		return len(c.arrived("site/up/two")) >= messages && len(l.published("local/down/two")) >= len(down)
 	})
@@ -293,19 +308,53 @@ func TestReleasedBefore(t *testing.T) {
 	}
 }
 
-// A cloud that closes the connection because of one message is named as the reason, and is not
-// tried without pause; what came before it is delivered.
+// A cloud that closes the connection because of one message is not tried for ever: the message is
+// put aside, and what stood before and behind it is delivered.
 func TestPoison(t *testing.T) {
 	l := newLedger(t, 0)
 	c := newCloud(t, l)
 	c.reject = "site/up/poison"
 	l.add(message("up/a", 1, 0), message("up/a", 1, 1), message("up/poison", 1, 2), message("up/a", 1, 3))
-	b, _ := start(t, testConfig(t, l, c.url()))
-	eventually(t, "the reason in the state", func() bool {
-		return b.State().LastError == b.target.address()+`: the cloud closes the connection whenever it is sent the message to "site/up/poison" (1 bytes, QoS 1), and all others wait behind it: check what the cloud allows this client to publish, its largest message, and that nobody else uses this client_id`
-	})
-	c.mu.Lock()
-	c.reject = ""
-	c.mu.Unlock()
+	var told strings.Builder
+	config := testConfig(t, l, c.url())
+	config.Log = slog.New(slog.NewTextHandler(&told, nil))
+	b, stop := start(t, config)
 	eventually(t, "the rest", func() bool { return slices.Equal(firsts(c.arrived("site/up/a")), []string{"0", "1", "3"}) })
+	eventually(t, "an empty queue", func() bool { _, open := l.durable(3); return !open })
+	if dead := l.published(DeadTopic("cloud") + "/up/poison"); !slices.Equal(dead, []string{"2"}) || b.State().Dead != 1 {
+		t.Errorf("dead letters %v, state %+v", dead, b.State())
+	}
+	stop()
+	if !strings.Contains(told.String(), `the cloud closes the connection whenever it is sent the message to \"up/poison\" (1 bytes, QoS 1)`) {
+		t.Errorf("the log does not say which message it was:\n%s", &told)
+	}
+}
+
+// A message that is larger than the bridge takes is acknowledged and counted, and does not come
+// again; what stands behind it comes.
+func TestOversizedMessageFromTheCloud(t *testing.T) {
+	l := newLedger(t, 0)
+	c := newCloud(t, l)
+	config := testConfig(t, l, c.url())
+	config.MaxPacket = 1000
+	for id, qos := range []byte{1, 2, 1} {
+		payload := strings.Repeat("x", 5000)
+		if id == 2 {
+			payload = "small"
+		}
+		c.down = append(c.down, &downward{id: uint16(id + 1), topic: "down/a", payload: payload, qos: qos, refused: id < 2})
+	}
+	b, _ := start(t, config)
+	eventually(t, "the end of all three", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return !slices.ContainsFunc(c.down, func(d *downward) bool { return !d.done })
+	})
+	if got := l.published("local/down/a"); !slices.Equal(got, []string{"small"}) || b.State().Dropped != 2 {
+		t.Errorf("published %d messages, state %+v", len(got), b.State())
+	}
+	if c.mu.Lock(); c.connections != 1 {
+		t.Errorf("%d connections, want one", c.connections)
+	}
+	c.mu.Unlock()
 }

@@ -84,11 +84,7 @@ func (in *intake) publish(p packet.Publish) error {
 		}
 		return nil
 	}
-	answer := packet.Ack{Type: packet.PUBACK, ID: p.ID}
-	if p.QoS == 2 {
-		answer.Type = packet.PUBREC
-	}
-	r, err := in.receipts.begin(in.life, answer)
+	r, err := in.receipts.begin(in.life, receiptOf(p))
 	if err != nil {
 		return err
 	}
@@ -108,6 +104,28 @@ func (in *intake) publish(p packet.Publish) error {
 		in.receipts.finish(r, in.link.answer)
 	})
 	return nil
+}
+
+// tooLarge acknowledges a message that is not taken, or the cloud would send it for ever.
+func (in *intake) tooLarge(p packet.Publish, size int) error {
+	in.drops.add(fmt.Sprintf("%d bytes are more than the bridge takes: raise max_packet, or keep such messages from this client", size), p.Topic)
+	if p.QoS == 0 {
+		return nil
+	}
+	r, err := in.receipts.begin(in.life, receiptOf(p))
+	if err != nil {
+		return err
+	}
+	in.receipts.finish(r, in.link.answer)
+	return nil
+}
+
+// receiptOf returns the acknowledgement that a message gets first.
+func receiptOf(p packet.Publish) packet.Ack {
+	if p.QoS == 2 {
+		return packet.Ack{Type: packet.PUBREC, ID: p.ID}
+	}
+	return packet.Ack{Type: packet.PUBACK, ID: p.ID}
 }
 
 // release takes a PUBREL of the cloud. An identifier that is not known has been released
@@ -139,16 +157,24 @@ func forGood(code packet.ReasonCode) bool {
 	return false
 }
 
-// drops count the messages that end at the bridge: no rule maps them, or the local broker refuses
-// them for good.
+// drops count the messages that end at the bridge: no rule maps them, the local broker refuses them
+// for good, or the cloud can never take them and they are put aside.
 type drops struct {
 	log   *slog.Logger
 	count atomic.Int64
+	aside atomic.Int64 // dead letters
 }
 
 // add counts a message, and reports the first of them.
 func (d *drops) add(why, topic string) {
 	if d.count.Add(1) == 1 {
 		d.log.Warn("message dropped; more of them are only counted", "topic", topic, "why", why)
+	}
+}
+
+// dead counts a dead letter, and reports the first of them.
+func (d *drops) dead(why, topic string) {
+	if d.aside.Add(1) == 1 {
+		d.log.Warn("the cloud can never take a message, it is put aside; more of them are only counted", "topic", topic, "why", why)
 	}
 }

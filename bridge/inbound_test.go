@@ -27,12 +27,17 @@ func (v *verdict) Publish(p packet.Publish, done func(packet.ReasonCode)) {
 func (v *verdict) Release(_ uint16, done func(packet.ReasonCode)) { done(v.code) }
 func (v *verdict) Accepted(_ uint16, done func(error))            { done(v.err) }
 
+// oneLane is a bridge's strict lane alone.
+func oneLane(s Session) []*lane {
+	return []*lane{{session: s, room: make(chan struct{}, 1)}}
+}
+
 func handoverTo(t *testing.T, s Session) (*handover, *recorder) {
 	l := newLife()
 	t.Cleanup(func() { l.end(errClosed) })
-	h := newHandover(Config{Rules: everything, Window: 10, AckTimeout: 1 << 40}, s, l, &drops{log: slog.New(slog.DiscardHandler)})
+	h := newHandover(Config{Rules: everything, Window: 10, AckTimeout: 1 << 40}, oneLane(s), l, &drops{log: slog.New(slog.DiscardHandler)})
 	r := &recorder{}
-	h.connected(r, true)
+	h.connected(r, welcome{sessionPresent: true, qos: 2})
 	return h, r
 }
 
@@ -104,7 +109,7 @@ func TestOutsideTheRules(t *testing.T) {
 // A PUBREC that cannot be made durable ends the connection; PUBREL does not leave.
 func TestAcceptedFails(t *testing.T) {
 	h, r := handoverTo(t, &verdict{err: errors.New("no space left on device")})
-	if err := h.forward(packet.Publish{Topic: "up/a", QoS: 2, ID: 1}, false); err != nil {
+	if err := h.forward(h.lanes[0], packet.Publish{Topic: "up/a", QoS: 2, ID: 1}, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.acknowledged(packet.Ack{Type: packet.PUBREC, ID: 1}); err != nil {
@@ -119,14 +124,14 @@ func TestAcceptedFails(t *testing.T) {
 func TestCap(t *testing.T) {
 	l := newLedger(t, 0)
 	l.add(message("up/a", 2, 0), message("up/b", 2, 1), message("gone", 1, 2))
-	s, err := l.open(t.Context())
+	s, err := l.open(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	h, r := handoverTo(t, s)
 	h.rules = rules{{Direction: Out, Filter: "up/a", QoS: 0}, {Direction: Out, Filter: "up/+", QoS: 1}}
 	for range 3 {
-		if err := h.next(t.Context()); err != nil {
+		if err := h.next(t.Context(), h.lanes[0]); err != nil {
 			t.Fatal(err)
 		}
 	}

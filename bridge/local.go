@@ -6,8 +6,8 @@ import (
 	"gateway/broker/packet"
 )
 
-// A Session is the bridge's durable session with the local broker. Its queue is the queue of
-// the bridge, its subscriptions are the bridge's outgoing rules.
+// A Session is a durable session of the bridge with the local broker. Its queue is a queue of
+// the bridge, its subscriptions are outgoing rules of the bridge.
 //
 // Opening the same session again resumes it: what is unacknowledged comes from Next once more,
 // first and in order. All methods may be called at the same time.
@@ -18,6 +18,10 @@ type Session interface {
 	SessionPresent() bool
 	// Subscribe returns when the subscriptions are durable.
 	Subscribe(s packet.Subscribe) (packet.Suback, error)
+	// Unsubscribe returns when that is durable.
+	Unsubscribe(u packet.Unsubscribe) (packet.Suback, error)
+	// Subscriptions returns the filters of the session's subscriptions, in any order.
+	Subscriptions() []string
 	// Close leaves the session, which goes on queueing.
 	Close() error
 }
@@ -28,6 +32,9 @@ type Outbox interface {
 	// between. p.Dup: it was returned before, by an earlier opening of the session. released:
 	// PUBREC was durable before, only PUBREL is to be sent, and p has no more than ID and QoS.
 	Next(ctx context.Context) (p packet.Publish, released bool, err error)
+	// Waiting returns how many messages are not Done, at most: some that are Done between
+	// others may be counted.
+	Waiting() int
 	// Accepted says that PUBREC came. done(nil) says that this is durable: PUBREL may leave.
 	Accepted(id uint16, done func(error))
 	// Done says that PUBACK or PUBCOMP came, or that the message is given up.

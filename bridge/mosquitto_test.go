@@ -181,7 +181,7 @@ func TestStateOnBothSides(t *testing.T) {
 	l := newLedger(t, 0)
 	config := testConfig(t, l, "mqtt://"+line.Addr().String())
 	config.StateTopic = "site/state"
-	config.Backlog = func() (int, time.Time) { return 3, time.Unix(1_800_000_000, 0) }
+	config.Backlog = func(lane int) (int, time.Time) { return 3 * (1 - min(lane, 1)), time.Unix(1_800_000_000, 0) }
 	b, stop := start(t, config)
 
 	states := func() (words []string) {

@@ -3,6 +3,7 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"gateway/broker/packet"
@@ -42,6 +43,8 @@ type Rule struct {
 	// QoS is the highest QoS that is asked for. Outgoing messages are sent with at most this
 	// QoS; incoming ones keep the QoS at which the cloud sends them.
 	QoS packet.QoS
+	// LiveFirst lets fresh messages overtake those that waited for the end of an outage.
+	LiveFirst bool
 }
 
 func (r Rule) local() string  { return r.LocalPrefix + r.Filter }
@@ -83,6 +86,14 @@ func (rs rules) check(announced bool) error {
 			problems = append(problems, fmt.Errorf("rule %d (%s %q): %w", i+1, r.Direction, r.Filter, err))
 		}
 	}
+	for i, r := range rs {
+		for j, q := range rs[:i] {
+			if r.LiveFirst != q.LiveFirst && r.Direction&q.Direction&Out != 0 && overlap(r.local(), q.local()) {
+				problems = append(problems, fmt.Errorf("rules %d and %d: a message to both %q and %q would be sent twice: give both the same replay",
+					j+1, i+1, q.local(), r.local()))
+			}
+		}
+	}
 	if announced || problems != nil {
 		return errors.Join(problems...)
 	}
@@ -98,14 +109,14 @@ func (rs rules) check(announced bool) error {
 	return errors.Join(problems...)
 }
 
-// out maps a local topic to the cloud's.
-func (rs rules) out(local string) (remote string, cap packet.QoS, ok bool) {
+// out maps a local topic to the cloud's. It returns the rule that does.
+func (rs rules) out(local string) (rule Rule, remote string, ok bool) {
 	for _, r := range rs {
 		if t, ok := strings.CutPrefix(local, r.LocalPrefix); ok && r.Direction&Out != 0 && topic.Match(r.local(), local) {
-			return r.RemotePrefix + t, r.QoS, fits(r.RemotePrefix + t)
+			return r, r.RemotePrefix + t, fits(r.RemotePrefix + t)
 		}
 	}
-	return "", 0, false
+	return Rule{}, "", false
 }
 
 // in maps a topic of the cloud to the local one.
@@ -121,6 +132,23 @@ func (rs rules) in(remote string) (local string, ok bool) {
 // fits reports whether a mapped topic has a length that can be sent [MQTT-4.7.3-1],
 // [MQTT-4.7.3-3].
 func fits(name string) bool { return name != "" && len(name) <= topic.MaxLength }
+
+// liveFirst reports whether any rule sends fresh messages first.
+func (rs rules) liveFirst() bool {
+	return slices.ContainsFunc(rs, func(r Rule) bool { return r.LiveFirst && r.Direction&Out != 0 })
+}
+
+// lane returns the local subscriptions of the rules that are sent in strict order, or of those
+// that are sent live first.
+func (rs rules) lane(live bool) []packet.Subscription {
+	var some rules
+	for _, r := range rs {
+		if r.LiveFirst == live {
+			some = append(some, r)
+		}
+	}
+	return some.subscriptions(Out)
+}
 
 // subscriptions returns the filters of one direction: local ones for Out, the cloud's for In.
 func (rs rules) subscriptions(d Direction) []packet.Subscription {

@@ -28,8 +28,8 @@ func TestMapping(t *testing.T) {
 		{"other", "all/other", 0, true},
 		{"$SYS/broker/uptime", "", 0, false}, // [MQTT-4.7.2-1]
 	} {
-		if remote, q, ok := rs.out(tt.local); remote != tt.remote || q != tt.qos || ok != tt.ok {
-			t.Errorf("out %q: %q, QoS %d, %t; want %q, QoS %d, %t", tt.local, remote, q, ok, tt.remote, tt.qos, tt.ok)
+		if rule, remote, ok := rs.out(tt.local); remote != tt.remote || rule.QoS != tt.qos || ok != tt.ok {
+			t.Errorf("out %q: %q, QoS %d, %t; want %q, QoS %d, %t", tt.local, remote, rule.QoS, ok, tt.remote, tt.qos, tt.ok)
 		}
 	}
 	if _, _, ok := rs.out("long/" + strings.Repeat("x", 65_530)); ok {
@@ -110,7 +110,7 @@ func TestConfigProblems(t *testing.T) {
 	}
 	for _, want := range []string{
 		`scheme "http" is not known, use mqtt://`, `name "a/b"`, "client_id is missing", "password without username",
-		"keep_alive: whole seconds", "window: from 1 to 32767, not 40000", "no way to open", "state topic: topic name contains a wildcard",
+		"keep_alive: whole seconds", "window: from 1 to 1024, not 40000", "no way to open", "state topic: topic name contains a wildcard",
 		`rule 1 (direction 0 "a"): direction must be`, "rule 2", "QoS 3 does not exist", "rule 3", "put them into the filter",
 		"rule 4", "# is not the last level", "rule 5", "cannot share", "rule 6", "belong to the broker",
 	} {

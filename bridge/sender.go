@@ -28,9 +28,10 @@ var (
 // A sender writes to a connection from one goroutine, so that nobody else waits for the
 // network, and closes it at the end of its life.
 type sender struct {
-	conn  net.Conn
-	life  *life
-	stall time.Duration // for one write
+	conn    net.Conn
+	version packet.Version
+	life    *life
+	stall   time.Duration // for one write
 
 	mu       sync.Mutex
 	unsent   []byte
@@ -40,9 +41,9 @@ type sender struct {
 	flushed  chan struct{} // closed when the goroutine ends
 }
 
-func newSender(conn net.Conn, l *life, stall time.Duration) *sender {
+func newSender(conn net.Conn, v packet.Version, l *life, stall time.Duration) *sender {
 	s := &sender{
-		conn: conn, life: l, stall: stall,
+		conn: conn, version: v, life: l, stall: stall,
 		writable: make(chan struct{}, 1),
 		room:     make(chan struct{}, 1),
 		flushed:  make(chan struct{}),
@@ -77,7 +78,7 @@ func (s *sender) answer(a packet.Ack) {
 	if len(s.unsent) > maxUnsentAnswers {
 		s.life.end(errDeaf)
 	}
-	s.add(a.Append(nil, packet.V311))
+	s.add(a.Append(nil, s.version))
 }
 
 // waitRoom waits until what is unsent is less than maxUnsent.

@@ -18,13 +18,17 @@ const (
 
 // A State is what a bridge tells about itself, retained, on both sides.
 type State struct {
-	State     string     `json:"state"`
-	Since     *time.Time `json:"since,omitempty"`
-	URL       string     `json:"url,omitempty"`
-	Queued    int        `json:"queued"`           // messages that wait for the cloud
-	Oldest    *time.Time `json:"oldest,omitempty"` // when the first of them came
-	Dropped   int64      `json:"dropped,omitempty"`
-	LastError string     `json:"last_error,omitempty"`
+	State   string     `json:"state"`
+	Since   *time.Time `json:"since,omitempty"`
+	URL     string     `json:"url,omitempty"`
+	Queued  int        `json:"queued"`           // messages that wait for the cloud
+	Oldest  *time.Time `json:"oldest,omitempty"` // when the first of them came
+	Dropped int64      `json:"dropped,omitempty"`
+	// Dead counts the messages that were put aside since the start, see DeadTopic.
+	Dead int64 `json:"dead,omitempty"`
+	// SessionsLost counts how often the cloud came back without its session, since the start.
+	SessionsLost int    `json:"sessions_lost,omitempty"`
+	LastError    string `json:"last_error,omitempty"`
 }
 
 // offline is the state that the cloud has when there is no connection: the will, and the last
@@ -46,10 +50,14 @@ func (b *Bridge) State() State {
 	s := b.state
 	b.mu.Unlock()
 	s.Dropped = b.drops.count.Load()
-	if b.config.Backlog != nil {
-		n, oldest := b.config.Backlog()
-		s.Queued = n
-		if n > 0 && !oldest.IsZero() {
+	s.Dead = b.drops.aside.Load()
+	if b.config.Backlog == nil {
+		return s
+	}
+	for lane := range MaxLanes {
+		n, oldest := b.config.Backlog(lane)
+		s.Queued += n
+		if n > 0 && !oldest.IsZero() && (s.Oldest == nil || oldest.Before(*s.Oldest)) {
 			oldest = oldest.UTC().Truncate(time.Millisecond)
 			s.Oldest = &oldest
 		}
@@ -93,16 +101,16 @@ func (b *Bridge) enter(state string, cause error) bool {
 
 // publishState publishes the state to the local broker, and to the cloud when there is a
 // connection.
-func (b *Bridge) publishState(s Session, l link) error {
+func (b *Bridge) publishState(open queues, l link) error {
 	state := b.State()
 	b.published = state.Queued
-	if s != nil {
-		s.Publish(packet.Publish{
+	if open != nil {
+		open[strictLane].Publish(packet.Publish{
 			QoS: 1, Retain: true, Topic: LocalStateTopic(b.config.Name), Payload: state.payload(),
 		}, nil)
 	}
 	if l == nil || b.config.StateTopic == "" {
 		return nil
 	}
-	return l.send(packet.Publish{Retain: true, Topic: b.config.StateTopic, Payload: state.payload()})
+	return l.send(packet.Publish{Retain: !b.noRetain, Topic: b.config.StateTopic, Payload: state.payload()})
 }

@@ -60,8 +60,13 @@ func TestBackoff(t *testing.T) {
 					if err != nil {
 						return
 					}
-					if publish, ok := p.(*packets.PublishPacket); ok {
-						ack(packets.Puback, publish.MessageID).Write(far)
+					switch p := p.(type) {
+					case *packets.SubscribePacket:
+						suback := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
+						suback.MessageID, suback.ReturnCodes = p.MessageID, p.Qoss
+						suback.Write(far)
+					case *packets.PublishPacket:
+						ack(packets.Puback, p.MessageID).Write(far)
 						return
 					}
 				}
@@ -112,7 +117,7 @@ func TestDeadCloudIsNoticed(t *testing.T) {
 				packets.NewControlPacket(packets.Connack).Write(far)
 				packets.ReadPacket(far) // SUBSCRIBE
 				suback := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
-				suback.MessageID, suback.ReturnCodes = 1<<15, []byte{2}
+				suback.MessageID, suback.ReturnCodes = requestIDs+1, []byte{2}
 				suback.Write(far)
 				up <- time.Now()
 				io.Copy(io.Discard, far)

@@ -55,7 +55,13 @@ func (b *backlog) mark(p *packet.Publish, now time.Time) {
 		return
 	}
 	waited := int64((b.wait + now.Sub(b.began)) / time.Second)
-	p.Properties = &packet.PublishProperties{User: []packet.UserProperty{{Name: WaitedProperty, Value: strconv.FormatInt(waited, 10)}}}
+	var marked packet.PublishProperties
+	if p.Properties != nil {
+		marked = *p.Properties
+	}
+	marked.User = append(marked.User[:len(marked.User):len(marked.User)],
+		packet.UserProperty{Name: WaitedProperty, Value: strconv.FormatInt(waited, 10)})
+	p.Properties = &marked
 }
 
 // A sign is when something was last heard of the cloud.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -15,61 +14,63 @@ import (
 )
 
 var (
-	errEnded = errors.New("the connection has ended") // all that paho is told
+	errEnded = errors.New("the connection has ended") // all that the library is told
 	errPaho  = errors.New("the MQTT library wrote what it was not asked to write")
 )
 
-// A wire stands between paho.mqtt.golang and the socket, and sees whole packets.
+// A wire stands between an MQTT library and the socket, and sees whole packets.
 //
-// paho makes CONNECT, PUBLISH, SUBSCRIBE and PINGREQ, with packet identifiers of its own
-// choice, which do not survive a connection. The wire puts the session's identifiers in their
-// place, and back again in PUBACK, PUBCOMP and SUBACK. All the other packets of the QoS
-// flows pass paho by: paho would answer PUBREC before that is durable, forgets PUBREL, and
-// does not know a repeated PUBLISH. So the wire gives them to the receiver, and sends the
-// receiver's answers itself.
+// The library makes CONNECT, PUBLISH, SUBSCRIBE, UNSUBSCRIBE and PINGREQ, and sees the answers to
+// CONNECT, SUBSCRIBE, UNSUBSCRIBE and PINGREQ. Packets of the QoS flows that come from the cloud
+// pass it by: the wire gives them to the receiver, and sends the receiver's answers itself. For
+// the library would answer PUBREC before that is durable, or would have to be told what it may
+// keep. It sees only what the wire has decoded and found right.
 //
-// paho never sees an error but the end of reading: it does not notice a lost connection from
-// Write in every case, and a Publish that meets a lost connection would hang. Here Write
+// The library never sees an error but the end of reading: it does not notice a lost connection
+// from Write in every case, and a Publish that meets a lost connection may hang. Here Write
 // always succeeds, and Read fails only when no Publish is under way.
 type wire struct {
 	net.Conn
 	*sender
-	in   receiver
-	link link // what in is given
-	opts connectOptions
+	in      receiver
+	link    link // what in is given
+	library library
+	opts    connectOptions
 
 	// Used by the reader alone.
 	buf      *bufio.Reader
 	decoder  packet.Decoder
-	rest     []byte // of a packet that paho has not read to its end
+	rest     []byte // of a packet that the library has not read to its end
 	answered bool   // CONNACK has come
 
-	// calls is held while paho is asked to send.
+	// calls is held while the library is asked to send.
 	calls sync.Mutex
 
-	ids    sync.Mutex        // guards what follows
-	handed []packet.Publish  // given to paho, not yet seen by Write
-	paho   map[uint16]uint16 // paho's identifier of a PUBLISH that has left, by ours
-	sub    subscription
+	written []byte // of a packet that the library has not written to its end
 }
 
-// A subscription is the one SUBSCRIBE that is under way.
-type subscription struct {
-	id, paho uint16
-	filters  int // in SUBSCRIBE; 0: none is under way
+// A library is what differs between the MQTT libraries.
+type library interface {
+	// sees returns what the library is to see of an acknowledgement, nil if nothing.
+	sees(a packet.Ack) []byte
+	// answered is given the SUBACK or UNSUBACK of the cloud, which is well formed. It returns
+	// what the library is to see, or why the connection must end.
+	answered(a packet.Suback, raw, body []byte) ([]byte, error)
+	// wrote is given a packet that the library has written, to put the right packet identifier
+	// into it. It reports whether the library was asked for it.
+	wrote(h packet.Header, raw, body []byte) bool
 }
 
-func newWire(conn net.Conn, o connectOptions, l *life, in receiver) *wire {
+func newWire(conn net.Conn, v packet.Version, o connectOptions, l *life, in receiver, lib library) *wire {
 	return &wire{
-		Conn: conn, sender: newSender(conn, l, o.stall), in: in, opts: o,
+		Conn: conn, sender: newSender(conn, v, l, o.stall), in: in, opts: o, library: lib,
 		buf:     bufio.NewReaderSize(&patientReader{conn, o.keepAlive + keepAliveSlack, &l.sign}, 8<<10),
-		decoder: packet.Decoder{Version: packet.V311},
-		paho:    make(map[uint16]uint16),
+		decoder: packet.Decoder{Version: v},
 	}
 }
 
 // keepAliveSlack is what a living cloud may take longer than the keep alive to send its next
-// byte: paho looks at its clock every 5 s, and the answer to PINGREQ has the rest.
+// byte: a library may look at its clock every 5 s, and the answer to PINGREQ has the rest.
 const keepAliveSlack = 15 * time.Second
 
 // A patientReader gives up a peer that sends nothing for a time. A large packet on a slow line
@@ -91,7 +92,7 @@ func (r *patientReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Deadlines are the wire's own affair; paho's would lift them.
+// Deadlines are the wire's own affair; the library's would lift them.
 func (w *wire) SetDeadline(time.Time) error      { return nil }
 func (w *wire) SetReadDeadline(time.Time) error  { return nil }
 func (w *wire) SetWriteDeadline(time.Time) error { return nil }
@@ -102,7 +103,23 @@ func (w *wire) Close() error {
 	return nil
 }
 
-// Read gives paho the next packet that it is to see.
+// call runs one call of the library that ends in Write, unless the connection has ended. If the
+// library refuses it, what it was asked and what it wrote may have parted: the connection ends.
+func (w *wire) call(f func() error) error {
+	w.calls.Lock()
+	defer w.calls.Unlock()
+	if err := w.life.cause(); err != nil {
+		return err
+	}
+	if err := f(); err != nil {
+		err = fmt.Errorf("MQTT library: %w", err)
+		w.life.end(err)
+		return err
+	}
+	return nil
+}
+
+// Read gives the library the next packet that it is to see.
 func (w *wire) Read(b []byte) (int, error) {
 	for len(w.rest) == 0 {
 		p, err := w.next()
@@ -119,7 +136,7 @@ func (w *wire) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// next reads one packet. It returns what paho is to see of it, if anything.
+// next reads one packet. It returns what the library is to see of it, if anything.
 func (w *wire) next() ([]byte, error) {
 	raw := make([]byte, 0, 16)
 	var h packet.Header
@@ -134,7 +151,7 @@ func (w *wire) next() ([]byte, error) {
 		}
 	}
 	if h.Length > w.opts.maxPacket {
-		return nil, fmt.Errorf("the cloud sent a packet of %d bytes: the limit of this bridge is %d, raise it or keep such messages from this client", h.Length, w.opts.maxPacket)
+		return nil, w.skip(h)
 	}
 	start := len(raw)
 	raw = append(raw, make([]byte, h.Length)...)
@@ -144,24 +161,56 @@ func (w *wire) next() ([]byte, error) {
 	return w.received(h, raw, raw[start:])
 }
 
+// skip reads past a PUBLISH that is too large. If it ended the connection, the cloud would send
+// the same message again for ever. Its topic, at most 64 KiB, tells what it was.
+func (w *wire) skip(h packet.Header) error {
+	if h.Type != packet.PUBLISH || !w.answered {
+		return fmt.Errorf("%w: %s of %d bytes, the limit of this bridge is %d", errProtocol, h.Type, h.Length, w.opts.maxPacket)
+	}
+	head := make([]byte, 2)
+	if _, err := io.ReadFull(w.buf, head); err != nil {
+		return err
+	}
+	size := int(binary.BigEndian.Uint16(head))
+	if h.Flags&0b0110 != 0 {
+		size += 2 // the packet identifier
+	}
+	if len(head)+size > h.Length {
+		return fmt.Errorf("%w: the topic of a PUBLISH is longer than the packet", errProtocol)
+	}
+	head = append(head, make([]byte, size)...)
+	if _, err := io.ReadFull(w.buf, head[2:]); err != nil {
+		return err
+	}
+	if _, err := io.CopyN(io.Discard, w.buf, int64(h.Length-len(head))); err != nil {
+		return err
+	}
+	if w.decoder.Version >= packet.V5 {
+		head = append(head, 0) // no properties
+	}
+	p, err := w.decoder.Publish(h.Flags, head)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errProtocol, err)
+	}
+	return w.in.tooLarge(p, h.Length)
+}
+
 // received gives one packet to whom it concerns.
 func (w *wire) received(h packet.Header, raw, body []byte) ([]byte, error) {
 	if w.answered == (h.Type == packet.CONNACK) { // CONNACK comes first, and once
+		if h.Type == packet.DISCONNECT && w.decoder.Version >= packet.V5 {
+			return nil, w.disconnected(body)
+		}
 		return nil, fmt.Errorf("%w: %s at the wrong time", errProtocol, h.Type)
 	}
 	switch h.Type {
 	case packet.CONNACK:
-		if len(body) != 2 {
-			return nil, fmt.Errorf("%w: CONNACK of %d bytes", errProtocol, len(body))
-		}
-		if body[1] != 0 {
-			return nil, refusal(body[1])
-		}
-		w.answered = true
-		w.in.connected(w.link, body[0]&1 == 1)
-		return raw, nil
+		return raw, w.connack(body)
 	case packet.PUBLISH:
 		p, err := w.decoder.Publish(h.Flags, body)
+		if err == nil && p.Properties != nil && p.Properties.TopicAlias > 0 {
+			err = errors.New("a topic alias, and we allow none [MQTT-3.1.2-26]")
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errProtocol, err)
 		}
@@ -171,79 +220,84 @@ func (w *wire) received(h packet.Header, raw, body []byte) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errProtocol, err)
 		}
-		forPaho := w.forPaho(a)
-		return forPaho, w.in.acknowledged(a)
-	case packet.SUBACK:
-		return w.suback(raw, body)
+		seen := w.library.sees(a)
+		return seen, w.in.acknowledged(a)
+	case packet.SUBACK, packet.UNSUBACK:
+		a, err := w.decoder.Suback(h.Type, body)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errProtocol, err)
+		}
+		return w.library.answered(a, raw, body)
 	case packet.PINGRESP:
 		return raw, nil
+	case packet.DISCONNECT:
+		if w.decoder.Version >= packet.V5 {
+			return nil, w.disconnected(body)
+		}
 	}
 	return nil, fmt.Errorf("%w: %s comes from a client only", errProtocol, h.Type)
 }
 
-// forPaho returns the acknowledgement as paho expects it, nil if it does not concern paho.
-func (w *wire) forPaho(a packet.Ack) []byte {
-	if a.Type != packet.PUBACK && a.Type != packet.PUBCOMP {
-		return nil
+// connack reads the body of CONNACK.
+func (w *wire) connack(body []byte) error {
+	v := w.decoder.Version
+	if v < packet.V5 && len(body) == 2 && body[1] != 0 {
+		return refusal{code: body[1], version: v}
 	}
-	w.ids.Lock()
-	id, ok := w.paho[a.ID]
-	delete(w.paho, a.ID)
-	w.ids.Unlock()
-	if !ok {
-		return nil
-	}
-	a.ID = id
-	return a.Append(nil, packet.V311)
-}
-
-// suback checks what paho does not: more codes than filters would be its panic.
-func (w *wire) suback(raw, body []byte) ([]byte, error) {
-	w.ids.Lock()
-	defer w.ids.Unlock()
-	if w.sub.filters == 0 || len(body) != 2+w.sub.filters || binary.BigEndian.Uint16(body) != w.sub.id {
-		return nil, fmt.Errorf("%w: SUBACK without its SUBSCRIBE", errProtocol)
-	}
-	binary.BigEndian.PutUint16(body, w.sub.paho)
-	w.sub = subscription{}
-	return raw, nil
-}
-
-// Write takes one packet of paho's.
-func (w *wire) Write(b []byte) (int, error) {
-	h, n, err := packet.ParseHeader(b)
-	if err != nil || n == 0 || n+h.Length != len(b) {
-		w.life.end(errors.Join(errPaho, err))
-		return len(b), nil
-	}
-	own := slices.Clone(b)
-	if !w.identify(h, own, own[n:]) {
-		w.life.end(errPaho)
-	}
-	w.queue(own)
-	return len(b), nil
-}
-
-// identify puts the session's packet identifier in the place of paho's.
-func (w *wire) identify(h packet.Header, own, body []byte) bool {
-	w.ids.Lock()
-	defer w.ids.Unlock()
+	c, err := w.decoder.Connack(body)
 	switch {
-	case h.Type == packet.PUBLISH && h.Flags&0b0110 != 0:
-		if len(w.handed) == 0 {
-			return false
+	case err != nil:
+		return fmt.Errorf("%w: %w", errProtocol, err)
+	case c.Reason != packet.Success:
+		r := refusal{code: byte(c.Reason), version: v}
+		if c.Properties != nil {
+			r.text = c.Properties.ReasonString
 		}
-		p := w.handed[0]
-		w.handed = w.handed[1:]
-		if p.Dup {
-			own[0] |= 0b1000
-		}
-		id := body[2+int(binary.BigEndian.Uint16(body)):] // behind the topic
-		w.paho[p.ID] = binary.BigEndian.Uint16(id)
-		binary.BigEndian.PutUint16(id, p.ID)
-	case h.Type == packet.SUBSCRIBE:
-		w.sub.paho = binary.BigEndian.Uint16(body)
-		binary.BigEndian.PutUint16(body, w.sub.id)
+		return r
 	}
-	return true
+	w.answered = true
+	hello := welcome{sessionPresent: c.SessionPresent, qos: 2}
+	if p := c.Properties; p != nil {
+		hello.window, hello.packet = int(p.ReceiveMaximum), int(min(p.MaximumPacketSize, packet.MaxLength))
+		hello.noRetain, hello.noWildcard = p.NoRetain, p.NoWildcard
+		if p.HasMaximumQoS {
+			hello.qos = p.MaximumQoS
+		}
+	}
+	w.in.connected(w.link, hello)
+	return nil
+}
+
+// disconnected returns the error of a DISCONNECT of the cloud (5.0, 3.14).
+func (w *wire) disconnected(body []byte) error {
+	d, err := w.decoder.Disconnect(body)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errProtocol, err)
+	}
+	return dismissal{d.Reason, d.ReasonString}
+}
+
+// Write takes a packet of the library's, or a part of one.
+func (w *wire) Write(b []byte) (int, error) {
+	w.written = append(w.written, b...)
+	for len(w.written) > 0 {
+		h, n, err := packet.ParseHeader(w.written)
+		if err != nil {
+			w.life.end(errors.Join(errPaho, err))
+			return len(b), nil
+		}
+		if n == 0 || len(w.written) < n+h.Length {
+			return len(b), nil
+		}
+		own := w.written[:n+h.Length]
+		if !w.library.wrote(h, own, own[n:]) {
+			w.life.end(errPaho)
+		}
+		w.queue(own) // which copies
+		w.written = append(w.written[:0], w.written[len(own):]...)
+	}
+	if cap(w.written) > 2*maxUnsent {
+		w.written = nil
+	}
+	return len(b), nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"gateway/broker/packet"
 	"gateway/broker/session"
@@ -128,6 +130,44 @@ func (c *Client) Unsubscribe(p packet.Unsubscribe) (packet.Suback, error) {
 		}
 	}
 	return a, nil
+}
+
+// Subscriptions returns the filters of the session's subscriptions, in any order.
+func (c *Client) Subscriptions() []string {
+	c.session.mu.Lock()
+	defer c.session.mu.Unlock()
+	return slices.Collect(maps.Keys(c.session.subs))
+}
+
+// Move moves subscriptions to the session of another client, and returns when that is durable. Each
+// message goes to one of the two sessions, whenever it comes; no retained messages are sent. If it
+// fails, the subscriptions are where they were.
+func (c *Client) Move(to *Client, subs []packet.Subscription) error {
+	var changes []session.Change
+	for _, f := range subs {
+		changes = append(changes,
+			&session.Unsubscribed{Client: c.session.id, Filter: f.Filter},
+			&session.Subscribed{Client: to.session.id, Subscription: f})
+	}
+	c.srv.routes.move(c.session, to.session, subs)
+	if !c.session.durable || !to.session.durable {
+		return nil
+	}
+	done := make(chan error, 1)
+	c.srv.store.Submit(changes, false, func(err error) { done <- err })
+	if err := <-done; err != nil {
+		c.srv.routes.move(to.session, c.session, subs)
+		return fmt.Errorf("move subscriptions: %w", err)
+	}
+	return nil
+}
+
+// Waiting returns how many messages of the session are not Done, at most: some that are Done
+// between others may be counted.
+func (c *Client) Waiting() int {
+	c.session.mu.Lock()
+	defer c.session.mu.Unlock()
+	return c.session.state.Queue.Len()
 }
 
 // Next returns the next message, waiting for one if need be. What was not acknowledged before the

@@ -104,9 +104,14 @@ func (t *routes) holds(filter string, most int) bool {
 
 // subscribe adds a subscription to a session and to the routes, unless the session has ended.
 func (t *routes) subscribe(n *Session, f packet.Subscription, id uint32) (existed bool) {
-	sub := subscription{qos: f.QoS, noLocal: f.NoLocal, retainAsPublished: f.RetainAsPublished, id: id}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.add(n, f, id)
+}
+
+// add is subscribe with the routes locked.
+func (t *routes) add(n *Session, f packet.Subscription, id uint32) (existed bool) {
+	sub := subscription{qos: f.QoS, noLocal: f.NoLocal, retainAsPublished: f.RetainAsPublished, id: id}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ended {
@@ -134,6 +139,20 @@ func (t *routes) unsubscribe(n *Session, filter string) (existed bool) {
 	defer n.mu.Unlock()
 	delete(n.subs, filter)
 	return t.remove(filter, n)
+}
+
+// move moves subscriptions, which are not shared, from one session to another, so that no message
+// is matched by both or neither. What the one does not have, the other gets all the same.
+func (t *routes) move(from, to *Session, subs []packet.Subscription) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, f := range subs {
+		from.mu.Lock()
+		delete(from.subs, f.Filter)
+		from.mu.Unlock()
+		t.remove(f.Filter, from)
+		t.add(to, f, 0)
+	}
 }
 
 // remove removes a subscription. The routes are locked.

@@ -1,0 +1,114 @@
+package bridge
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"gateway/broker/packet"
+)
+
+// DeadTopic returns the local topic below which the dead letters of a bridge are published: the
+// messages that the cloud can never take. A session of the same name keeps them.
+func DeadTopic(bridge string) string { return "$dead/" + bridge }
+
+// The names of the user properties of a dead letter.
+const (
+	DeadReasonProperty = "gateway-dead-reason" // why the cloud can never take it
+	DeadTimeProperty   = "gateway-dead-at"     // since when that is known, RFC 3339
+	DeadRetainProperty = "gateway-dead-retain" // "1": it was to be retained
+)
+
+// Letter makes a message out of a dead letter of a bridge again, as it was before; ok is false if
+// it is none.
+func Letter(bridge string, dead packet.Publish) (p packet.Publish, reason string, ok bool) {
+	p = dead
+	if p.Topic, ok = strings.CutPrefix(dead.Topic, DeadTopic(bridge)+"/"); !ok || dead.Properties == nil {
+		return packet.Publish{}, "", false
+	}
+	properties := *dead.Properties
+	properties.User = nil
+	for _, u := range dead.Properties.User {
+		switch u.Name {
+		case DeadReasonProperty:
+			reason = u.Value
+		case DeadRetainProperty:
+			p.Retain = u.Value == "1"
+		case DeadTimeProperty:
+		default:
+			properties.User = append(properties.User, u)
+		}
+	}
+	p.Properties = &properties
+	return p, reason, true
+}
+
+// never returns why the cloud can never take a message, as far as it has said so; empty: it can.
+// again: it may have been sent before.
+func (h *handover) never(p packet.Publish, again bool) string {
+	switch size := p.Size(h.version); {
+	case h.takes.packet > 0 && size > h.takes.packet:
+		return fmt.Sprintf("a packet of %d bytes, the cloud takes %d", size, h.takes.packet)
+	case p.QoS > h.takes.qos:
+		return fmt.Sprintf("QoS %d, the cloud takes %d", p.QoS, h.takes.qos)
+	case p.Retain && h.takes.noRetain:
+		return "it is to be retained, and the cloud retains nothing"
+	case again && p.QoS == 2 && h.lost && h.lostPolicy == DeadLetter:
+		return "it may have arrived before the cloud lost its session"
+	case p.ID != 0 && p.ID == h.poison:
+		return "the cloud closes the connection whenever it is sent this message"
+	}
+	return ""
+}
+
+// bury puts a message that was not sent aside as a dead letter.
+func (h *handover) bury(d *delivery, why string) {
+	h.drops.dead(why, d.p.Topic)
+	if d.p.QoS == 0 {
+		h.inbox.Publish(h.letter(d.p, why), nil)
+		return
+	}
+	d.stage = storing
+	h.begin(d)
+	h.lay(d, h.letter(d.p, why))
+}
+
+// lay publishes a dead letter, and ends its delivery when it is durable. A crash between the two
+// makes a second letter.
+func (h *handover) lay(d *delivery, letter packet.Publish) {
+	h.inbox.Publish(letter, func(code packet.ReasonCode) {
+		switch {
+		case code.Failed() && !forGood(code):
+			h.life.end(fmt.Errorf("%w: the broker cannot keep a message that the cloud refuses: %s", errLocal, code))
+			return
+		case code != packet.Success:
+			h.drops.add("nobody keeps this dead letter: "+code.String(), d.p.Topic)
+		}
+		h.mu.Lock()
+		h.advance(d, finished)
+		h.mu.Unlock()
+		d.lane.session.Done(d.p.ID)
+	})
+}
+
+// letter makes a dead letter of a message. It is sent at QoS 1: its identifier is none of the
+// cloud's, which are the only ones that the inbox knows.
+func (h *handover) letter(p packet.Publish, why string) packet.Publish {
+	return packet.Publish{QoS: 1, Topic: DeadTopic(h.name) + "/" + p.Topic, Payload: p.Payload, Properties: deadProperties(p, why)}
+}
+
+func deadProperties(p packet.Publish, why string) *packet.PublishProperties {
+	var out packet.PublishProperties
+	if p.Properties != nil {
+		out = *p.Properties
+	}
+	out.TopicAlias, out.SubscriptionIDs = 0, nil
+	out.MessageExpiry, out.HasMessageExpiry = 0, false // whoever looks for it finds it
+	out.User = append(out.User[:len(out.User):len(out.User)],
+		packet.UserProperty{Name: DeadReasonProperty, Value: why},
+		packet.UserProperty{Name: DeadTimeProperty, Value: time.Now().UTC().Format(time.RFC3339)})
+	if p.Retain {
+		out.User = append(out.User, packet.UserProperty{Name: DeadRetainProperty, Value: "1"})
+	}
+	return &out
+}

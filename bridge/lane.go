@@ -1,0 +1,190 @@
+package bridge
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"gateway/broker/packet"
+)
+
+// Lanes are the queues of a bridge. The first one has what goes in strict order. The others exist
+// when a rule says live first: one of them at a time has the subscriptions of these rules, and so
+// the fresh messages; the others have the backlogs of former outages, see rotate.
+const (
+	strictLane = 0
+	liveLanes  = 3
+	// MaxLanes is how many sessions a bridge may open.
+	MaxLanes = 1 + liveLanes
+)
+
+// The packet identifiers of a connection are divided among the lanes, and the requests that are no
+// messages. A session counts its identifiers from 1 to 65,535 and around; laneIDs divides that, so
+// that messages which are under way together get identifiers of their own. The mapping needs no
+// memory: after a restart each message has the identifier that the cloud may know it by.
+const (
+	laneIDs    = 13_107
+	requestIDs = MaxLanes*laneIDs + 1 // the first that no lane uses
+)
+
+// wireID returns the packet identifier with which a message of a lane is sent.
+func wireID(lane int, id uint16) uint16 {
+	return uint16(lane*laneIDs) + (id-1)%laneIDs + 1
+}
+
+// A lane is one queue during one connection. Its goroutine sends from it.
+type lane struct {
+	number  int
+	session Session
+	history bool  // its messages are of an outage that is over
+	after   *lane // the one whose backlog goes first; nil: none
+	backlog int   // messages that waited when the connection began, and have not been sent
+	share   int   // of the window
+
+	inFlight int // guarded by the handover's lock
+	// room has one slot: a signal that a delivery has ended. Full, it is a signal already.
+	room chan struct{}
+}
+
+// A Rate bounds how fast a backlog is sent after an outage; 0: not at all.
+type Rate struct {
+	Messages int // a second
+	Bytes    int // of payload a second
+}
+
+// A pacer holds a backlog back to a Rate.
+type pacer struct{ messages, bytes *rate.Limiter }
+
+func newPacer(r Rate) pacer {
+	limiter := func(n int) *rate.Limiter {
+		if n == 0 {
+			return rate.NewLimiter(rate.Inf, 1)
+		}
+		return rate.NewLimiter(rate.Limit(n), max(n/10, 1)) // evenly, to a tenth of a second
+	}
+	return pacer{limiter(r.Messages), limiter(r.Bytes)}
+}
+
+// wait waits until a message of so many bytes may be sent.
+func (p pacer) wait(ctx context.Context, size int) error {
+	if err := p.messages.Wait(ctx); err != nil {
+		return err
+	}
+	for size > 0 && p.bytes.Limit() != rate.Inf {
+		n := min(size, p.bytes.Burst())
+		if err := p.bytes.WaitN(ctx, n); err != nil {
+			return err
+		}
+		size -= n
+	}
+	return nil
+}
+
+// drain sends what a lane has, until ctx or the connection ends.
+func (h *handover) drain(ctx context.Context, l *lane) error {
+	const look = 100 * time.Millisecond
+	for l.after != nil && l.after.session.Waiting() > 0 {
+		select {
+		case <-time.After(look):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	for {
+		if err := h.next(ctx, l); err != nil {
+			return err
+		}
+	}
+}
+
+// next sends the next message of a lane as soon as there is room for it.
+func (h *handover) next(ctx context.Context, l *lane) error {
+	if err := h.waitRoom(ctx, l); err != nil {
+		return err
+	}
+	p, wasAccepted, err := l.session.Next(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errLocal, err)
+	}
+	//crash:message-taken
+	if l.backlog > 0 {
+		l.backlog--
+		if err := h.pacer.wait(ctx, len(p.Payload)); err != nil {
+			return err
+		}
+	}
+	return h.forward(l, p, wasAccepted)
+}
+
+// waitRoom waits until one more message of a lane may be in flight.
+func (h *handover) waitRoom(ctx context.Context, l *lane) error {
+	for {
+		h.mu.Lock()
+		full := len(h.out) >= h.limit || l.inFlight >= l.share
+		h.mu.Unlock()
+		if !full {
+			return context.Cause(ctx)
+		}
+		select {
+		case <-l.room:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// forward sends one message of a lane to the cloud. An error is one of the connection.
+func (h *handover) forward(l *lane, p packet.Publish, wasAccepted bool) error {
+	d := &delivery{lane: l, stage: sent, id: wireID(l.number, p.ID), p: p, at: time.Now()}
+	if wasAccepted {
+		if h.lost { // the cloud had it, and has forgotten the identifier
+			l.session.Done(p.ID)
+			return nil
+		}
+		d.stage, d.qos = released, 2
+		h.begin(d)
+		h.link.answer(packet.Ack{Type: packet.PUBREL, ID: d.id})
+		return nil
+	}
+	rule, remote, ok := h.rules.out(p.Topic)
+	if !ok {
+		h.drops.add("no outgoing rule maps the topic any more", p.Topic)
+		h.skip(d)
+		return nil
+	}
+	d.qos = min(p.QoS, rule.QoS)
+	out := packet.Publish{Dup: p.Dup && d.qos > 0, QoS: d.qos, Retain: p.Retain, Topic: remote, Payload: p.Payload}
+	if d.qos > 0 {
+		out.ID = d.id
+	}
+	if h.version >= packet.V5 {
+		var ok bool
+		if out.Properties, ok = h.properties(p, l.history); !ok {
+			h.drops.add(fmt.Sprintf("it has come over %d bridges: they carry it in a circle", maxHops), p.Topic)
+			h.skip(d)
+			return nil
+		}
+	}
+	if why := h.never(out, p.Dup); why != "" {
+		h.bury(d, why)
+		return nil
+	}
+	if d.qos > 0 {
+		h.begin(d)
+	}
+	err := h.link.send(out)
+	//crash:message-sent
+	if err == nil && d.qos == 0 {
+		h.skip(d)
+	}
+	return err
+}
+
+// skip is done with a message that nothing more is to come for.
+func (h *handover) skip(d *delivery) {
+	if d.p.QoS > 0 {
+		d.lane.session.Done(d.p.ID)
+	}
+}
