@@ -78,6 +78,13 @@ func newCloud(t *testing.T, l *ledger) *cloud {
 	return c
 }
 
+// speak says how the cloud speaks, before anybody connects.
+func (c *cloud) speak(d dialect) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dialect = d
+}
+
 func (c *cloud) url() string { return "mqtt://" + c.Addr().String() }
 
 func (c *cloud) serve() {

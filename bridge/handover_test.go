@@ -107,7 +107,7 @@ func throughCuts(t *testing.T, version packet.Version, n int, crash bool) {
 	l := newLedger(t, time.Millisecond)
 	c := newCloud(t, l)
 	cut := make(chan struct{}, 3)
-	c.dialect.version = version
+	c.speak(dialect{version: version})
 	c.cuts = []int{n, n, n}
 	c.onCut = func() {
 		if crash {
@@ -177,7 +177,7 @@ func streamThroughCuts(t *testing.T, version packet.Version) {
 		}
 	}
 	c.queue("down/two", 2, down...)
-	c.dialect.version = version
+	c.speak(dialect{version: version})
 	config := testConfig(t, l, c.url())
 	config.Version = version
 	start(t, config)
