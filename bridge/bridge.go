@@ -285,7 +285,7 @@ func (b *Bridge) connect(ctx context.Context, open queues) try {
 		return try{err: explain(b.target, fmt.Errorf("%w: %w", errUnanswered, err))}
 	}
 	start := time.Now()
-	b.noRetain = h.takes.noRetain
+	b.noRetain = h.noRetain
 	err = b.handOver(ctx, open, h, up)
 	up.close()
 	b.heard = l.sign.at()

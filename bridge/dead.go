@@ -43,19 +43,29 @@ func Letter(bridge string, dead packet.Publish) (p packet.Publish, reason string
 	return p, reason, true
 }
 
+// Terms are what the cloud takes and knows on one connection. What CONNACK says of them is set
+// before everything else.
+type terms struct {
+	welcome
+	version packet.Version
+	lost    bool       // the cloud has no session
+	policy  LostPolicy // for what may have arrived then
+	poison  uint16     // identifier of a message that the cloud closed connections for; 0: none
+}
+
 // never returns why the cloud can never take a message, as far as it has said so; empty: it can.
 // again: it may have been sent before.
-func (h *handover) never(p packet.Publish, again bool) string {
-	switch size := p.Size(h.version); {
-	case h.takes.packet > 0 && size > h.takes.packet:
-		return fmt.Sprintf("a packet of %d bytes, the cloud takes %d", size, h.takes.packet)
-	case p.QoS > h.takes.qos:
-		return fmt.Sprintf("QoS %d, the cloud takes %d", p.QoS, h.takes.qos)
-	case p.Retain && h.takes.noRetain:
+func (t *terms) never(p packet.Publish, again bool) string {
+	switch size := p.Size(t.version); {
+	case t.packet > 0 && size > t.packet:
+		return fmt.Sprintf("a packet of %d bytes, the cloud takes %d", size, t.packet)
+	case p.QoS > t.qos:
+		return fmt.Sprintf("QoS %d, the cloud takes %d", p.QoS, t.qos)
+	case p.Retain && t.noRetain:
 		return "it is to be retained, and the cloud retains nothing"
-	case again && p.QoS == 2 && h.lost && h.lostPolicy == DeadLetter:
+	case again && p.QoS == 2 && t.lost && t.policy == DeadLetter:
 		return "it may have arrived before the cloud lost its session"
-	case p.ID != 0 && p.ID == h.poison:
+	case p.ID != 0 && p.ID == t.poison:
 		return "the cloud closes the connection whenever it is sent this message"
 	}
 	return ""
@@ -65,12 +75,11 @@ func (h *handover) never(p packet.Publish, again bool) string {
 func (h *handover) bury(d *delivery, why string) {
 	h.drops.dead(why, d.p.Topic)
 	if d.p.QoS == 0 {
-		h.inbox.Publish(h.letter(d.p, why), nil)
+		h.inbox.Publish(letter(h.name, d.p, why), nil)
 		return
 	}
-	d.stage = storing
-	h.begin(d)
-	h.lay(d, h.letter(d.p, why))
+	h.aside(d)
+	h.lay(d, letter(h.name, d.p, why))
 }
 
 // lay publishes a dead letter, and ends its delivery when it is durable. A crash between the two
@@ -93,8 +102,8 @@ func (h *handover) lay(d *delivery, letter packet.Publish) {
 
 // letter makes a dead letter of a message. It is sent at QoS 1: its identifier is none of the
 // cloud's, which are the only ones that the inbox knows.
-func (h *handover) letter(p packet.Publish, why string) packet.Publish {
-	return packet.Publish{QoS: 1, Topic: DeadTopic(h.name) + "/" + p.Topic, Payload: p.Payload, Properties: deadProperties(p, why)}
+func letter(bridge string, p packet.Publish, why string) packet.Publish {
+	return packet.Publish{QoS: 1, Topic: DeadTopic(bridge) + "/" + p.Topic, Payload: p.Payload, Properties: deadProperties(p, why)}
 }
 
 func deadProperties(p packet.Publish, why string) *packet.PublishProperties {

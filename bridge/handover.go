@@ -24,49 +24,14 @@ import (
 // restart take the next message with the same identifier for the old one: a lost message.
 type handover struct {
 	intake // the way down; both ways share its rules, life and link
+	flight // the way up: what has been sent and is not done
+	terms  // what the cloud can take
 
 	name       string
-	version    packet.Version
-	lanes      []*lane
-	window     int           // unacknowledged messages
-	timeout    time.Duration // for the acknowledgement of the oldest message
 	log        *slog.Logger
 	pacer      pacer
-	poison     uint16     // identifier of a message that the cloud closed connections for; 0: none
-	lostPolicy LostPolicy // for what may have arrived when the cloud has lost its session
-	subscribed func()     // called when the cloud has the subscriptions
-
-	// Set by connected, before everything else.
-	lost  bool    // the cloud has no session
-	takes welcome // what the cloud takes
-
-	mu       sync.Mutex
-	out      map[uint16]*delivery // by the identifier on the wire
-	line     []*delivery          // in order of sending; finished ones leave when they are at the front
-	limit    int                  // of len(out): the window, or less after a suspicious loss
-	awaiting int                  // deliveries that wait for the cloud, not for the disk
-	watch    *time.Timer          // ends the connection when the head of the line is not acknowledged
-	acked    int64                // acknowledgements that came
+	subscribed func() // called when the cloud has the subscriptions
 }
-
-// A delivery is one outgoing message that is not Done.
-type delivery struct {
-	lane  *lane
-	stage stage
-	qos   packet.QoS     // on the wire
-	id    uint16         // on the wire
-	p     packet.Publish // as the session has it
-	at    time.Time
-}
-
-type stage byte
-
-const (
-	sent     stage = iota // PUBLISH has left
-	storing               // PUBREC or a dead letter is being made durable
-	released              // PUBREL may have left
-	finished
-)
 
 func newHandover(c Config, lanes []*lane, l *life, d *drops) *handover {
 	h := &handover{
@@ -74,26 +39,16 @@ func newHandover(c Config, lanes []*lane, l *life, d *drops) *handover {
 			inbox: lanes[strictLane].session, rules: c.Rules, life: l, drops: d,
 			receipts: receipts{slots: make(chan struct{}, maxReceipts)},
 		},
-		name: c.Name, version: c.upstream().version(), lanes: lanes,
-		window: c.Window, timeout: c.AckTimeout, log: d.log,
-		pacer: newPacer(c.ReplayRate), lostPolicy: c.LostSession,
-		out:   make(map[uint16]*delivery),
-		limit: c.Window,
+		flight: flight{
+			lanes: lanes, window: c.Window, limit: c.Window, timeout: c.AckTimeout, end: l.end,
+			out: make(map[uint16]*delivery),
+		},
+		terms: terms{version: c.upstream().version(), policy: c.LostSession},
+		name:  c.Name, log: d.log, pacer: newPacer(c.ReplayRate),
 	}
 	h.watch = time.AfterFunc(c.AckTimeout, h.late)
 	h.watch.Stop() // until something is sent
 	return h
-}
-
-// late ends the connection, unless the head of the line waits for the local disk.
-func (h *handover) late() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.line) > 0 && h.line[0].stage == storing {
-		h.watch.Reset(h.timeout)
-		return
-	}
-	h.life.end(errSilent)
 }
 
 var (
@@ -104,20 +59,9 @@ var (
 
 // connected begins the exchange.
 func (h *handover) connected(l link, w welcome) {
-	h.link, h.takes = l, w
+	h.link, h.welcome = l, w
 	h.backlog = newBacklog(h.heard, w.sessionPresent, time.Now())
-	if w.window > 0 {
-		h.mu.Lock()
-		h.window = min(h.window, w.window)
-		h.limit = min(h.limit, h.window)
-		h.mu.Unlock()
-	}
-	for _, lane := range h.lanes {
-		lane.share = h.window
-		if lane.history { // so that there is always room for fresh messages
-			lane.share = max(1, h.window/2)
-		}
-	}
+	h.open(w.window)
 	if h.lost = !w.sessionPresent; h.lost {
 		h.inbox.Forget()
 	}
@@ -129,11 +73,7 @@ func (h *handover) run(ctx context.Context, subs []packet.Subscription, gone []s
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	defer context.AfterFunc(h.life.Context, func() { stop(h.life.cause()) })()
-	defer func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.watch.Stop()
-	}()
+	defer h.unwatch()
 	err := h.subscribe(ctx, subs, gone)
 	if err == nil {
 		h.subscribed()
@@ -164,7 +104,7 @@ func (h *handover) subscribe(ctx context.Context, subs []packet.Subscription, go
 			return fmt.Errorf("unsubscribe: %w", err)
 		}
 	}
-	if h.takes.noWildcard {
+	if h.noWildcard {
 		subs = slices.DeleteFunc(slices.Clone(subs), func(s packet.Subscription) bool {
 			wild := strings.ContainsAny(s.Filter, "+#")
 			if wild {
@@ -188,21 +128,6 @@ func (h *handover) subscribe(ctx context.Context, subs []packet.Subscription, go
 		}
 	}
 	return nil
-}
-
-// begin notes a delivery before its packet leaves.
-func (h *handover) begin(d *delivery) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.out[d.id] = d
-	h.line = append(h.line, d)
-	d.lane.inFlight++
-	if d.stage == storing {
-		return
-	}
-	if h.awaiting++; h.awaiting == 1 {
-		h.watch.Reset(h.timeout)
-	}
 }
 
 // acknowledged takes a PUBACK, PUBREC, PUBREL or PUBCOMP of the cloud.
@@ -292,62 +217,8 @@ func (h *handover) refused(d *delivery, a packet.Ack) error {
 		return fmt.Errorf("message to %q: %s", d.p.Topic, why)
 	}
 	h.drops.dead(why, d.p.Topic)
-	h.lay(d, h.letter(d.p, why))
+	h.lay(d, letter(h.name, d.p, why))
 	return nil
-}
-
-// advance moves a delivery to a stage. Only what happens to the head of the line gives the cloud
-// more time: one message that is never acknowledged must not stay so behind others that
-// are. h.mu is held.
-func (h *handover) advance(d *delivery, to stage) {
-	if d.stage == sent || d.stage == released {
-		h.awaiting-- // an acknowledgement has come
-		h.acked++
-	}
-	if to == released {
-		h.awaiting++
-	}
-	d.stage = to
-	switch {
-	case h.awaiting == 0 || h.life.Err() != nil:
-		h.watch.Stop()
-	case h.line[0] == d:
-		h.watch.Reset(h.timeout)
-	}
-	if to != finished {
-		return
-	}
-	delete(h.out, d.id)
-	d.lane.inFlight--
-	for len(h.line) > 0 && h.line[0].stage == finished {
-		h.line = h.line[1:]
-	}
-	h.limit = min(2*h.limit, h.window)
-	for _, l := range h.lanes {
-		select {
-		case l.room <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// useful reports whether the cloud has acknowledged anything on this connection.
-func (h *handover) useful() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.acked > 0
-}
-
-// head returns the oldest message that waits for its first acknowledgement.
-func (h *handover) head() (d delivery, ok bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, d := range h.line {
-		if d.stage == sent {
-			return *d, true
-		}
-	}
-	return delivery{}, false
 }
 
 func unexpected(t packet.Type, id uint16) error {

@@ -26,7 +26,7 @@ var everything = []Rule{
 // testConfig is a bridge between a ledger and an URL, with short waits.
 func testConfig(t *testing.T, l *ledger, url string) Config {
 	return Config{
-		Name: "cloud", URL: url, ClientID: "site", Rules: everything,
+		Name: "cloud", URL: url, ClientID: "site", Rules: everything, Window: 20,
 		ConnectTimeout: 5 * time.Second, AckTimeout: 5 * time.Second,
 		BackoffMin: time.Millisecond, BackoffMax: 5 * time.Millisecond,
 		Open: l.open, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),

@@ -21,7 +21,7 @@ const maxHops = 8
 
 // properties returns the properties of an outgoing message; ok is false when it has come over too
 // many bridges.
-func (h *handover) properties(p packet.Publish, historical bool) (*packet.PublishProperties, bool) {
+func properties(p packet.Publish, historical bool) (*packet.PublishProperties, bool) {
 	var out packet.PublishProperties
 	if p.Properties != nil {
 		out = *p.Properties

@@ -101,9 +101,6 @@ func (h *handover) drain(ctx context.Context, l *lane) error {
 
 // next sends the next message of a lane as soon as there is room for it.
 func (h *handover) next(ctx context.Context, l *lane) error {
-	if err := h.waitRoom(ctx, l); err != nil {
-		return err
-	}
 	p, wasAccepted, err := l.session.Next(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errLocal, err)
@@ -115,43 +112,28 @@ func (h *handover) next(ctx context.Context, l *lane) error {
 			return err
 		}
 	}
-	return h.forward(l, p, wasAccepted)
-}
-
-// waitRoom waits until one more message of a lane may be in flight.
-func (h *handover) waitRoom(ctx context.Context, l *lane) error {
-	for {
-		h.mu.Lock()
-		full := len(h.out) >= h.limit || l.inFlight >= l.share
-		h.mu.Unlock()
-		if !full {
-			return context.Cause(ctx)
-		}
-		select {
-		case <-l.room:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
+	return h.forward(ctx, l, p, wasAccepted)
 }
 
 // forward sends one message of a lane to the cloud. An error is one of the connection.
-func (h *handover) forward(l *lane, p packet.Publish, wasAccepted bool) error {
-	d := &delivery{lane: l, stage: sent, id: wireID(l.number, p.ID), p: p, at: time.Now()}
+func (h *handover) forward(ctx context.Context, l *lane, p packet.Publish, wasAccepted bool) error {
+	d := &delivery{lane: l, stage: sent, id: wireID(l.number, p.ID), p: p}
 	if wasAccepted {
 		if h.lost { // the cloud had it, and has forgotten the identifier
 			l.session.Done(p.ID)
 			return nil
 		}
 		d.stage, d.qos = released, 2
-		h.begin(d)
+		if err := h.admit(ctx, d); err != nil {
+			return err
+		}
 		h.link.answer(packet.Ack{Type: packet.PUBREL, ID: d.id})
 		return nil
 	}
 	rule, remote, ok := h.rules.out(p.Topic)
 	if !ok {
 		h.drops.add("no outgoing rule maps the topic any more", p.Topic)
-		h.skip(d)
+		d.skip()
 		return nil
 	}
 	d.qos = min(p.QoS, rule.QoS)
@@ -161,9 +143,9 @@ func (h *handover) forward(l *lane, p packet.Publish, wasAccepted bool) error {
 	}
 	if h.version >= packet.V5 {
 		var ok bool
-		if out.Properties, ok = h.properties(p, l.history); !ok {
+		if out.Properties, ok = properties(p, l.history); !ok {
 			h.drops.add(fmt.Sprintf("it has come over %d bridges: they carry it in a circle", maxHops), p.Topic)
-			h.skip(d)
+			d.skip()
 			return nil
 		}
 	}
@@ -172,18 +154,20 @@ func (h *handover) forward(l *lane, p packet.Publish, wasAccepted bool) error {
 		return nil
 	}
 	if d.qos > 0 {
-		h.begin(d)
+		if err := h.admit(ctx, d); err != nil {
+			return err
+		}
 	}
 	err := h.link.send(out)
 	//crash:message-sent
 	if err == nil && d.qos == 0 {
-		h.skip(d)
+		d.skip()
 	}
 	return err
 }
 
 // skip is done with a message that nothing more is to come for.
-func (h *handover) skip(d *delivery) {
+func (d *delivery) skip() {
 	if d.p.QoS > 0 {
 		d.lane.session.Done(d.p.ID)
 	}

@@ -5,15 +5,20 @@ import "time"
 // A Bridge is an entry of section "bridges": the connection to one broker upstream.
 type Bridge struct {
 	Name           string        `yaml:"name,required"`
-	URL            string        `yaml:"url,required"` // mqtt://host:port (default 1883) or mqtts://host:port (8883)
-	ClientID       string        `yaml:"client_id"`    // default: <gateway.id>-<name>
+	Version        string        `yaml:"version,text" default:"3.1.1" words:"3.1.1 5.0"` // of MQTT
+	URL            string        `yaml:"url,required"`                                   // mqtt://host:port (default 1883) or mqtts://host:port (8883)
+	ClientID       string        `yaml:"client_id"`                                      // default: <gateway.id>-<name>
 	Username       string        `yaml:"username"`
 	Password       Secret        `yaml:"password"`
 	TLS            BridgeTLS     `yaml:"tls"`
-	KeepAlive      time.Duration `yaml:"keep_alive" default:"30s" range:"5s..18h12m15s"` // whole seconds: the wire carries 16 bits of them
-	Window         int           `yaml:"window" default:"20" range:"1..1024"`            // unacknowledged messages; mosquitto loses what exceeds its max_inflight_messages, 20
-	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`   // name, TCP, TLS and CONNACK together
-	AckTimeout     time.Duration `yaml:"ack_timeout" default:"30s" range:"1s..1h"`       // without an acknowledgement the link is taken for dead
+	KeepAlive      time.Duration `yaml:"keep_alive" default:"30s" range:"5s..18h12m15s"`                 // whole seconds: the wire carries 16 bits of them
+	Window         int           `yaml:"window" range:"1..1024"`                                         // unacknowledged messages; default: 20, with 5.0 256 and never more than the cloud says; with 3.1.1 mosquitto loses what exceeds its max_inflight_messages, 20
+	MaxPacket      int64         `yaml:"max_packet,size" default:"1MiB" range:"1KiB..256MiB"`            // one packet of the cloud; a larger message is acknowledged, counted and dropped
+	SessionExpiry  time.Duration `yaml:"session_expiry" default:"30d" range:"1m..3650d"`                 // how long the cloud keeps the session while the link is down; 5.0 only
+	LostSession    string        `yaml:"cloud_lost_session" default:"resend" words:"resend dead_letter"` // what becomes of QoS 2 messages that may have arrived, when the cloud comes back without its session
+	ReplayRate     ReplayRate    `yaml:"replay_rate"`
+	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"` // name, TCP, TLS and CONNACK together
+	AckTimeout     time.Duration `yaml:"ack_timeout" default:"30s" range:"1s..1h"`     // without an acknowledgement the link is taken for dead
 	Backoff        Backoff       `yaml:"backoff"`
 	Announce       bool          `yaml:"announce" default:"false"` // tell the cloud that this is a bridge, so that it sends nothing back; mosquitto understands it, clouds of large providers refuse it
 	StateTopic     string        `yaml:"state_topic"`              // upstream, retained; default: gateway/<client_id>/state
@@ -37,6 +42,13 @@ type Backoff struct {
 	Max time.Duration `yaml:"max" default:"60s" range:"100ms..24h"`
 }
 
+// ReplayRate bounds how fast a backlog leaves after an outage. Fresh messages do not wait for it,
+// unless the order of their topic wants it.
+type ReplayRate struct {
+	Messages int   `yaml:"messages" default:"0" range:"0..1000000"` // a second; 0 any
+	Bytes    int64 `yaml:"bytes,size" default:"0" range:"0..1GiB"`  // of payload a second; 0 any
+}
+
 // A Rule says which messages cross a bridge. The topic T that Filter matches is
 // LocalPrefix + T on this broker and RemotePrefix + T upstream. Of several rules of a bridge
 // that match a topic, the first one counts.
@@ -46,5 +58,6 @@ type Rule struct {
 	QoS          int    `yaml:"qos" default:"1" range:"0..2"` // the highest; a message's own may be lower
 	LocalPrefix  string `yaml:"local_prefix"`
 	RemotePrefix string `yaml:"remote_prefix"`
-	Queue        Queue  `yaml:"queue"` // what of it waits for the cloud
+	Replay       string `yaml:"replay" default:"strict" words:"strict live_first"` // after an outage: in order, or fresh messages first
+	Queue        Queue  `yaml:"queue"`                                             // what of it waits for the cloud
 }

@@ -38,6 +38,7 @@ func TestDocumentation(t *testing.T) {
 		"queue":                  Queue{},
 		"bridges: tls":           BridgeTLS{},
 		"bridges: backoff":       Backoff{},
+		"bridges: replay_rate":   ReplayRate{},
 		"bridges: rules":         Rule{},
 		"inputs":                 Input{},
 		"outputs":                Output{},

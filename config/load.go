@@ -89,6 +89,12 @@ func (c *Config) complete(host, dir string) {
 		if b.StateTopic == "" {
 			b.StateTopic = "gateway/" + b.ClientID + "/state"
 		}
+		if b.Window == 0 {
+			b.Window = 20
+			if b.Version == "5.0" {
+				b.Window = 256
+			}
+		}
 	}
 	for i := range c.Serial {
 		for j := range c.Serial[i].Frames {

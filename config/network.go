@@ -31,6 +31,8 @@ func (k network) bridges(c *Config) {
 		k.want(!double || b.URL == "", at+".client_id", "%s connects to the same broker as %s on line %d with the same client_id: they would push each other off; change one",
 			quoteShort(b.Name), first, k.line(first))
 		clients[b.URL+" "+b.ClientID] = at
+		k.want(!b.Announce || b.Version == "3.1.1", at+".announce", "with version: 3.1.1 only; 5.0 sends nothing back anyway")
+		k.want(b.SessionExpiry%time.Second == 0, at+".session_expiry", "whole seconds, not %v", b.SessionExpiry)
 		k.want(b.Backoff.Min <= b.Backoff.Max, at+".backoff", "min is longer than max")
 		k.want(b.KeepAlive%time.Second == 0, at+".keep_alive", "whole seconds, not %v", b.KeepAlive)
 		if p := topicProblem(b.StateTopic); p != "" {

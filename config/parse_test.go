@@ -178,7 +178,7 @@ func TestProblems(t *testing.T) {
 		{"filter end", strings.Replace(bridge, "filter: a", "filter: \"a/#/c\"", 1), "gateway.yaml:7: bridges[0].rules[0].filter: # is not the last level of the topic filter [MQTT-4.7.1-1]; "},
 		{"prefix", strings.Replace(bridge, "filter: a", "filter: a, remote_prefix: x", 1), `gateway.yaml:7: bridges[0].rules[0].remote_prefix: ends with /, as "x/"`},
 		{"same rule", strings.Replace(bridge, "filter: a}", "filter: a}, {direction: out, filter: a}", 1), "gateway.yaml:7: bridges[0].rules[1]: says the same as bridges[0].rules[0] on line 7; remove one"},
-		{"loop", strings.Replace(bridge, "filter: a}", "filter: \"a/#\"}, {direction: in, filter: a/+/set}", 1), "gateway.yaml:7: bridges[0].rules[1]: the cloud would send back what bridges[0].rules[0] on line 7 sends; give the two directions different remote topics, or set announce: true"},
+		{"loop", strings.Replace(bridge, "filter: a}", "filter: \"a/#\"}, {direction: in, filter: a/+/set}", 1), "gateway.yaml:7: bridges[0].rules[1]: the cloud would send back what bridges[0].rules[0] on line 7 sends; give the two directions different remote topics, or set version: 5.0, or announce: true if the cloud is mosquitto"},
 		{"both", strings.Replace(bridge, "direction: out", "direction: both", 1), "gateway.yaml:7: bridges[0].rules[0]: the cloud would send back"},
 		{"loop of two", bridge + "  - name: b\n    url: mqtt://localhost\n    rules: [{direction: in, filter: \"#\"}]\n", "gateway.yaml:10: bridges[1].rules[0]: loops with bridges[0].rules[0] on line 7"},
 		{"keep alive", bridge + "    keep_alive: 5500ms\n", "gateway.yaml:8: bridges[0].keep_alive: whole seconds, not 5.5s"},

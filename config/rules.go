@@ -25,6 +25,16 @@ func (k network) rules(b Bridge, at string) {
 		first, double := seen[same]
 		k.want(!double, key, "says the same as %s on line %d; remove one", first, k.line(first))
 		seen[same] = key
+		k.replay(b.Rules[:i], r, at, key)
+	}
+}
+
+// replay wants one way of replay for a topic: its messages would be sent twice otherwise.
+func (k network) replay(before []Rule, r Rule, at, key string) {
+	for j, q := range before {
+		both := r.Direction != "in" && q.Direction != "in" && r.Replay != q.Replay
+		k.want(!both || !overlap(r.LocalPrefix+r.Filter, q.LocalPrefix+q.Filter), key+".replay",
+			"%s on line %d has some of the same topics and another replay; give both the same", fmt.Sprintf("%s.rules[%d]", at, j), k.line(fmt.Sprintf("%s.rules[%d]", at, j)))
 	}
 }
 
@@ -71,8 +81,8 @@ func (k network) loops(c *Config) {
 				continue
 			}
 			if i.bridge == o.bridge {
-				k.want(from.Announce, i.key, "the cloud would send back what %s on line %d sends; "+
-					"give the two directions different remote topics, or set announce: true if the cloud is mosquitto", o.key, k.line(o.key))
+				k.want(from.Announce || from.Version == "5.0", i.key, "the cloud would send back what %s on line %d sends; "+
+					"give the two directions different remote topics, or set version: 5.0, or announce: true if the cloud is mosquitto", o.key, k.line(o.key))
 				continue
 			}
 			k.want(!topic.Overlap(i.LocalPrefix+i.Filter, o.LocalPrefix+o.Filter), i.key, "loops with %s on line %d: "+

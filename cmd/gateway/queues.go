@@ -2,7 +2,9 @@ package main
 
 import (
 	"cmp"
+	"strconv"
 
+	"gateway/bridge"
 	"gateway/broker/session"
 	"gateway/config"
 )
@@ -14,25 +16,34 @@ func sessionQuota(s config.Store) session.Quota {
 	return q
 }
 
-// bridgeRooms bound the queues of the bridges, by client identifier.
+// bridgeRooms bound the queues of the bridges and their dead letters, by client identifier.
 func bridgeRooms(c *config.Config) map[string]*session.Room {
 	rooms := make(map[string]*session.Room)
 	for _, b := range c.Bridges {
 		full := cmp.Or(b.Queue.Full, "drop_oldest")
-		room := &session.Room{Quota: quota(b.Queue, full)}
-		room.Quota.Bytes = cmp.Or(room.Quota.Bytes, c.Store.MaxSize/2)
-		for _, r := range b.Rules {
-			if r.Direction != "in" {
-				room.Rules = append(room.Rules, session.NewRule(r.LocalPrefix+r.Filter, quota(r.Queue, full)))
+		for lane := range bridge.MaxLanes {
+			room := &session.Room{Quota: quota(b.Queue, full)}
+			room.Quota.Bytes = cmp.Or(room.Quota.Bytes, c.Store.MaxSize/2)
+			for _, r := range b.Rules {
+				if r.Direction != "in" {
+					room.Rules = append(room.Rules, session.NewRule(r.LocalPrefix+r.Filter, quota(r.Queue, full)))
+				}
 			}
+			rooms[bridgeSession(b.Name, lane)] = room
 		}
-		rooms[bridgeSession(b.Name)] = room
+		rooms[bridge.DeadTopic(b.Name)] = &session.Room{Quota: session.Quota{Bytes: c.Store.MaxSize / 8, Full: session.DropOldest}}
 	}
 	return rooms
 }
 
-// bridgeSession is the client identifier of a bridge in the broker.
-func bridgeSession(name string) string { return "$bridge/" + name }
+// bridgeSession is the client identifier of a lane of a bridge in the broker.
+func bridgeSession(name string, lane int) string {
+	id := "$bridge/" + name
+	if lane > 0 {
+		id += "/live/" + strconv.Itoa(lane)
+	}
+	return id
+}
 
 func quota(q config.Queue, full string) session.Quota {
 	policies := map[string]session.Policy{

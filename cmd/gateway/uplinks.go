@@ -4,13 +4,16 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 
 	"gateway/bridge"
 	"gateway/broker"
 	"gateway/broker/packet"
+	"gateway/broker/session"
 	"gateway/clock"
 	"gateway/config"
 )
@@ -28,34 +31,10 @@ func (g *gateway) bridge(c *config.Config, begin <-chan struct{}) error {
 	defer cancel()
 	redate := g.redate()
 	for _, b := range c.Bridges {
-		session := bridgeSession(b.Name)
-		window := uint16(b.Window)
-		password, err := b.Password.Reveal()
-		if err != nil {
-			// The cloud will refuse the bridge, whose queue is needed all the same.
-			g.log.Error("the bridge has no password", "bridge", b.Name, "error", err)
+		if err := g.keepDeadLetters(b.Name); err != nil {
+			g.log.Error("dead letters of the bridge are not kept", "bridge", b.Name, "error", err)
 		}
-		cfg := bridge.Config{
-			Name: b.Name, URL: b.URL, ClientID: b.ClientID,
-			Username: b.Username, Password: password,
-			AnnounceBridge: b.Announce, Rules: bridgeRules(b.Rules), StateTopic: b.StateTopic,
-			TLS:       func() (*tls.Config, error) { return bridgeTLS(b.TLS, g.clock) },
-			KeepAlive: b.KeepAlive, ConnectTimeout: b.ConnectTimeout, AckTimeout: b.AckTimeout,
-			BackoffMin: b.Backoff.Min, BackoffMax: b.Backoff.Max, Window: int(window),
-			Open: func(context.Context) (bridge.Session, error) {
-				return g.server.Connect(broker.ClientOptions{
-					ID: session, SessionExpiry: broker.Never, ReceiveMaximum: window, Amend: redate,
-				})
-			},
-			Log: g.log,
-		}
-		if g.store != nil {
-			cfg.Backlog = func() (int, time.Time) {
-				n, _, oldest := g.store.Count(session)
-				return int(n), oldest
-			}
-		}
-		up, err := bridge.New(cfg)
+		up, err := bridge.New(g.bridgeConfig(b, redate))
 		if err != nil {
 			return configError{err}
 		}
@@ -80,13 +59,67 @@ func (g *gateway) bridge(c *config.Config, begin <-chan struct{}) error {
 	return nil
 }
 
+// bridgeConfig makes a bridge of the configuration one of the package.
+func (g *gateway) bridgeConfig(b config.Bridge, redate func(*packet.Publish, *session.Message)) bridge.Config {
+	password, err := b.Password.Reveal()
+	if err != nil {
+		// The cloud will refuse the bridge, whose queue is needed all the same.
+		g.log.Error("the bridge has no password", "bridge", b.Name, "error", err)
+	}
+	c := bridge.Config{
+		Name: b.Name, URL: b.URL, ClientID: b.ClientID,
+		Username: b.Username, Password: password,
+		AnnounceBridge: b.Announce, Rules: bridgeRules(b.Rules), StateTopic: b.StateTopic,
+		TLS:       func() (*tls.Config, error) { return bridgeTLS(b.TLS, g.clock) },
+		KeepAlive: b.KeepAlive, ConnectTimeout: b.ConnectTimeout, AckTimeout: b.AckTimeout,
+		BackoffMin: b.Backoff.Min, BackoffMax: b.Backoff.Max,
+		Window: b.Window, MaxPacket: int(b.MaxPacket), SessionExpiry: b.SessionExpiry,
+		ReplayRate: bridge.Rate{Messages: b.ReplayRate.Messages, Bytes: int(b.ReplayRate.Bytes)},
+		Open: func(_ context.Context, lane int) (bridge.Session, error) {
+			return g.server.Connect(broker.ClientOptions{
+				ID: bridgeSession(b.Name, lane), SessionExpiry: broker.Never, ReceiveMaximum: uint16(b.Window), Amend: redate,
+			})
+		},
+		Move: func(from, to bridge.Session, subs []packet.Subscription) error {
+			return from.(*broker.Client).Move(to.(*broker.Client), subs)
+		},
+		Log: g.log,
+	}
+	if b.Version == "5.0" {
+		c.Version = packet.V5
+	}
+	if b.LostSession == "dead_letter" {
+		c.LostSession = bridge.DeadLetter
+	}
+	if g.store != nil {
+		c.Backlog = func(lane int) (int, time.Time) {
+			n, _, oldest := g.store.Count(bridgeSession(b.Name, lane))
+			return int(n), oldest
+		}
+	}
+	return c
+}
+
+// keepDeadLetters makes the session that keeps what the cloud of a bridge can never take.
+func (g *gateway) keepDeadLetters(name string) error {
+	topic := bridge.DeadTopic(name)
+	c, err := g.server.Connect(broker.ClientOptions{ID: topic, SessionExpiry: broker.Never})
+	if err != nil {
+		return err
+	}
+	_, err = c.Subscribe(packet.Subscribe{ID: 1, Filters: []packet.Subscription{{
+		Filter: topic + "/#", QoS: 1, RetainAsPublished: true, RetainHandling: 2,
+	}}})
+	return errors.Join(err, c.Close())
+}
+
 func bridgeRules(rules []config.Rule) []bridge.Rule {
 	directions := map[string]bridge.Direction{"out": bridge.Out, "in": bridge.In, "both": bridge.Both}
 	var out []bridge.Rule
 	for _, r := range rules {
 		out = append(out, bridge.Rule{
 			Direction: directions[r.Direction], Filter: r.Filter, QoS: packet.QoS(r.QoS),
-			LocalPrefix: r.LocalPrefix, RemotePrefix: r.RemotePrefix,
+			LocalPrefix: r.LocalPrefix, RemotePrefix: r.RemotePrefix, LiveFirst: r.Replay == "live_first",
 		})
 	}
 	return out
