@@ -367,9 +367,11 @@ func (b *Bridge) refresh(l *life, open queues, up link) {
 	}
 }
 
-// poisonous is how many connections a message may cost before it is put aside. Before 5.0 a cloud
-// has no other way to refuse it.
-const poisonous = 5
+// poisonous is how many connections in a row a message may cost, on which nothing came but CONNACK
+// and SUBACK, before it is put aside. Before 5.0 a cloud has no other way to refuse it. With the
+// waits between them that takes minutes: a line that is bad for so long is taken for a cloud that
+// refuses, but nothing is lost by that.
+const poisonous = 10
 
 // judge explains why a connection was lost. When the cloud closes one connection after the
 // other as soon as it is sent the same message, it says so.
@@ -380,7 +382,7 @@ func (b *Bridge) judge(h *handover, useful bool, err error) error {
 	head, ok := h.head()
 	dismissed, told := errors.AsType[dismissal](err)
 	switch {
-	case useful || !ok || !closedByPeer(err) && !(told && dismissed.blames()) || time.Since(head.at) > b.config.AckTimeout:
+	case useful || h.came > 0 || !ok || !closedByPeer(err) && !(told && dismissed.blames()) || time.Since(head.at) > b.config.AckTimeout:
 		b.suspect = suspicion{}
 	case b.suspect.losses > 0 && b.suspect.id == head.id:
 		b.suspect.losses++

@@ -66,11 +66,13 @@ type intake struct {
 	receipts receipts
 	heard    time.Time // of the cloud, on the connection before; zero: this is the first
 	backlog  backlog
+	came     int // messages of the cloud on this connection
 }
 
 // publish takes a PUBLISH of the cloud. A message that no rule maps is acknowledged and dropped:
 // a rule may have gone while the cloud kept the subscription.
 func (in *intake) publish(p packet.Publish) error {
+	in.came++
 	remote := p.Topic
 	local, ok := in.rules.in(remote)
 	if !ok {
@@ -108,6 +110,7 @@ func (in *intake) publish(p packet.Publish) error {
 
 // tooLarge acknowledges a message that is not taken, or the cloud would send it for ever.
 func (in *intake) tooLarge(p packet.Publish, size int) error {
+	in.came++
 	in.drops.add(fmt.Sprintf("%d bytes are more than the bridge takes: raise max_packet, or keep such messages from this client", size), p.Topic)
 	if p.QoS == 0 {
 		return nil
