@@ -33,7 +33,7 @@ func (k network) rules(b Bridge, at string) {
 func (k network) replay(before []Rule, r Rule, at, key string) {
 	for j, q := range before {
 		both := r.Direction != "in" && q.Direction != "in" && r.Replay != q.Replay
-		k.want(!both || !overlap(r.LocalPrefix+r.Filter, q.LocalPrefix+q.Filter), key+".replay",
+		k.want(!both || !topic.Overlap(r.LocalPrefix+r.Filter, q.LocalPrefix+q.Filter), key+".replay",
 			"%s on line %d has some of the same topics and another replay; give both the same", fmt.Sprintf("%s.rules[%d]", at, j), k.line(fmt.Sprintf("%s.rules[%d]", at, j)))
 	}
 }

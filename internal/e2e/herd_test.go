@@ -66,7 +66,7 @@ func TestHerd(t *testing.T) {
 			Name: fmt.Sprint("cloud-", i), URL: "mqtts://" + line.address(), ClientID: fmt.Sprint("greenhouse-", i),
 			Rules: []gatewaybridge.Rule{{Direction: gatewaybridge.Out, Filter: "up/#", QoS: 1, RemotePrefix: fmt.Sprint(i, "/")}},
 			TLS:   func() (*tls.Config, error) { return config, nil }, ConnectTimeout: 30 * time.Second, BackoffMin: 500 * time.Millisecond, BackoffMax: longest,
-			Open: func(context.Context) (gatewaybridge.Session, error) {
+			Open: func(context.Context, int) (gatewaybridge.Session, error) {
 				return site.Connect(broker.ClientOptions{ID: fmt.Sprint("$bridge/", i), SessionExpiry: broker.Never, ReceiveMaximum: 20})
 			},
 			Log: quiet,

@@ -19,6 +19,12 @@ import (
 // acknowledged to its device arrives at the cloud at least once, every QoS 2 message exactly
 // once, and the order in each topic is kept.
 func TestOutages(t *testing.T) {
+	for _, version := range []string{"3.1.1", "5.0"} {
+		t.Run(version, func(t *testing.T) { outages(t, version) })
+	}
+}
+
+func outages(t *testing.T, version string) {
 	visit := mosquitto(t, "mosquitto_pub")
 	cloud, books, sensor := newCloud(t), newLedger(), &readings{seen: map[float64]bool{}}
 	line := newLink(t, cloud.address)
@@ -32,7 +38,7 @@ func TestOutages(t *testing.T) {
 	})
 	usb := newPort(t)
 	usb.plug()
-	g := newGateway(t, bridge(line.address(), cloud.file, cloud.valid("greenhouse")), serial(usb.name))
+	g := newGateway(t, speaking(version, bridge(line.address(), cloud.file, cloud.valid("greenhouse"))), serial(usb.name))
 	g.start()
 
 	load, stop := context.WithCancel(t.Context())
@@ -81,6 +87,11 @@ func TestOutages(t *testing.T) {
 			t.Errorf("%s: the gateway forgot the session %d times [MQTT-4.1.0-1]", d.name, d.lost)
 		}
 	}
+}
+
+// speaking lets a bridge speak a version of MQTT.
+func speaking(version, bridge string) string {
+	return strings.Replace(bridge, "name: cloud\n", "name: cloud\n    version: "+version+"\n", 1)
 }
 
 // An outage is a way for the uplink to fail and for the gateway to die.
