@@ -79,18 +79,74 @@ func TestQueueInMemoryIsBounded(t *testing.T) {
 	}
 }
 
-// A session that could not be stored has never begun.
+// A session that could not be stored ends with its connection, and its client is told so
+// [MQTT-3.2.2-22].
 func TestSessionThatCouldNotBegin(t *testing.T) {
 	s := start(t, nil, broker.Limits{Sessions: 1})
 	s.store.failWith(errors.New("no"))
 	c := kept("c")
 	w := s.dial(packet.V5)
 	w.send(&c)
-	w.expect("CONNACK "+packet.ServerUnavailable.String(), "closed")
+	h, body := w.frame()
+	p, err := w.dec.Connack(body)
+	if h.Type != packet.CONNACK || err != nil || !p.Properties.HasSessionExpiry || p.Properties.SessionExpiry != 0 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	w.leave()
 	s.store.failWith(nil)
 	w = s.dial(packet.V5)
 	w.send(&c)
 	w.expect("CONNACK Success")
+	if _, err := s.server.Connect(broker.ClientOptions{ID: "$own", SessionExpiry: broker.Never}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A store that could be read only after a while: QoS 1 and 2 are refused until then, QoS 0 goes on, and
+// then everything is as it was, but for sessions that their clients did not want any more.
+func TestStoreComesLate(t *testing.T) {
+	store := newMemory()
+	t.Cleanup(store.close)
+	s := start(t, store, broker.Limits{})
+	for _, id := range []string{"kept", "ended", "returns"} {
+		w := s.connect(packet.V5, kept(id))
+		w.send(subscribe(1, filter("t", 1)))
+		w.expect("SUBACK 1…")
+		w.leave()
+	}
+	pub := s.connect(packet.V5, clean("pub"))
+	pub.send(publish("t", "before", 1, 1))
+	pub.expect("PUBACK 1")
+	s.stop()
+
+	store.hide(true)
+	s = startWith(t, store, broker.Options{Absent: errors.New("nothing there")})
+	stopgap := s.connect(packet.V5, kept("returns"))
+	stopgap.send(subscribe(1, filter("t", 1)))
+	stopgap.expect("SUBACK 1…")
+	s.connect(packet.V5, clean("ended"))
+	pub = s.connect(packet.V5, clean("pub"))
+	pub.send(publish("t", "now", 0, 0), publish("t", "refused", 1, 1), publish("t", "refused", 2, 2))
+	stopgap.expect("PUBLISH t=now q0")
+	for _, answer := range []string{"PUBACK 1 ", "PUBREC 2 "} {
+		pub.expect(answer + packet.ImplementationSpecificError.String())
+	}
+	store.hide(false)
+	if err := s.server.Adopt(); err != nil {
+		t.Fatal(err)
+	}
+	pub.send(publish("t", "after", 1, 3))
+	pub.expect("PUBACK 3")
+	for id, lines := range map[string][]string{
+		"kept":    {"CONNACK Success present", "PUBLISH t=before q1 id1 dup", "PUBLISH t=after q1 id2"},
+		"returns": {"CONNACK Success present", "PUBLISH t=before q1 id1 dup", "PUBLISH t=after q1 id2"},
+		"ended":   {"CONNACK Success"},
+	} {
+		w, c := s.dial(packet.V5), kept(id)
+		w.send(&c)
+		w.expect(lines...)
+		w.silent()
+	}
 }
 
 // A will that is no longer the client's is forgotten durably before CONNACK.

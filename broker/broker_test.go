@@ -484,8 +484,8 @@ func TestStoreFailure(t *testing.T) {
 			pub.expect("closed")
 			pub = s.connect(v, clean("pub"))
 		}
-		// A client whose session is there comes in again, to go on with what needs no disk; a new
-		// durable session needs one.
+		// A client whose session is there comes in again, to go on with what needs no disk; another gets
+		// a session that ends with its connection, and 5.0 tells it.
 		s.store.failWith(errors.New("input/output error"))
 		again := kept("sub")
 		again.Will = &packet.Will{Topic: "will/sub", Payload: []byte("gone")}
@@ -495,7 +495,13 @@ func TestStoreFailure(t *testing.T) {
 		stranger := s.dial(v)
 		c := kept("stranger")
 		stranger.send(&c)
-		stranger.expect("CONNACK "+packet.ServerUnavailable.String(), "closed")
+		stranger.expect("CONNACK Success")
+		stranger.send(subscribe(1, filter("for stranger", 1)))
+		stranger.expect("SUBACK 1…")
+		pub.send(publish("for stranger", "control", 1, 9))
+		stranger.expect("PUBLISH for stranger=control q1 id1")
+		pub.expect("PUBACK 9")
+		_ = stranger.nc.Close()
 		pub.send(publish("d", "local", 0, 0))
 		for got := ""; got != "PUBLISH d=local q0"; got = sub.read() {
 			if got == "nothing" || got == "closed" {

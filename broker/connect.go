@@ -2,6 +2,7 @@ package broker
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -70,10 +71,17 @@ func (c *conn) connect(p *packet.Connect) error {
 	c.link.aliases.max = min(p.Properties.TopicAliasMaximum, c.srv.limits.TopicAliases)
 	c.bridge = p.Bridge
 
-	n, present, err := c.srv.registry.attach(arrival{
+	a := arrival{
 		peer: &c.link, access: c.access, id: c.link.mount.id(p.ClientID), cleanStart: p.CleanStart,
 		expiry: expiry, window: c.window(p), will: p.Will, version: p.Version,
-	})
+	}
+	n, present, err := c.srv.registry.attach(a)
+	if errors.Is(err, errUnstored) {
+		// Local control goes on without the disk: the client gets a session that ends with its connection.
+		a.expiry, a.stopgap = 0, true
+		props.HasSessionExpiry, props.SessionExpiry = true, 0
+		n, present, err = c.srv.registry.attach(a)
+	}
 	if err != nil {
 		return c.refuse(&packet.Error{Clause: "3.1.4", Reason: packet.ServerUnavailable, Text: err.Error()})
 	}

@@ -18,6 +18,7 @@ type memory struct {
 	closed   bool
 	busy     bool
 	fail     error
+	hidden   bool
 	number   uint64
 	live     map[string]*stored // as submitted
 	sessions map[string]*stored // as committed
@@ -78,9 +79,22 @@ func (m *memory) failWith(err error) {
 	m.mu.Unlock()
 }
 
+// hide makes the store one that is not there.
+func (m *memory) hide(on bool) {
+	m.mu.Lock()
+	m.hidden = on
+	m.mu.Unlock()
+}
+
 func (m *memory) Submit(changes []session.Change, _ bool, done func(error)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.hidden {
+		if done != nil {
+			go done(errors.New("there is no store"))
+		}
+		return
+	}
 	var opened *stored
 	for _, c := range changes {
 		switch c := c.(type) {

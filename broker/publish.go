@@ -180,6 +180,12 @@ func (u *unit) enqueue(r *routing, h *hit) {
 
 // submit hands the unit to the store. It reports false if there is nothing to store.
 func (u *unit) submit() bool {
+	if u.srv.absent.Load() && u.done != nil {
+		v := *u
+		v.enqueued = nil
+		v.committed(errAbsent)
+		return true
+	}
 	if len(u.changes) == 0 {
 		return false
 	}

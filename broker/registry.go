@@ -31,6 +31,7 @@ type arrival struct {
 	cleanStart bool
 	expiry     uint32
 	window     uint16
+	stopgap    bool // the store has refused one that would stay
 	will       *packet.Will
 	version    packet.Version
 }
@@ -60,6 +61,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	hadWill := false
 	if !present {
 		n = newSession(g.srv, a.id, a.expiry > 0)
+		n.stopgap = a.stopgap
 		g.sessions[a.id] = n
 	}
 	var changes []session.Change
@@ -106,7 +108,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	if err := <-committed; err != nil && !present {
 		g.expire(n, a.peer, 0) // it has never begun
 		g.detach(n, a.peer, true)
-		return nil, false, fmt.Errorf("the session could not be stored: %w", err)
+		return nil, false, fmt.Errorf("%w: %w", errUnstored, err)
 	} else if err != nil {
 		// Local control goes on without the disk: the client knows its session, and what has
 		// changed of it, the will and the expiry, ends with this process.
@@ -118,6 +120,9 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 
 // errSessions is why a client that has no session gets none.
 var errSessions = errors.New("there are as many sessions as limits.sessions allows, or the gateway is stopping")
+
+// errUnstored is why a client gets no new session that would stay.
+var errUnstored = errors.New("the session could not be stored")
 
 // displace makes way for another connection of the same client, and, when the session ends with
 // it, ends the session. It returns what is to be stored and the will that is due.

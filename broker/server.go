@@ -9,11 +9,10 @@ package broker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -27,6 +26,9 @@ type Options struct {
 	Store  Store // required
 	Limits Limits
 	Log    *slog.Logger // required
+	// Absent says why the store cannot be read yet, nil if it can. Until Adopt, QoS 1 and 2 are refused:
+	// nobody knows who would have to get them.
+	Absent error
 	// Queues bound the queues of durable sessions, by client identifier. Of the others, those of the
 	// network are bounded by Limits, and those of the gateway's own clients by the store alone.
 	Queues map[string]*session.Room
@@ -49,6 +51,7 @@ type Server struct {
 	began   time.Time
 	stats   Stats
 	denials denials
+	absent  atomic.Bool // see Options.Absent
 	queues  queueBounds
 	losses  losses
 
@@ -102,61 +105,17 @@ func New(o Options) (*Server, error) {
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	context.AfterFunc(s.ctx, func() { _ = s.turnstile.close() })
-	if err := s.restore(); err != nil {
-		s.stop()
-		return nil, fmt.Errorf("restore sessions: %w", err)
+	if s.absent.Store(o.Absent != nil); o.Absent == nil {
+		if err := s.Adopt(); err != nil {
+			s.stop()
+			return nil, err
+		}
 	}
 	r := &reporter{srv: s, last: make(map[string]string)}
 	r.report()
 	s.start(r.run)
 	s.start(s.turnstile.run)
 	return s, nil
-}
-
-// restore replays the store's facts, then lets the time go on for sessions whose clients are
-// away.
-func (s *Server) restore() error {
-	sessions := s.registry.sessions
-	closed := make(map[*Session]time.Time)
-	err := s.store.Restore(func(c session.Change) {
-		switch c := c.(type) {
-		case *session.Opened:
-			n := newSession(s, c.Client, true)
-			n.number, n.expiry, n.will = c.Incarnation, c.Expiry, c.Will
-			sessions[c.Client] = n
-		case *session.Closed:
-			closed[sessions[c.Client]] = c.At
-			sessions[c.Client].will = nil
-		case *session.Subscribed:
-			s.routes.subscribe(sessions[c.Client], c.Subscription, c.ID)
-		case *session.Summary:
-			n := sessions[c.Client]
-			n.state.Queue = session.RestoredQueue(c)
-			n.state.Inbox = session.RestoredInbox(c)
-		case *session.Dropped:
-			s.losses.add(*c)
-		case *session.Retained:
-			s.routes.keep(c.Message, math.MaxInt)
-		}
-	})
-	if err != nil {
-		return err
-	}
-	now := time.Now()
-	for _, n := range sessions {
-		// The clock of a board without battery may be years off: time away is never negative.
-		away := time.Duration(0)
-		at, ok := closed[n]
-		if ok {
-			away = max(0, now.Sub(at))
-		} else if n.will == nil {
-			// It was connected when the power went: from now on its expiry counts.
-			s.later([]session.Change{&session.Closed{Client: n.id, At: now}})
-		}
-		n.since = now.Add(-away)
-		s.registry.due(n)
-	}
-	return nil
 }
 
 // start runs f in a goroutine that Close waits for. It reports false when the server is closing.

@@ -39,6 +39,7 @@ type Session struct {
 	subs     map[string]struct{} // filters
 	expiry   uint32              // seconds after the connection ends
 	will     *packet.Will        // nil when none is due
+	stopgap  bool                // its client has asked for one that is stored, which the store refused
 	unread   bool                // the last read from the store failed
 	holds    []uint64            // what Hold has returned and was not released
 	lowest   uint64              // of what it has returned since a read from the store began

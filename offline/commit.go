@@ -28,6 +28,8 @@ type committer struct {
 	maxBytes int64
 	sweepAt  int64
 
+	probeAfter time.Duration
+
 	cursors map[uint64]*cursor  // of all sessions, as they are in the file
 	dead    map[uint64]struct{} // sessions with dead messages
 	deadN   int64
@@ -86,6 +88,10 @@ func (c *committer) run() {
 		case c.sweepDue() && !c.failed:
 			if c.quiet(timer, sweepPause) {
 				c.commit(nil)
+			}
+		case c.failed || c.full:
+			if c.quiet(timer, c.probeAfter) {
+				c.probe()
 			}
 		default:
 			<-c.intake.wake
@@ -295,26 +301,19 @@ func (c *committer) adopt(touched map[uint64]*cursor) {
 	}
 }
 
-// health notes how the store is, and writes one line when that changes. What remedy there is
-// depends on the kind of failure.
+// health notes how the store is, and writes one line when that changes.
 func (c *committer) health(now error) {
 	c.mu.Lock()
 	before := c.stats.LastError
 	c.stats.LastError = now
 	c.mu.Unlock()
-	same := func(kind error) bool { return errors.Is(before, kind) && errors.Is(now, kind) }
+	was, _ := StateOf(before)
+	is, remedy := StateOf(now)
 	switch {
-	case now == nil && before != nil:
+	case is == was:
+	case is == Ready:
 		c.log.Info("the store takes messages again")
-	case now == nil || same(ErrFull) || same(ErrDisk) || same(ErrDamaged):
-	case errors.Is(now, ErrFull):
-		c.log.Error("the store is full and refuses new messages: raise its quota, make room on the disk, "+
-			"or let the clients connect that messages wait for", "error", now)
-	case errors.Is(now, ErrDisk):
-		c.log.Error("the store cannot write and refuses new messages until it can; what it has acknowledged "+
-			"before is safe: look for errors of the disk in the kernel's log", "error", now)
 	default:
-		c.log.Error("the store is damaged and refuses some changes: restart the gateway, which sets the file "+
-			"aside and saves what can be read", "error", now)
+		c.log.Error("the store refuses new messages; what it has acknowledged before is safe", "state", is, "error", now, "remedy", remedy)
 	}
 }

@@ -33,7 +33,8 @@ type Options struct {
 	// never set.
 	Clock Clock
 
-	sweepAt int64 // dead messages that are worth a sweep
+	sweepAt int64         // dead messages that are worth a sweep
+	probe   time.Duration // between looks whether a store that was not could be ready again
 	commit  func(*bolt.DB, func(*bolt.Tx) error) error
 }
 
@@ -55,6 +56,9 @@ func (o *Options) defaults() {
 	}
 	if o.sweepAt == 0 {
 		o.sweepAt = sweepAt
+	}
+	if o.probe == 0 {
+		o.probe = probeTime
 	}
 	if o.commit == nil {
 		o.commit = commit
@@ -127,7 +131,7 @@ func Open(path string, o Options) (_ *Store, err error) {
 func assemble(f *file, o Options) *Store {
 	s := &Store{log: o.Log, clock: newClock(o.Clock), file: f, intake: newIntake(o.TelemetryCommit, o.MaxPending)}
 	s.committer = &committer{
-		file: f, intake: s.intake, clock: s.clock, log: o.Log, maxBytes: o.MaxBytes, sweepAt: o.sweepAt,
+		file: f, intake: s.intake, log: o.Log, clock: s.clock, maxBytes: o.MaxBytes, sweepAt: o.sweepAt, probeAfter: o.probe,
 		cursors: make(map[uint64]*cursor), dead: make(map[uint64]struct{}),
 	}
 	return s

@@ -308,7 +308,7 @@ func TestQuota(t *testing.T) {
 	eventually(t, "there is room again", func() bool { return commitNow(s, enqueue(payload, to("a", a))) == nil })
 	must(t, commitNow(s, &session.Removed{Client: "a"}))
 	lines := book.all()
-	if len(lines) != 2 || !strings.Contains(lines[0], "full") || !strings.Contains(lines[1], "again") {
+	if len(lines) != 2 || !strings.Contains(lines[0], "state=full") || !strings.Contains(lines[1], "again") {
 		t.Errorf("log: %q", lines)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"gateway/board"
@@ -27,9 +26,11 @@ type gateway struct {
 	board  board.Board
 	points *points      // their outputs are safe before anything else is done
 	guard  *guard.Guard // nil on a simulated board
-	store  *offline.Store
+	vault  *vault
 	server *broker.Server
 
+	stopWatching  context.CancelFunc
+	watching      sync.WaitGroup // of the store
 	stopUplinks   context.CancelFunc
 	uplinks       sync.WaitGroup
 	methods       *methods
@@ -46,7 +47,7 @@ func start(c *config.Config, log *slog.Logger) (g *gateway, err error) {
 	if err := os.MkdirAll(c.Gateway.Data, 0o700); err != nil {
 		log.Error("the data folder cannot be made: nothing will be kept", "error", err, "remedy", "make it, or set gateway.data to one that can be written")
 	}
-	g = &gateway{log: log, clock: clock.New(built()), stopListening: func() {}, stopUplinks: func() {}, stopClock: func() {}}
+	g = &gateway{log: log, clock: clock.New(built()), stopListening: func() {}, stopUplinks: func() {}, stopClock: func() {}, stopWatching: func() {}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.stop())
@@ -58,6 +59,9 @@ func start(c *config.Config, log *slog.Logger) (g *gateway, err error) {
 	if err := g.openStore(c); err != nil {
 		return g, err
 	}
+	var ctx context.Context
+	ctx, g.stopWatching = context.WithCancel(context.Background())
+	g.watching.Go(func() { g.vault.watch(ctx, g.server, log) })
 	var timing context.Context
 	timing, g.stopClock = context.WithCancel(context.Background())
 	g.timing.Go(func() { g.awaitClock(timing) })
@@ -115,24 +119,15 @@ func (g *gateway) takeOutputs(c *config.Config) (err error) {
 // openStore opens the store and starts the broker on it. Without a store there is local control
 // and QoS 0; what must be durable is refused.
 func (g *gateway) openStore(c *config.Config) error {
-	var store broker.Store
-	opened, err := offline.Open(c.StorePath(), offline.Options{
+	g.vault = newVault(c.StorePath(), offline.Options{
 		Log: g.log, TelemetryCommit: c.Store.TelemetryCommit, MaxBytes: c.Store.MaxSize, Clock: g.clock,
 	})
-	switch {
-	case errors.Is(err, offline.ErrInUse), errors.Is(err, offline.ErrVersion):
-		return err
-	case err != nil:
-		g.log.Error("no store: QoS 1 and 2 for durable sessions is refused, everything else goes on",
-			"error", err, "remedy", "mend "+filepath.Dir(c.StorePath())+" and restart the gateway")
-		store = noStore{err}
-	default:
-		g.store, store = opened, opened
-	}
+	_, absent := g.vault.get()
 	most := limits(c.Limits)
 	most.Stored = sessionQuota(c.Store)
+	var err error
 	g.server, err = broker.New(broker.Options{
-		Store: store, Limits: most, Log: g.log, Version: "gateway " + version,
+		Store: g.vault, Absent: absent, Limits: most, Log: g.log, Version: "gateway " + version,
 		UseAnother: c.Gateway.UseAnotherServer, Queues: bridgeRooms(c),
 	})
 	return err
@@ -181,13 +176,15 @@ func (g *gateway) stop() error {
 		errs = append(errs, g.points.stop())
 	}
 	g.uplinks.Wait()
+	g.stopWatching()
 	g.stopListening()
 	if g.server != nil {
 		errs = append(errs, g.server.Close())
 	}
 	g.listening.Wait()
-	if g.store != nil {
-		errs = append(errs, g.store.Close())
+	g.watching.Wait()
+	if g.vault != nil {
+		errs = append(errs, g.vault.close())
 	}
 	if g.points != nil {
 		errs = append(errs, g.points.release())

@@ -56,7 +56,7 @@ bridges:
 		t.Fatal("no answer")
 	}
 	for _, name := range []string{"first", "second"} {
-		if n, _, _ := g.store.Count("$bridge/" + name); n != 1 {
+		if n, _ := g.vault.count("$bridge/" + name); n != 1 {
 			t.Errorf("%d messages wait for the cloud %s, want 1", n, name)
 		}
 	}

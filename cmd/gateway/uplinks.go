@@ -90,12 +90,7 @@ func (g *gateway) bridgeConfig(b config.Bridge, redate func(*packet.Publish, *se
 	if b.LostSession == "dead_letter" {
 		c.LostSession = bridge.DeadLetter
 	}
-	if g.store != nil {
-		c.Backlog = func(lane int) (int, time.Time) {
-			n, _, oldest := g.store.Count(bridgeSession(b.Name, lane))
-			return int(n), oldest
-		}
-	}
+	c.Backlog = func(lane int) (int, time.Time) { return g.vault.count(bridgeSession(b.Name, lane)) }
 	return c
 }
 

@@ -143,7 +143,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	t.Logf("after %d messages: %v", taken, refusal)
 	eventually(t, 5*time.Second, "a line about the store", func() bool { return len(complaints(g.log, []string{"store"})) > 0 })
-	g.worksWithoutStore()
+	g.worksWithoutStore(1)
 	if lines := complaints(g.log, []string{"store"}); len(lines) != 1 {
 		t.Errorf("%d lines, want one:\n%s", len(lines), strings.Join(lines, "\n"))
 	} else {
@@ -186,13 +186,13 @@ func fill(t *testing.T, name, disk string) {
 }
 
 // worksWithoutStore checks that what needs no disk is served.
-func (g *gateway) worksWithoutStore() {
+func (g *gateway) worksWithoutStore(qos packet.QoS) {
 	g.t.Helper()
 	got := make(chan struct{}, 1) // one message is sent
 	c := g.connect(client.Options{Receive: func(packet.Publish) { got <- struct{}{} }})
 	defer c.Close()
 	subscribe(g.t, c, "local/check", 0)
-	if _, err := c.Publish(g.t.Context(), packet.Publish{Topic: "local/check", QoS: 1}); err != nil {
+	if _, err := c.Publish(g.t.Context(), packet.Publish{Topic: "local/check", QoS: qos}); err != nil {
 		g.t.Fatalf("local: %v", err)
 	}
 	select {
