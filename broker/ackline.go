@@ -24,9 +24,12 @@ func (l *ackLine) fill(place uint64, answer []byte) {
 	l.waiting[place-l.first] = ack{answer, true}
 }
 
+// due reports whether leave has something to append.
+func (l *ackLine) due() bool { return len(l.waiting) > 0 && l.waiting[0].ready }
+
 // leave appends to dst the answers whose turn has come.
 func (l *ackLine) leave(dst []byte) []byte {
-	for len(l.waiting) > 0 && l.waiting[0].ready {
+	for l.due() {
 		dst = append(dst, l.waiting[0].bytes...)
 		l.pop()
 	}

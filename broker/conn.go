@@ -115,6 +115,7 @@ func (c *conn) handshake() error {
 		}
 	}
 	c.in = newFrames(c.nc, c.listener.Bounds.PacketSize)
+	c.link.out.plain(c.in.raw)
 	h, body, err := c.read()
 	if err != nil {
 		return err

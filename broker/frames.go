@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -25,7 +24,7 @@ type frames struct {
 	attempt func(uintptr) bool // try, made once
 	n       int                // of the last read from raw
 	waited  bool               // the last fill found nothing at first, as far as is known
-	errno   error
+	errno   syscall.Errno
 }
 
 const (
@@ -115,11 +114,11 @@ func (f *frames) release() {
 
 // await waits until there is something to read, and reads it into a buffer of the pool.
 func (f *frames) await() error {
-	f.n, f.errno = 0, nil
+	f.n, f.errno = 0, 0
 	if err := f.raw.Read(f.attempt); err != nil {
 		return err
 	}
-	if f.errno != nil {
+	if f.errno != 0 {
 		return f.errno
 	}
 	if f.n == 0 {
@@ -132,19 +131,16 @@ func (f *frames) await() error {
 func (f *frames) try(fd uintptr) bool {
 	pooled := buffers.Get().(*[]byte)
 	b := *pooled
-	n, err := syscall.Read(int(fd), b)
-	for errors.Is(err, syscall.EINTR) {
-		n, err = syscall.Read(int(fd), b)
-	}
+	n, errno := socketRead(fd, b)
 	if n > 0 {
 		f.buf, f.pooled, f.n = b[:n], pooled, n
 		return true
 	}
 	buffers.Put(pooled)
-	if errors.Is(err, syscall.EAGAIN) {
+	if errno == syscall.EAGAIN {
 		f.waited = true
 		return false
 	}
-	f.errno = err
+	f.errno = errno
 	return true
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"gateway/broker/packet"
@@ -22,8 +23,8 @@ type out struct {
 	writeTime time.Duration // for the peer to take what one Write holds
 
 	mu       sync.Mutex
-	buf      []byte // waiting
-	spare    []byte // written before, kept to be filled again
+	raw      syscall.RawConn // nil if the connection is no plain socket
+	buf      *[]byte         // waiting, in a buffer of the pool; nil: nothing
 	flushing bool
 	ending   bool           // nothing may be appended; the connection is closed after what waits
 	last     time.Time      // when it is closed at the latest, once it is ending
@@ -31,21 +32,43 @@ type out struct {
 	wanted   bool           // somebody found no room
 	broken   error          // why the peer took no more
 	flushers sync.WaitGroup // the goroutine in flush
+	work     func()         // what it does, made once
 	acks     ackLine
 	ackLimit int    // places in acks beyond which the peer is not to be read
 	less     signal // told when there is less to send or to acknowledge
+
+	// Of the goroutine in flush alone:
+	try   func(fd uintptr) bool // attempt, made once
+	rest  []byte                // that has not been written to raw
+	errno syscall.Errno
 }
 
 // lastWriteTime is how long a peer has for its last packet. It is shorter than the time that a
 // gateway takes to stop.
 const lastWriteTime = time.Second
 
-// keepBuffer is how many bytes of buffer an idle connection keeps.
-const keepBuffer = 512
+// Connections have a buffer only while something waits to be written. It grows with that.
+const (
+	firstOutBuffer = 1 << 10  // bytes of a new one
+	mostOutBuffer  = 64 << 10 // bytes beyond which it is not kept for others
+)
+
+var outBuffers = sync.Pool{New: func() any { b := make([]byte, 0, firstOutBuffer); return &b }}
 
 func (o *out) init(nc net.Conn, l *Limits) {
 	o.nc, o.limit, o.writeTime = nc, l.OutBytes, l.WriteTime
 	o.ackLimit, o.less = 2*int(l.ReceiveMaximum), make(signal, 1)
+	o.work = func() {
+		defer o.flushers.Done()
+		o.flush()
+	}
+}
+
+// plain tells that the bytes of the client are those on the wire of a socket, nil if they are not.
+func (o *out) plain(raw syscall.RawConn) {
+	o.mu.Lock()
+	o.raw, o.try = raw, o.attempt
+	o.mu.Unlock()
 }
 
 // An encoder is a packet that appends itself to a buffer.
@@ -57,7 +80,8 @@ type encoder interface {
 func (o *out) send(p encoder) {
 	o.mu.Lock()
 	if !o.ending {
-		o.buf = p.Append(o.buf, o.version)
+		b := o.open()
+		*b = p.Append(*b, o.version)
 		o.kick()
 	}
 	o.mu.Unlock()
@@ -67,17 +91,50 @@ func (o *out) send(p encoder) {
 func (o *out) publish(p *packet.Publish) {
 	o.mu.Lock()
 	if !o.ending {
-		o.buf = p.Append(o.buf, o.version)
+		b := o.open()
+		*b = p.Append(*b, o.version)
 		o.kick()
 	}
 	o.mu.Unlock()
+}
+
+// open returns the buffer to append to. The lock is held.
+func (o *out) open() *[]byte {
+	if o.buf == nil {
+		o.buf = outBuffers.Get().(*[]byte)
+	}
+	return o.buf
+}
+
+// waiting returns how many bytes wait to be written. The lock is held.
+func (o *out) waiting() int {
+	if o.buf == nil {
+		return 0
+	}
+	return len(*o.buf)
+}
+
+// discard throws away what waits. The lock is held.
+func (o *out) discard() {
+	if o.buf != nil {
+		recycle(o.buf)
+		o.buf = nil
+	}
+}
+
+// recycle gives a buffer back to the pool.
+func recycle(b *[]byte) {
+	if cap(*b) <= mostOutBuffer {
+		*b = (*b)[:0]
+		outBuffers.Put(b)
+	}
 }
 
 // room reports whether more may be appended. If not, drained will be called.
 func (o *out) room() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.wanted = !o.ending && len(o.buf) >= o.limit
+	o.wanted = !o.ending && o.waiting() >= o.limit
 	return !o.ending && !o.wanted
 }
 
@@ -86,7 +143,7 @@ func (o *out) room() bool {
 func (o *out) laden() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return !o.ending && (len(o.buf) >= 2*o.limit || len(o.acks.waiting) >= o.ackLimit)
+	return !o.ending && (o.waiting() >= 2*o.limit || len(o.acks.waiting) >= o.ackLimit)
 }
 
 // reserve takes the next place in the order of acknowledgements.
@@ -104,7 +161,8 @@ func (o *out) complete(place uint64, a packet.Ack) {
 		return
 	}
 	if place == o.acks.first {
-		o.buf = a.Append(o.buf, o.version)
+		b := o.open()
+		*b = a.Append(*b, o.version)
 		o.acks.pop()
 	} else {
 		o.acks.fill(place, a.Append(nil, o.version))
@@ -125,7 +183,10 @@ func (o *out) completeSub(place uint64, s *packet.Suback) {
 
 // advance sends the acknowledgements whose turn has come. The lock is held.
 func (o *out) advance() {
-	o.buf = o.acks.leave(o.buf)
+	if o.acks.due() {
+		b := o.open()
+		*b = o.acks.leave(*b)
+	}
 	o.kick()
 	o.less.give()
 }
@@ -139,23 +200,29 @@ func (o *out) end(last encoder) {
 		return
 	}
 	if last != nil {
-		o.buf = last.Append(o.buf, o.version)
+		b := o.open()
+		*b = last.Append(*b, o.version)
 	}
 	o.ending, o.acks = true, ackLine{}
 	o.last = time.Now().Add(lastWriteTime)
 	_ = o.nc.SetWriteDeadline(o.last)
-	if !o.flushing {
-		o.flushing = true
-		o.flushers.Go(o.flush)
-	}
+	o.start()
 	o.less.give()
 }
 
 // kick starts the flush of what waits. The lock is held.
 func (o *out) kick() {
-	if !o.flushing && len(o.buf) > 0 {
+	if o.buf != nil {
+		o.start()
+	}
+}
+
+// start starts a flush, unless one is running. The lock is held.
+func (o *out) start() {
+	if !o.flushing {
 		o.flushing = true
-		o.flushers.Go(o.flush)
+		o.flushers.Add(1)
+		go o.work()
 	}
 }
 
@@ -164,11 +231,9 @@ func (o *out) kick() {
 func (o *out) flush() {
 	for {
 		o.mu.Lock()
-		if len(o.buf) == 0 {
+		b, raw := o.buf, o.raw
+		if b == nil {
 			o.flushing = false
-			if cap(o.buf)+cap(o.spare) > keepBuffer {
-				o.buf, o.spare = nil, nil
-			}
 			ending := o.ending
 			o.mu.Unlock()
 			if ending {
@@ -176,25 +241,23 @@ func (o *out) flush() {
 			}
 			return
 		}
-		b := o.buf
-		o.buf = o.spare[:0]
+		o.buf = nil
 		wanted, drained := o.wanted, o.drained
 		o.wanted = false
 		o.mu.Unlock()
 		o.less.give()
 
 		//crash:before-write
-		err := o.write(b)
+		err := o.write(raw, *b)
 		//crash:written
-
-		o.mu.Lock()
-		o.spare = b
+		recycle(b)
 		if err != nil {
-			o.ending, o.buf, o.acks, o.broken = true, nil, ackLine{}, err
+			o.mu.Lock()
+			o.ending, o.acks, o.broken = true, ackLine{}, err
+			o.discard()
 			o.less.give()
-		}
-		o.mu.Unlock()
-		if wanted && drained != nil && err == nil {
+			o.mu.Unlock()
+		} else if wanted && drained != nil {
 			drained()
 		}
 	}
@@ -204,8 +267,53 @@ func (o *out) flush() {
 // enough of it. A record of TLS has as many.
 const writePiece = 16 << 10
 
-// write writes b.
-func (o *out) write(b []byte) error {
+// write writes b. What a socket takes at once needs no deadline, which costs as much as to encode
+// some packets.
+func (o *out) write(raw syscall.RawConn, b []byte) error {
+	if raw == nil {
+		return o.insist(b)
+	}
+	o.rest, o.errno = b, 0
+	err := raw.Write(o.try)
+	b, o.rest = o.rest, nil
+	switch {
+	case err != nil:
+		return err
+	case o.errno != 0:
+		return o.errno
+	case len(b) == 0:
+		return nil
+	}
+	if err := o.insist(b); err != nil {
+		return err
+	}
+	o.mu.Lock()
+	if !o.ending {
+		_ = o.nc.SetWriteDeadline(time.Time{})
+	}
+	o.mu.Unlock()
+	return nil
+}
+
+// attempt writes as much of the rest as the socket takes now.
+func (o *out) attempt(fd uintptr) bool {
+	const most = 64 << 10 // bytes of one call, during which the runtime cannot stop this thread
+	for len(o.rest) > 0 {
+		piece := o.rest[:min(len(o.rest), most)]
+		n, errno := socketWrite(fd, piece)
+		if errno != syscall.EAGAIN {
+			o.errno = errno
+		}
+		o.rest = o.rest[n:]
+		if n < len(piece) {
+			break
+		}
+	}
+	return true
+}
+
+// insist writes b, in the time that the peer has for it.
+func (o *out) insist(b []byte) error {
 	for len(b) > 0 {
 		o.mu.Lock()
 		deadline := o.last
