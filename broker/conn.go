@@ -102,7 +102,7 @@ func (c *conn) end(err error) {
 	}
 	c.exchange.stop()
 	c.close(err)
-	c.link.out.wait()
+	c.link.flushers.Wait() // nothing is appended any more
 	c.srv.gate.leave(c)
 }
 
@@ -115,7 +115,11 @@ func (c *conn) handshake() error {
 		}
 	}
 	c.in = newFrames(c.nc, c.listener.Bounds.PacketSize)
-	c.link.out.plain(c.in.raw)
+	if c.in.raw != nil {
+		c.link.mu.Lock()
+		c.link.port = newPort(c.in.raw)
+		c.link.mu.Unlock()
+	}
 	h, body, err := c.read()
 	if err != nil {
 		return err
@@ -264,8 +268,7 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 	}
 	if p.QoS == 0 {
 		if refused == nil {
-			c.r.begin(p)
-			c.srv.publish(c.r, nil)
+			route(c, p, nil)
 		} else {
 			c.srv.stats.Dropped.Add(1)
 		}
@@ -287,12 +290,28 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 		c.link.acknowledged(place, a)
 		return nil
 	}
-	c.r.begin(p)
-	c.srv.publish(c.r, func(reason packet.ReasonCode) {
+	route(c, p, func(reason packet.ReasonCode) {
 		a.Reason = reason
 		c.link.acknowledged(place, a)
 	})
 	return nil
+}
+
+// route passes a message on. One that has come alone is written to its subscribers at once; of many
+// the packets are collected until somebody has written those before.
+func route(c *conn, p *packet.Publish, done func(packet.ReasonCode)) {
+	c.r.begin(p)
+	if c.in.more() {
+		c.srv.publish(c.r, done)
+		return
+	}
+	var own *out
+	if done != nil {
+		own = &c.link.out
+	}
+	c.r.round.begin(own)
+	c.srv.publish(c.r, done)
+	c.r.round.end()
 }
 
 // breathe waits while there is too much that the client has to be answered: one that sends without

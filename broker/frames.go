@@ -68,6 +68,9 @@ func (f *frames) next() (h packet.Header, body []byte, ok bool, err error) {
 	return h, b[n : n+h.Length], true, nil
 }
 
+// more reports whether there are bytes after the last packet.
+func (f *frames) more() bool { return f.start < len(f.buf) }
+
 // fill reads more bytes, after those that are not consumed yet.
 func (f *frames) fill() error {
 	f.waited = false

@@ -64,7 +64,7 @@ func (h *holder) letGo() {
 	if h.holds = h.holds[1:]; len(h.holds) == 0 {
 		h.holds = nil
 	}
-	changes := (*Session)(h).pump()
+	changes := (*Session)(h).pump(nil)
 	h.mu.Unlock()
 	h.srv.later(changes)
 }

@@ -161,20 +161,20 @@ func (l *link) offer(r *routing, h *hit) bool {
 	}
 	p := outgoing(r.p, expiry, h.ids)
 	p.Dup, p.QoS, p.ID, p.Retain = false, 0, 0, h.retain
-	if !l.put(&p) {
+	if !l.put(&p, &r.round) {
 		l.stats.TooLarge.Add(1)
 	}
 	return true
 }
 
-func (l *link) deliver(e *session.Entry, expiry uint32, dup bool) bool {
+func (l *link) deliver(e *session.Entry, expiry uint32, dup bool, r *round) bool {
 	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs)
 	p.ID, p.QoS, p.Retain, p.Dup = session.PacketID(e.Position), e.QoS, e.Retain, dup
-	return l.put(&p)
+	return l.put(&p, r)
 }
 
-// put sends a PUBLISH, unless it is more than the client takes [MQTT-3.1.2-24], or not for it.
-func (l *link) put(p *packet.Publish) bool {
+// put sends a PUBLISH, in a round if there is one, unless it is more than the client takes [MQTT-3.1.2-24], or not for it.
+func (l *link) put(p *packet.Publish, r *round) bool {
 	if !l.mount.send(p) {
 		return false
 	}
@@ -188,7 +188,7 @@ func (l *link) put(p *packet.Publish) bool {
 	if spare >= aliasSize {
 		l.aliases.replace(p)
 	}
-	l.publish(p)
+	l.publish(p, r)
 	l.stats.Sent.Add(1)
 	return true
 }

@@ -107,7 +107,7 @@ func (m *mailbox) offer(r *routing, h *hit) bool {
 	return true
 }
 
-func (m *mailbox) deliver(e *session.Entry, expiry uint32, dup bool) bool {
+func (m *mailbox) deliver(e *session.Entry, expiry uint32, dup bool, _ *round) bool {
 	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs)
 	p.ID, p.QoS, p.Retain, p.Dup = session.PacketID(e.Position), e.QoS, e.Retain, dup
 	m.put(item{p: p, m: e.Message})

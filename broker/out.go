@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"gateway/broker/packet"
@@ -23,9 +22,9 @@ type out struct {
 	writeTime time.Duration // for the peer to take what one Write holds
 
 	mu       sync.Mutex
-	raw      syscall.RawConn // nil if the connection is no plain socket
-	buf      *[]byte         // waiting, in a buffer of the pool; nil: nothing
-	flushing bool
+	port     *port          // nil if the connection is no plain socket
+	buf      draft          // what waits
+	flushing bool           // somebody writes, or will do so soon
 	ending   bool           // nothing may be appended; the connection is closed after what waits
 	last     time.Time      // when it is closed at the latest, once it is ending
 	drained  func()         // called, without the lock, when there is room again
@@ -36,39 +35,16 @@ type out struct {
 	acks     ackLine
 	ackLimit int    // places in acks beyond which the peer is not to be read
 	less     signal // told when there is less to send or to acknowledge
-
-	// Of the goroutine in flush alone:
-	try   func(fd uintptr) bool // attempt, made once
-	rest  []byte                // that has not been written to raw
-	errno syscall.Errno
 }
 
 // lastWriteTime is how long a peer has for its last packet. It is shorter than the time that a
 // gateway takes to stop.
 const lastWriteTime = time.Second
 
-// Connections have a buffer only while something waits to be written. It grows with that.
-const (
-	firstOutBuffer = 1 << 10  // bytes of a new one
-	mostOutBuffer  = 64 << 10 // bytes beyond which it is not kept for others
-)
-
-var outBuffers = sync.Pool{New: func() any { b := make([]byte, 0, firstOutBuffer); return &b }}
-
 func (o *out) init(nc net.Conn, l *Limits) {
 	o.nc, o.limit, o.writeTime = nc, l.OutBytes, l.WriteTime
 	o.ackLimit, o.less = 2*int(l.ReceiveMaximum), make(signal, 1)
-	o.work = func() {
-		defer o.flushers.Done()
-		o.flush()
-	}
-}
-
-// plain tells that the bytes of the client are those on the wire of a socket, nil if they are not.
-func (o *out) plain(raw syscall.RawConn) {
-	o.mu.Lock()
-	o.raw, o.try = raw, o.attempt
-	o.mu.Unlock()
+	o.work = o.flush
 }
 
 // An encoder is a packet that appends itself to a buffer.
@@ -80,61 +56,32 @@ type encoder interface {
 func (o *out) send(p encoder) {
 	o.mu.Lock()
 	if !o.ending {
-		b := o.open()
+		b := o.buf.open()
 		*b = p.Append(*b, o.version)
-		o.kick()
+		o.start()
 	}
 	o.mu.Unlock()
 }
 
-// publish is send for a PUBLISH, which the compiler can keep on the stack.
-func (o *out) publish(p *packet.Publish) {
+// publish is send for a PUBLISH, which the compiler can keep on the stack, in a round, if there is
+// one.
+func (o *out) publish(p *packet.Publish, r *round) {
 	o.mu.Lock()
 	if !o.ending {
-		b := o.open()
+		b := o.buf.open()
 		*b = p.Append(*b, o.version)
-		o.kick()
+		if !r.join(o) {
+			o.start()
+		}
 	}
 	o.mu.Unlock()
-}
-
-// open returns the buffer to append to. The lock is held.
-func (o *out) open() *[]byte {
-	if o.buf == nil {
-		o.buf = outBuffers.Get().(*[]byte)
-	}
-	return o.buf
-}
-
-// waiting returns how many bytes wait to be written. The lock is held.
-func (o *out) waiting() int {
-	if o.buf == nil {
-		return 0
-	}
-	return len(*o.buf)
-}
-
-// discard throws away what waits. The lock is held.
-func (o *out) discard() {
-	if o.buf != nil {
-		recycle(o.buf)
-		o.buf = nil
-	}
-}
-
-// recycle gives a buffer back to the pool.
-func recycle(b *[]byte) {
-	if cap(*b) <= mostOutBuffer {
-		*b = (*b)[:0]
-		outBuffers.Put(b)
-	}
 }
 
 // room reports whether more may be appended. If not, drained will be called.
 func (o *out) room() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.wanted = !o.ending && o.waiting() >= o.limit
+	o.wanted = !o.ending && o.buf.len() >= o.limit
 	return !o.ending && !o.wanted
 }
 
@@ -143,7 +90,7 @@ func (o *out) room() bool {
 func (o *out) laden() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return !o.ending && (o.waiting() >= 2*o.limit || len(o.acks.waiting) >= o.ackLimit)
+	return !o.ending && (o.buf.len() >= 2*o.limit || len(o.acks.waiting) >= o.ackLimit)
 }
 
 // reserve takes the next place in the order of acknowledgements.
@@ -161,7 +108,7 @@ func (o *out) complete(place uint64, a packet.Ack) {
 		return
 	}
 	if place == o.acks.first {
-		b := o.open()
+		b := o.buf.open()
 		*b = a.Append(*b, o.version)
 		o.acks.pop()
 	} else {
@@ -184,10 +131,12 @@ func (o *out) completeSub(place uint64, s *packet.Suback) {
 // advance sends the acknowledgements whose turn has come. The lock is held.
 func (o *out) advance() {
 	if o.acks.due() {
-		b := o.open()
+		b := o.buf.open()
 		*b = o.acks.leave(*b)
 	}
-	o.kick()
+	if !o.buf.empty() {
+		o.start()
+	}
 	o.less.give()
 }
 
@@ -200,7 +149,7 @@ func (o *out) end(last encoder) {
 		return
 	}
 	if last != nil {
-		b := o.open()
+		b := o.buf.open()
 		*b = last.Append(*b, o.version)
 	}
 	o.ending, o.acks = true, ackLine{}
@@ -208,13 +157,6 @@ func (o *out) end(last encoder) {
 	_ = o.nc.SetWriteDeadline(o.last)
 	o.start()
 	o.less.give()
-}
-
-// kick starts the flush of what waits. The lock is held.
-func (o *out) kick() {
-	if o.buf != nil {
-		o.start()
-	}
 }
 
 // start starts a flush, unless one is running. The lock is held.
@@ -229,10 +171,10 @@ func (o *out) start() {
 // flush writes until nothing waits. After an error the connection is closed, which its reader
 // notices, and the rest is thrown away.
 func (o *out) flush() {
+	defer o.flushers.Done()
 	for {
 		o.mu.Lock()
-		b, raw := o.buf, o.raw
-		if b == nil {
+		if o.buf.empty() {
 			o.flushing = false
 			ending := o.ending
 			o.mu.Unlock()
@@ -241,26 +183,31 @@ func (o *out) flush() {
 			}
 			return
 		}
-		o.buf = nil
+		d, port := o.buf.take(), o.port
 		wanted, drained := o.wanted, o.drained
 		o.wanted = false
 		o.mu.Unlock()
 		o.less.give()
 
 		//crash:before-write
-		err := o.write(raw, *b)
+		err := o.write(port, *d.b)
 		//crash:written
-		recycle(b)
+		d.free()
 		if err != nil {
-			o.mu.Lock()
-			o.ending, o.acks, o.broken = true, ackLine{}, err
-			o.discard()
-			o.less.give()
-			o.mu.Unlock()
+			o.fail(err)
 		} else if wanted && drained != nil {
 			drained()
 		}
 	}
+}
+
+// fail notes that the peer takes no more, and throws away what waits.
+func (o *out) fail(err error) {
+	o.mu.Lock()
+	o.ending, o.acks, o.broken = true, ackLine{}, err
+	o.buf.free()
+	o.less.give()
+	o.mu.Unlock()
 }
 
 // writePiece is how many bytes of a long write have a time of their own, so that a slow peer has
@@ -269,51 +216,13 @@ const writePiece = 16 << 10
 
 // write writes b. What a socket takes at once needs no deadline, which costs as much as to encode
 // some packets.
-func (o *out) write(raw syscall.RawConn, b []byte) error {
-	if raw == nil {
-		return o.insist(b)
-	}
-	o.rest, o.errno = b, 0
-	err := raw.Write(o.try)
-	b, o.rest = o.rest, nil
-	switch {
-	case err != nil:
-		return err
-	case o.errno != 0:
-		return o.errno
-	case len(b) == 0:
-		return nil
-	}
-	if err := o.insist(b); err != nil {
-		return err
-	}
-	o.mu.Lock()
-	if !o.ending {
-		_ = o.nc.SetWriteDeadline(time.Time{})
-	}
-	o.mu.Unlock()
-	return nil
-}
-
-// attempt writes as much of the rest as the socket takes now.
-func (o *out) attempt(fd uintptr) bool {
-	const most = 64 << 10 // bytes of one call, during which the runtime cannot stop this thread
-	for len(o.rest) > 0 {
-		piece := o.rest[:min(len(o.rest), most)]
-		n, errno := socketWrite(fd, piece)
-		if errno != syscall.EAGAIN {
-			o.errno = errno
-		}
-		o.rest = o.rest[n:]
-		if n < len(piece) {
-			break
+func (o *out) write(port *port, b []byte) (err error) {
+	if port != nil {
+		if b, err = port.write(b); err != nil {
+			return err
 		}
 	}
-	return true
-}
-
-// insist writes b, in the time that the peer has for it.
-func (o *out) insist(b []byte) error {
+	dated := len(b) > 0
 	for len(b) > 0 {
 		o.mu.Lock()
 		deadline := o.last
@@ -327,6 +236,13 @@ func (o *out) insist(b []byte) error {
 			return err
 		}
 		b = b[n:]
+	}
+	if port != nil && dated {
+		o.mu.Lock()
+		if !o.ending {
+			_ = o.nc.SetWriteDeadline(time.Time{})
+		}
+		o.mu.Unlock()
 	}
 	return nil
 }
@@ -356,9 +272,6 @@ func (o *out) hangUp() {
 	}
 	_ = o.nc.Close()
 }
-
-// wait returns when no flush is running. Nothing may be appended any more.
-func (o *out) wait() { o.flushers.Wait() }
 
 // A signal says that something has changed since its receiver last looked. It has room for one:
 // when it is full the receiver will look anyway.

@@ -128,7 +128,7 @@ func (u *unit) deliver(r *routing, h *hit) {
 	case h.s.full():
 		u.srv.stats.Dropped.Add(1)
 	default:
-		h.s.push(session.Queued{QoS: h.qos, Retain: h.retain, SubscriptionIDs: h.ids, Message: r.message()})
+		h.s.push(session.Queued{QoS: h.qos, Retain: h.retain, SubscriptionIDs: h.ids, Message: r.message()}, &r.round)
 	}
 }
 

@@ -24,6 +24,8 @@ type routing struct {
 	before int              // hits of other filters
 	places map[*Session]int // of these hits; empty: they are few
 
+	round round
+
 	// add and addGroup, made once
 	visit      func(filter string, s *Session, sub subscription)
 	visitGroup func(filter string, g *group, _ struct{})

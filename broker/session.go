@@ -61,8 +61,9 @@ func newSession(s *Server, id string, durable bool) *Session {
 type peer interface {
 	// offer delivers a QoS 0 message, if there is room.
 	offer(r *routing, h *hit) bool
-	// deliver sends the PUBLISH of an entry; false says that it is more than the client takes.
-	deliver(e *session.Entry, expiry uint32, dup bool) bool
+	// deliver sends the PUBLISH of an entry, in a round if there is one; false says that it is more
+	// than the client takes.
+	deliver(e *session.Entry, expiry uint32, dup bool, r *round) bool
 	// pubrel sends the PUBREL of an entry.
 	pubrel(id uint16)
 	// room reports whether deliver may be called; if not, the session's resume will be.
@@ -134,7 +135,7 @@ func (s *Session) full() bool {
 func own(id string) bool { return strings.HasPrefix(id, "$") && !strings.HasPrefix(id, mounted) }
 
 // push queues a message for a session that lives in memory only.
-func (s *Session) push(q session.Queued) {
+func (s *Session) push(q session.Queued, r *round) {
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
@@ -142,7 +143,7 @@ func (s *Session) push(q session.Queued) {
 		return
 	}
 	s.state.Queue.Push(q)
-	changes := s.pump()
+	changes := s.pump(r)
 	s.mu.Unlock()
 	s.srv.later(changes)
 }
@@ -160,7 +161,7 @@ func (s *Session) committed(q session.Queued) {
 		room = 0 // it stays in the store only
 	}
 	s.state.Queue.Committed(q, room)
-	changes := s.pump()
+	changes := s.pump(nil)
 	s.mu.Unlock()
 	s.srv.later(changes)
 }
@@ -168,14 +169,14 @@ func (s *Session) committed(q session.Queued) {
 // resume sends on after the peer had no room.
 func (s *Session) resume() {
 	s.mu.Lock()
-	changes := s.pump()
+	changes := s.pump(nil)
 	s.mu.Unlock()
 	s.srv.later(changes)
 }
 
-// pump sends what the window and the peer have room for. The lock is held; the changes returned
-// are to be submitted, lazily, when it is not.
-func (s *Session) pump() (changes []session.Change) {
+// pump sends what the window and the peer have room for, in a round if there is one. The lock is
+// held; the changes returned are to be submitted, lazily, when it is not.
+func (s *Session) pump(r *round) (changes []session.Change) {
 	if s.peer == nil {
 		return nil
 	}
@@ -216,7 +217,7 @@ func (s *Session) pump() (changes []session.Change) {
 		case expired && !(again && e.QoS == 2): // what was sent at QoS 2 has to be completed [MQTT-4.3.3-7]
 			s.srv.stats.Expired.Add(1)
 		case !(again && e.QoS == 2) && !s.access.receives(e.Message.Publish.Topic, e.QoS):
-		case s.peer.deliver(e, expiry, again):
+		case s.peer.deliver(e, expiry, again, r):
 			continue
 		default:
 			s.srv.stats.TooLarge.Add(1)
@@ -249,7 +250,7 @@ func (s *Session) load(from, limit uint64) {
 			limit = found[len(found)-1].Position + 1
 		}
 		s.state.Queue.Fill(from, found, min(limit, s.lowest))
-		changes = s.pump()
+		changes = s.pump(nil)
 	}
 	s.mu.Unlock()
 	s.srv.later(changes)
@@ -277,7 +278,7 @@ func (s *Session) acknowledge(p peer, a packet.Ack, reply func(packet.Ack, error
 	}
 	var changes []session.Change
 	if step.Wake {
-		changes = s.pump()
+		changes = s.pump(nil)
 	}
 	if step.Wait {
 		s.storing++
@@ -313,7 +314,7 @@ func (s *Session) done(p peer, id uint16) {
 		return
 	}
 	step := s.state.GiveUp(e)
-	changes := s.pump()
+	changes := s.pump(nil)
 	s.mu.Unlock()
 	if step.Durable != nil {
 		changes = append(changes, step.Durable)

@@ -33,3 +33,45 @@ func socketCall(number, fd uintptr, b []byte) (int, syscall.Errno) {
 		}
 	}
 }
+
+// A port writes to a plain socket what that takes at once.
+type port struct {
+	raw   syscall.RawConn
+	try   func(fd uintptr) bool // attempt, made once
+	rest  []byte                // not written yet
+	errno syscall.Errno
+}
+
+func newPort(raw syscall.RawConn) *port {
+	p := &port{raw: raw}
+	p.try = p.attempt
+	return p
+}
+
+// write returns what of b there was no room for.
+func (p *port) write(b []byte) (rest []byte, err error) {
+	p.rest, p.errno = b, 0
+	err = p.raw.Write(p.try)
+	rest, p.rest = p.rest, nil
+	if err == nil && p.errno != 0 {
+		err = p.errno
+	}
+	return rest, err
+}
+
+// attempt writes as much of the rest as there is room for. It never waits for more.
+func (p *port) attempt(fd uintptr) bool {
+	const most = 64 << 10 // bytes of one call, during which the runtime cannot stop this thread
+	for len(p.rest) > 0 {
+		piece := p.rest[:min(len(p.rest), most)]
+		n, errno := socketWrite(fd, piece)
+		if errno != syscall.EAGAIN {
+			p.errno = errno
+		}
+		p.rest = p.rest[n:]
+		if n < len(piece) {
+			break
+		}
+	}
+	return true
+}
