@@ -116,9 +116,7 @@ func (c *conn) handshake() error {
 	}
 	c.in = newFrames(c.nc, c.listener.Bounds.PacketSize)
 	if c.in.raw != nil {
-		c.link.mu.Lock()
-		c.link.port = newPort(c.in.raw)
-		c.link.mu.Unlock()
+		usePort(&c.link.out, newPort(c.in.raw))
 	}
 	h, body, err := c.read()
 	if err != nil {

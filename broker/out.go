@@ -47,6 +47,17 @@ func (o *out) init(nc net.Conn, l *Limits) {
 	o.work = o.flush
 }
 
+// usePort has a connection that is a plain socket written to through its port, where only what
+// has to wait has a deadline.
+func usePort(o *out, p *port) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.port = p
+	if !o.ending {
+		_ = o.nc.SetWriteDeadline(time.Time{})
+	}
+}
+
 // An encoder is a packet that appends itself to a buffer.
 type encoder interface {
 	Append(dst []byte, v packet.Version) []byte
@@ -222,7 +233,7 @@ func (o *out) write(port *port, b []byte) (err error) {
 			return err
 		}
 	}
-	dated := len(b) > 0
+	late := len(b) > 0
 	for len(b) > 0 {
 		o.mu.Lock()
 		deadline := o.last
@@ -237,12 +248,8 @@ func (o *out) write(port *port, b []byte) (err error) {
 		}
 		b = b[n:]
 	}
-	if port != nil && dated {
-		o.mu.Lock()
-		if !o.ending {
-			_ = o.nc.SetWriteDeadline(time.Time{})
-		}
-		o.mu.Unlock()
+	if port != nil && late {
+		usePort(o, port)
 	}
 	return nil
 }
