@@ -74,8 +74,8 @@ func (r *restoring) apply(c session.Change) {
 			s.losses.add(*c)
 		}
 	case *session.Retained:
-		if now := s.routes.retainedOf(c.Message.Publish.Topic); now != nil {
-			r.changes = append(r.changes, &session.Retained{Message: now})
+		if now := s.routes.kept(c.Message.Publish.Topic); len(now) > 0 { // a topic is a filter for itself
+			r.changes = append(r.changes, &session.Retained{Message: now[0]})
 			return
 		}
 		s.routes.keep(c.Message, math.MaxInt)

@@ -74,14 +74,6 @@ func (t *routes) keeps(m *session.Message) bool {
 	return now == m
 }
 
-// retainedOf returns the retained message of a topic, nil if there is none.
-func (t *routes) retainedOf(name string) *session.Message {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	m, _ := t.retained.Get(name)
-	return m
-}
-
 // kept returns the retained messages that a filter matches.
 func (t *routes) kept(filter string) (found []*session.Message) {
 	t.mu.RLock()
