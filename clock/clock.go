@@ -81,6 +81,19 @@ func (c *Clock) Raise(t time.Time) {
 	c.observe()
 }
 
+// Resume says what time of day a moment in this process was, as an earlier process knew it since
+// the machine has started: a step of the clock is one for this process, too.
+func (c *Clock) Resume(at, day time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	uptime := c.observe().uptime - time.Since(at)
+	if start := day.Round(0).Add(-uptime); !start.Add(uptime + slack).Before(c.floor) {
+		c.start, c.known = start, true
+		c.other.start = time.Time{}
+		c.observe()
+	}
+}
+
 // Date returns the time of day of a moment in this process, as far as it is known now, and
 // whether it is. The same moment may be dated otherwise later.
 func (c *Clock) Date(at time.Time) (day time.Time, known bool) {

@@ -140,6 +140,23 @@ func TestWrongFloor(t *testing.T) {
 	}
 }
 
+// A process that starts after a step does not believe it more than the one before.
+func TestResume(t *testing.T) {
+	for _, step := range []time.Duration{10 * year, -year} {
+		m := newMachine(t, today, today.Add(step), today.Add(-time.Hour))
+		m.clock.Resume(time.Now(), today)
+		m.want("after the step", today, true)
+		m.pass(time.Hour)
+		m.want("an hour later", m.right, true)
+		m.pass(probation)
+		m.want("a day later", m.right.Add(step), true)
+	}
+	m := newMachine(t, today, today)
+	m.now.kept = true
+	m.clock.Resume(time.Now(), today.Add(year))
+	m.want("with a time server", today, true)
+}
+
 // The clock of this machine answers.
 func TestKernel(t *testing.T) {
 	c := New()

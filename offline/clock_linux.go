@@ -49,6 +49,9 @@ type Clock interface {
 	Date(at time.Time) (day time.Time, known bool)
 	// Raise says that the time of day is not before t.
 	Raise(t time.Time)
+	// Resume says what time of day a moment in this process was, as an earlier process knew it
+	// since the machine has started.
+	Resume(at, day time.Time)
 }
 
 // A kernelClock takes the machine's clock for right, unless it was never set.
@@ -56,6 +59,7 @@ type kernelClock struct{}
 
 func (kernelClock) Date(at time.Time) (time.Time, bool) { return at, at.UnixNano() >= unset }
 func (kernelClock) Raise(time.Time)                     {}
+func (kernelClock) Resume(_, _ time.Time)               {}
 
 // unset is a time before which no gateway ran, as Unix time in nanoseconds.
 var unset = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano()

@@ -24,9 +24,12 @@ func (c *clock) remember(tx *bolt.Tx) error {
 	if now == "" || id != now || number == 0 {
 		number++
 	}
-	c.boot, c.starts = number, starts
-	delete(c.starts, number)
 	c.Raise(newest)
+	if s := starts[number]; s.known {
+		c.Resume(c.opened, s.day.Add(c.uptime))
+	}
+	delete(starts, number)
+	c.boot, c.starts = number, starts
 	if err := meta.Put(keyBoot, bootRecord(number, now)); err != nil {
 		return err
 	}

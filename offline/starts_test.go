@@ -15,10 +15,12 @@ type day struct {
 	off    time.Duration
 	known  bool
 	raised time.Time
+	resume time.Time
 }
 
 func (d *day) Date(at time.Time) (time.Time, bool) { return at.Add(d.off), d.known }
 func (d *day) Raise(t time.Time)                   { d.raised = t }
+func (d *day) Resume(_, t time.Time)               { d.resume = t }
 
 // restartMachine makes a store believe that the machine starts again before it is opened next.
 func restartMachine(t *testing.T, path string) {
@@ -102,6 +104,11 @@ func TestStartsNoted(t *testing.T) {
 		t.Errorf("the file does not know when the machine started: %v", starts)
 	}
 	must(t, s.Close())
+	next := &day{off: 10 * 365 * 24 * time.Hour, known: true}
+	must(t, open(t, path, Options{Clock: next}).Close())
+	if time.Since(next.resume).Abs() > time.Minute {
+		t.Errorf("the next process hears that it is %v", next.resume)
+	}
 }
 
 // The list of starts does not grow for ever.
