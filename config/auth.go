@@ -16,6 +16,7 @@ type Auth struct {
 	PasswordFile string       `yaml:"password_file,path"`                                     // users and passwords as mosquitto_passwd or gateway passwd writes them
 	ScramFile    string       `yaml:"scram_file,path"`                                        // users of the methods SCRAM-…, as gateway scram writes them
 	TOTPFile     string       `yaml:"totp_file,path"`                                         // secrets of the method PASSWORD-TOTP, as gateway totp writes them
+	HTTP         *HTTPAuth    `yaml:"http_auth"`                                              // an HTTP service that is asked; nil: none
 	ACLFile      string       `yaml:"acl_file,path"`                                          // what they may do, as Mosquitto has it; asked where no rule decides
 	SuperUsers   []string     `yaml:"super_users,text"`                                       // may do everything
 	DenyAction   string       `yaml:"deny_action" default:"ignore" words:"ignore disconnect"` // what becomes of a client that does what it may not do
@@ -112,11 +113,14 @@ func (k network) access(c *Config) {
 
 // chain checks how clients log in on a listener with a list of ways.
 func (k network) chain(c *Config, l Listener, at string) {
+	told := false
 	for _, way := range l.Auth {
 		switch way {
-		case "passwords":
-			k.want(c.Auth.PasswordFile != "", at, "passwords needs auth.password_file, the file that gateway passwd writes")
-			if open := l.TLS == nil || l.TLS.Plain; open && !l.Local() {
+		case "passwords", "device", "http":
+			k.want(way != "passwords" || c.Auth.PasswordFile != "", at, "passwords needs auth.password_file, the file that gateway passwd writes")
+			k.want(way != "http" || c.Auth.HTTP != nil, at, "http needs auth.http_auth, which says where the service is")
+			if open := l.TLS == nil || l.TLS.Plain; open && !l.Local() && !told {
+				told = true
 				k.warn(at, "passwords are sent as they are, and can be read on the way to %s; better use tls", l.Address)
 			}
 		case "certificate":

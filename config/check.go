@@ -57,6 +57,7 @@ func (k *checker) config(c *Config) {
 	n := network{k}
 	n.access(c)
 	n.listeners(c)
+	n.httpAuth(c)
 	n.bridges(c)
 	p := points{k, make(map[string]string), make(map[string]string)}
 	p.all(c)

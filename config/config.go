@@ -99,4 +99,7 @@ type Limits struct {
 	AuthDataSize       int64         `yaml:"auth_data_size,size" default:"4KiB" range:"256B..64KiB"` // one of them
 	WriteTimeout       time.Duration `yaml:"write_timeout" default:"30s" range:"1s..10m"`            // for a client that takes nothing to take something
 	KeepAlive          time.Duration `yaml:"keep_alive" default:"0s" range:"0s..18h12m15s"`          // longest that an MQTT 5.0 client may ask for; 0s any
+	FailedLogins       int           `yaml:"failed_logins" default:"5" range:"1..1000"`              // in a row, for a user name or a client identifier, before the next has to wait; four times as many for an address
+	LoginDelay         time.Duration `yaml:"login_delay" default:"5m" range:"1s..24h"`               // the longest such wait
+	ClientConnects     int           `yaml:"client_connects" default:"60" range:"1..100000"`         // of one client identifier in a minute, before it has to wait
 }

@@ -160,6 +160,8 @@ func (d *decoder) value(n ast.Node, f field, v reflect.Value, path string) {
 		d.words(n, f, v, path)
 	case v.Kind() == reflect.Slice:
 		d.list(n, v, path)
+	case v.Kind() == reflect.Map:
+		d.texts(n, f, v, path)
 	case v.Kind() == reflect.Pointer && v.Type().Elem().Kind() == reflect.Struct:
 		v.Set(reflect.New(v.Type().Elem()))
 		d.section(n, v.Elem(), path)
@@ -190,6 +192,32 @@ func (d *decoder) list(n ast.Node, v reflect.Value, path string) {
 		d.lines[at] = firstLine(item)
 		d.section(item, v.Index(i), at)
 	}
+}
+
+// texts fills a map of texts, whose keys the file chooses.
+func (d *decoder) texts(n ast.Node, f field, v reflect.Value, path string) {
+	texts := make(map[string]string)
+	for _, pair := range d.pairs(n, path) {
+		key := pair.Key.GetToken().Value
+		at := join(path, key)
+		if _, ok := texts[key]; ok {
+			d.report(at, "given twice; keep one")
+			continue
+		}
+		d.lines[at] = pair.Key.GetToken().Position.Line
+		text := reflect.New(v.Type().Elem()).Elem()
+		if pair.Value == nil || pair.Value.Type() == ast.NullType {
+			d.report(at, "has no value; give it one, or remove the key")
+			continue
+		}
+		if s, ok := scalarOf(pair.Value); !ok {
+			d.report(at, "one value is wanted here, not %s", describe(pair.Value))
+		} else if problem := setScalar(text, f, s); problem != "" {
+			d.report(at, "%s", problem)
+		}
+		texts[key] = text.String()
+	}
+	v.Set(reflect.ValueOf(texts))
 }
 
 // words fills a list of texts; one alone needs no brackets. None is given twice.

@@ -28,6 +28,8 @@ func TestDocumentation(t *testing.T) {
 		"limits":                 Limits{},
 		"auth":                   Auth{},
 		"auth: groups":           Group{},
+		"auth: http_auth":        HTTPAuth{},
+		"auth: http requests":    HTTPRequest{},
 		"auth: rules":            AccessRule{},
 		"listeners":              Listener{},
 		"listeners: tls":         TLS{},

@@ -33,6 +33,7 @@ func (c *Config) checkFiles(now time.Time) Problems {
 		f.authorities(l.TLS.ClientCA, at+".client_ca")
 		f.revocations(l.TLS.CRL, at+".crl")
 	}
+	f.httpAuth(c)
 	for i, b := range c.Bridges {
 		at := fmt.Sprintf("bridges[%d]", i)
 		f.pair(b.TLS.Cert, b.TLS.Key, at+".tls", x509.ExtKeyUsageClientAuth)
@@ -47,6 +48,33 @@ func (c *Config) checkFiles(now time.Time) Problems {
 	}
 	f.problems.sort()
 	return f.problems
+}
+
+// httpAuth looks at the files of the HTTP service, and at who can read the secrets for it.
+func (f *fileChecker) httpAuth(c *Config) {
+	h := c.Auth.HTTP
+	if h == nil {
+		return
+	}
+	f.pair(h.TLS.Cert, h.TLS.Key, "auth.http_auth.tls", x509.ExtKeyUsageClientAuth)
+	f.authorities(h.TLS.CA, "auth.http_auth.tls.ca")
+	_, err := h.SignKey.Reveal()
+	if h.SignKey.inline {
+		err = private(f.file)
+	}
+	if err != nil {
+		f.failed("auth.http_auth.sign_key", err)
+	}
+	for _, r := range []*HTTPRequest{&h.Auth, h.Super, h.ACL} {
+		if r == nil {
+			continue
+		}
+		for name := range r.Headers {
+			if err := private(f.file); err != nil && strings.EqualFold(name, "authorization") {
+				f.failed("auth.http_auth", err)
+			}
+		}
+	}
 }
 
 type fileChecker struct {

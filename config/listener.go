@@ -23,7 +23,7 @@ type Listener struct {
 	Protocols []string  `yaml:"protocols" default:"mqtt" words:"mqtt websocket http"`                  // told apart by the first bytes
 	Versions  []string  `yaml:"versions,text" words:"3.1 3.1.1 5.0"`                                   // of MQTT; none: all
 	Anonymous bool      `yaml:"anonymous" default:"false"`                                             // whoever connects may do everything
-	Auth      []string  `yaml:"auth" words:"certificate passwords"`                                    // ways to log in, asked one after the other; none: require_certificate or anonymous
+	Auth      []string  `yaml:"auth" words:"certificate passwords device http"`                        // ways to log in, asked one after the other; none: require_certificate or anonymous
 	Methods   []string  `yaml:"methods" words:"SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PASSWORD-TOTP"` // of enhanced authentication, for clients of MQTT 5.0
 	TLS       *TLS      `yaml:"tls"`                                                                   // nil: no TLS
 	Prefix    string    `yaml:"prefix"`                                                                // before each topic of the clients here, who do not see it; empty: none
@@ -131,13 +131,13 @@ func (k network) listeners(c *Config) {
 // other; methods go with both.
 func (k network) login(l Listener, at string) {
 	if l.TLS == nil {
-		k.want(l.Anonymous || len(l.Methods)+len(l.Auth) > 0, at, "nobody can log in here; set anonymous: true, or auth: [passwords] with auth.password_file, or give tls with client_ca and require_certificate: true")
+		k.want(l.Anonymous || len(l.Methods)+len(l.Auth) > 0, at, "nobody can log in here; set anonymous: true, or auth, or give tls with client_ca and require_certificate: true")
 		return
 	}
 	required := l.TLS.RequireCertificate
 	k.want(!required || l.TLS.ClientCA != "", at+".tls.require_certificate",
 		"needs client_ca, the file of the CA that signs the devices' certificates")
-	k.want(required || l.Anonymous || len(l.Methods)+len(l.Auth) > 0, at+".tls", "nobody can log in here; set require_certificate: true, or auth: [passwords] or anonymous: true for the listener")
+	k.want(required || l.Anonymous || len(l.Methods)+len(l.Auth) > 0, at+".tls", "nobody can log in here; set require_certificate: true, or auth or anonymous: true for the listener")
 	k.want(!required || !l.Anonymous, at+".anonymous", "contradicts tls.require_certificate; remove one of them")
 	k.want(!required || !l.TLS.Plain, at+".tls.plain", "nobody can log in without TLS where a certificate is required; remove it, or add another listener")
 	k.want(l.TLS.CRL == "" || l.TLS.ClientCA != "", at+".tls.crl", "needs client_ca, the file of the CA that signs the list")

@@ -66,12 +66,12 @@ gateway.yaml:5: board: linux or sim, not "pi"
 gateway.yaml:6: store.max_size: a size, as 64KiB or 512MB, not "10XB"
 gateway.yaml:6: store.telemetry_commit: a time with its unit, as 20ms, 1s, 2m, 1h30m or 7d, not "5"
 gateway.yaml:8: limits.connections: a whole number, not "many"
-gateway.yaml:10: listeners[0]: nobody can log in here; set anonymous: true, or auth: [passwords] with auth.password_file, or give tls with client_ca and require_certificate: true
+gateway.yaml:10: listeners[0]: nobody can log in here; set anonymous: true, or auth, or give tls with client_ca and require_certificate: true
 gateway.yaml:11: listeners[0].address: host:port or :port, not "1883"; 1883 is usual, 8883 for TLS
 gateway.yaml:12: listeners[1].name: "local" is already used by listeners[0].name on line 10; change one
 gateway.yaml:14: listeners[1].tls.require_certificate: true or false, not "yes please"
 gateway.yaml:14: listeners[1].tls.key: missing; add it
-gateway.yaml:14: listeners[1].tls: nobody can log in here; set require_certificate: true, or auth: [passwords] or anonymous: true for the listener
+gateway.yaml:14: listeners[1].tls: nobody can log in here; set require_certificate: true, or auth or anonymous: true for the listener
 gateway.yaml:16: bridges[0].rules: nothing would cross this bridge; add a rule
 gateway.yaml:17: bridges[0].url: mqtt://host:port or mqtts://host:port, not "http://cloud.example"
 gateway.yaml:18: bridges[0].window: from 1 to 1024, not 70000

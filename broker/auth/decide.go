@@ -1,6 +1,13 @@
 package auth
 
-import "context"
+import (
+	"context"
+	"strings"
+)
+
+// Control is what the topics begin with by which the gateway is administered. Nobody may use them
+// but a super user, and whom a rule of the listener or of the identity allows it by name.
+const Control = "$CONTROL/"
 
 // Decide answers a request of a client of a listener with these rules; nil: everything is allowed
 // that the rules of the client's identity do not deny. The runtime and whoever explains it both
@@ -21,6 +28,8 @@ func Decide(ctx context.Context, c *Client, rules Authorizer, r Request) Verdict
 		}
 	}
 	switch {
+	case strings.HasPrefix(r.Topic, Control):
+		return Verdict{Rule: "only a super user administers the gateway, or one whom a rule for " + Control + " allows it"}
 	case rules == nil:
 		return Verdict{Allowed: true, Rule: "no rules are set: everything is allowed"}
 	case r.Action == Receive:

@@ -27,6 +27,7 @@ type gateway struct {
 	points *points      // their outputs are safe before anything else is done
 	guard  *guard.Guard // nil on a simulated board
 	vault  *vault
+	guests *guestbook
 	server *broker.Server
 
 	stopWatching  context.CancelFunc
@@ -56,6 +57,7 @@ func start(c *config.Config, log *slog.Logger) (g *gateway, err error) {
 	if err := g.takeOutputs(c); err != nil {
 		return g, err
 	}
+	g.guests = newGuestbook(c, g.clock, log)
 	if err := g.openStore(c); err != nil {
 		return g, err
 	}
@@ -65,6 +67,7 @@ func start(c *config.Config, log *slog.Logger) (g *gateway, err error) {
 	var timing context.Context
 	timing, g.stopClock = context.WithCancel(context.Background())
 	g.timing.Go(func() { g.awaitClock(timing) })
+	g.guests.run(g.server)
 	// The queues of the bridges come before all that is published, and the bridges themselves
 	// after all that takes commands.
 	begin := make(chan struct{})
@@ -128,7 +131,7 @@ func (g *gateway) openStore(c *config.Config) error {
 	var err error
 	g.server, err = broker.New(broker.Options{
 		Store: g.vault, Absent: absent, Limits: most, Log: g.log, Version: "gateway " + version,
-		UseAnother: c.Gateway.UseAnotherServer, Queues: bridgeRooms(c),
+		UseAnother: c.Gateway.UseAnotherServer, Door: g.guests.door, Queues: bridgeRooms(c),
 	})
 	return err
 }
@@ -178,10 +181,16 @@ func (g *gateway) stop() error {
 	g.uplinks.Wait()
 	g.stopWatching()
 	g.stopListening()
+	if g.guests != nil {
+		g.guests.end()
+	}
 	if g.server != nil {
 		errs = append(errs, g.server.Close())
 	}
 	g.listening.Wait()
+	if g.guests != nil {
+		errs = append(errs, g.guests.close())
+	}
 	g.watching.Wait()
 	if g.vault != nil {
 		errs = append(errs, g.vault.close())

@@ -28,7 +28,7 @@ func (g *gateway) listen(listeners []config.Listener, packetSize int64) {
 			for told := false; ; told = true {
 				if err == nil {
 					g.log.Info("listening", "listener", l.Name, "address", ln.Addr())
-					if err = g.server.Serve(ln, treatment(l, g.methods, g.access)); err == nil {
+					if err = g.server.Serve(ln, treatment(l, g.methods, g.access, g.guests)); err == nil {
 						return
 					}
 				}
@@ -47,7 +47,7 @@ func (g *gateway) listen(listeners []config.Listener, packetSize int64) {
 }
 
 // authenticator returns who decides about the clients of a listener.
-func authenticator(l config.Listener, a *access) auth.Authenticator {
+func authenticator(l config.Listener, a *access, b *guestbook) auth.Authenticator {
 	var chain auth.Chain
 	for _, way := range l.Auth {
 		switch way {
@@ -55,6 +55,10 @@ func authenticator(l config.Listener, a *access) auth.Authenticator {
 			chain = append(chain, auth.Certificate{})
 		case "passwords":
 			chain = append(chain, a.users)
+		case "device":
+			chain = append(chain, b.devices)
+		case "http":
+			chain = append(chain, b.asked())
 		}
 	}
 	switch {
@@ -71,10 +75,10 @@ func authenticator(l config.Listener, a *access) auth.Authenticator {
 }
 
 // treatment says how the broker treats the clients of a listener.
-func treatment(l config.Listener, m *methods, a *access) broker.Listener {
-	by := authenticator(l, a)
+func treatment(l config.Listener, m *methods, a *access, b *guestbook) broker.Listener {
+	by := authenticator(l, a, b)
 	return broker.Listener{
-		Name: l.Name, Auth: by, Mechanisms: m.of(l, by), Rules: a.of(l), EndDenied: a.endDenied, Versions: versions(l.Versions), Prefix: l.Prefix,
+		Name: l.Name, Auth: by, Mechanisms: m.of(l, by), Rules: b.rules(l, a.of(l)), EndDenied: a.endDenied, Versions: versions(l.Versions), Prefix: l.Prefix,
 		Bounds: broker.Bounds{
 			Connections: l.Limits.Connections, PacketSize: int(l.Limits.PacketSize),
 			ConnectTime: l.Limits.ConnectTimeout, KeepAlive: l.Limits.KeepAlive,

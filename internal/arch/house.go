@@ -8,8 +8,8 @@ var House = Plan{
 
 	Rooms: []Room{
 		// floor, path, sees, pure
-		{5, "cmd/gateway", "*", false},       // the only place where parts meet
-		{4, "config", "broker/topic", false}, // no engine: it says what is wanted
+		{5, "cmd/gateway", "*", false},                            // the only place where parts meet
+		{4, "config", "broker/topic broker/auth/template", false}, // no engine: it says what is wanted
 		{3, "broker", "broker/session broker/auth broker/topic broker/packet", false},
 		{3, "offline", "broker/session broker/packet", false}, // fulfils broker's Store without knowing it
 		{2, "broker/session", "broker/packet", true},          // a protocol as functions: no sockets, no files
@@ -20,11 +20,12 @@ var House = Plan{
 		{1, "broker/topic", "", true},
 		{1, "broker/auth", "", false},
 		{1, "broker/auth/recent", "", true},
+		{1, "broker/auth/template", "", true},
 		{1, "broker/auth/ledger", "", false},
 		{1, "broker/auth/ban", "broker/auth broker/auth/ledger", false},
 		{1, "broker/auth/device", "broker/auth broker/auth/ledger", false},
 		{1, "broker/auth/throttle", "broker/auth broker/auth/recent", false},
-		{1, "broker/auth/service", "broker/auth broker/auth/recent broker/auth/ledger broker/topic", false},
+		{1, "broker/auth/service", "broker/auth broker/auth/recent broker/auth/ledger broker/auth/template broker/topic", false},
 		{1, "broker/auth/roster", "", false},
 		{1, "broker/auth/acl", "broker/auth broker/topic", false},
 		{1, "broker/auth/passwd", "broker/auth broker/auth/roster", false},
@@ -55,6 +56,7 @@ var House = Plan{
 		{"github.com/warthog618/go-gpiocdev", "board/linux"},
 		{"github.com/goccy/go-yaml", "config"},
 		{"github.com/spf13/cobra", "cmd/gateway"},
+		{"rsc.io/qr", "cmd/gateway"},
 		{"github.com/spf13/pflag", "cmd/gateway"},
 		{"github.com/coreos/go-systemd", "cmd/gateway"},
 		// The Go project's own additions to the standard library may be used like it.

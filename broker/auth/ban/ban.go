@@ -172,14 +172,15 @@ const lookEvery = 300 * time.Millisecond
 type Check struct {
 	l    *List
 	log  *slog.Logger
+	now  func() time.Time
 	bans atomic.Pointer[index] // never changed
 }
 
 // NewCheck returns a Check of the bans that are in the file now. With a file that cannot be read it
-// knows none.
-func (l *List) NewCheck(log *slog.Logger) *Check {
-	c := &Check{l: l, log: log}
-	c.bans.Store(newIndex(nil))
+// knows none. Now tells the time of day, by which bans end.
+func (l *List) NewCheck(log *slog.Logger, now func() time.Time) *Check {
+	c := &Check{l: l, log: log, now: now}
+	c.bans.Store(newIndex(nil, now))
 	c.see(l.ledger.Read())
 	return c
 }
@@ -204,7 +205,7 @@ func (c *Check) see(all []Ban, err error) (ok bool) {
 			c.log.Error("a ban keeps nobody out", "ban", all[i].String(), "error", err)
 		}
 	}
-	c.bans.Store(newIndex(all))
+	c.bans.Store(newIndex(all, c.now))
 	return len(all) > 0
 }
 

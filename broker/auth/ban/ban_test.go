@@ -38,7 +38,7 @@ func list(t *testing.T, bans ...string) *ban.List {
 
 func TestCheck(t *testing.T) {
 	c := list(t, "client:dev-1", "client:*", "pattern:test-*-x*", "user:bob", "address:192.0.2.7", "address:198.51.100.0/24",
-		"address:2001:db8::/32", "address:::ffff:203.0.113.1", "address:127.0.0.0/8", "serial:00:0A:1B").NewCheck(quiet)
+		"address:2001:db8::/32", "address:::ffff:203.0.113.1", "address:127.0.0.0/8", "serial:00:0A:1B").NewCheck(quiet, time.Now)
 	serial := &x509.Certificate{SerialNumber: big.NewInt(0x0a1b)}
 	tcp := func(s string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(s)} }
 	for _, tt := range []struct {
@@ -92,7 +92,7 @@ func TestChanges(t *testing.T) {
 	if err := l.Add(bob); err != nil {
 		t.Fatal(err)
 	}
-	c := l.NewCheck(quiet)
+	c := l.NewCheck(quiet, time.Now)
 	if err := c.Attempt(&auth.Attempt{Username: "bob"}); err == nil {
 		t.Error("bob is not banned")
 	}
@@ -131,7 +131,7 @@ func TestChanges(t *testing.T) {
 // A change is in force, and ends sessions, without a restart; a damaged file changes nothing.
 func TestRun(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "bans")
-	c := ban.Open(path).NewCheck(quiet)
+	c := ban.Open(path).NewCheck(quiet, time.Now)
 	ctx, cancel := context.WithCancel(t.Context())
 	disconnected := make(chan func(*auth.Client) bool, 10)
 	done := make(chan struct{})
@@ -156,7 +156,7 @@ func TestRun(t *testing.T) {
 	if err := os.WriteFile(path, []byte("junk"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if ban.Open(path).NewCheck(quiet).Client(bob) != nil {
+	if ban.Open(path).NewCheck(quiet, time.Now).Client(bob) != nil {
 		t.Error("junk bans bob")
 	}
 	if c.Client(bob) == nil {

@@ -12,11 +12,12 @@ type index struct {
 	exact    map[string]*Ban // by KIND:VALUE
 	patterns []*Ban
 	ranges   map[netip.Prefix]*Ban
+	now      func() time.Time
 	bits     [2][]int // lengths of the ranges that there are, of IPv4 and of IPv6
 }
 
-func newIndex(all []Ban) *index {
-	x := &index{exact: make(map[string]*Ban), ranges: make(map[netip.Prefix]*Ban)}
+func newIndex(all []Ban, now func() time.Time) *index {
+	x := &index{exact: make(map[string]*Ban), ranges: make(map[netip.Prefix]*Ban), now: now}
 	for i := range all {
 		b := &all[i]
 		switch b.Kind {
@@ -51,7 +52,7 @@ func (x *index) find(k Kind, value string) error {
 		return nil
 	}
 	b, ok := x.exact[string(k)+":"+value]
-	if !ok || b.over(time.Now()) {
+	if !ok || b.over(x.now()) {
 		return nil
 	}
 	return b.err()
@@ -63,7 +64,7 @@ func (x *index) client(id string) error {
 		return err
 	}
 	for _, b := range x.patterns {
-		if match(b.Value, id) && !b.over(time.Now()) {
+		if match(b.Value, id) && !b.over(x.now()) {
 			return b.err()
 		}
 	}
@@ -81,7 +82,7 @@ func (x *index) address(a netip.Addr) error {
 		if err != nil {
 			continue
 		}
-		if b, ok := x.ranges[p]; ok && !b.over(time.Now()) {
+		if b, ok := x.ranges[p]; ok && !b.over(x.now()) {
 			return b.err()
 		}
 	}

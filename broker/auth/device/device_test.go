@@ -57,7 +57,7 @@ func TestAuthenticate(t *testing.T) {
 	if _, err := r.Rotate("replaced", 0); err != nil {
 		t.Fatal(err)
 	}
-	l := r.NewLogin(quiet)
+	l := r.NewLogin(quiet, time.Now)
 	refused := errors.New("another reason")
 	for _, tt := range []struct {
 		name, secret string
@@ -163,7 +163,7 @@ func TestRevoking(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		l := r.NewLogin(quiet)
+		l := r.NewLogin(quiet, time.Now)
 		ctx, cancel := context.WithCancel(t.Context())
 		disconnected := make(chan func(*auth.Client) bool, 10)
 		done := make(chan struct{})

@@ -22,13 +22,14 @@ const lookEvery = 300 * time.Millisecond
 type Login struct {
 	r       *Registry
 	log     *slog.Logger
+	now     func() time.Time
 	devices atomic.Pointer[map[string]*Device] // by name; never changed
 }
 
 // NewLogin returns an authenticator for the devices that are in the file now. With a file that
-// cannot be read it knows none.
-func (r *Registry) NewLogin(log *slog.Logger) *Login {
-	l := &Login{r: r, log: log}
+// cannot be read it knows none. Now tells the time of day, by which devices expire.
+func (r *Registry) NewLogin(log *slog.Logger, now func() time.Time) *Login {
+	l := &Login{r: r, log: log, now: now}
 	l.devices.Store(new(map[string]*Device))
 	l.see(r.ledger.Read())
 	return l
@@ -69,10 +70,10 @@ func (l *Login) see(all []Device, err error) (revoked map[string]bool) {
 func (l *Login) Authenticate(_ context.Context, a auth.Attempt) (auth.Identity, error) {
 	d, ok := (*l.devices.Load())[a.Username]
 	if !ok || a.Username == "" {
-		(&Device{Secrets: []Secret{{Sum: sha256.Sum256(nil)}}}).fits(a.Password, time.Now()) // it takes as long
+		(&Device{Secrets: []Secret{{Sum: sha256.Sum256(nil)}}}).fits(a.Password, l.now()) // it takes as long
 		return auth.Identity{}, fmt.Errorf("no device %q: %w", a.Username, auth.ErrUnknown)
 	}
-	now := time.Now()
+	now := l.now()
 	s, ok := d.fits(a.Password, now)
 	switch {
 	case !ok:

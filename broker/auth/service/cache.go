@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gateway/broker/auth/recent"
+	"gateway/broker/auth/template"
 )
 
 // A key stands for all that an answer depends on.
@@ -35,7 +36,7 @@ func newCache(size int) *cache {
 
 // key returns the key of the values that questions use. Their lengths go in, too: no two sets of
 // values make the same bytes.
-func (c *cache) key(v *values, qs ...*question) key {
+func (c *cache) key(v *template.Values, qs ...*question) key {
 	mac := hmac.New(sha256.New, c.secret[:])
 	for _, q := range qs {
 		if q == nil {

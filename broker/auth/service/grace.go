@@ -14,6 +14,7 @@ import (
 
 	"gateway/broker/auth/ledger"
 	"gateway/broker/auth/recent"
+	"gateway/broker/auth/template"
 )
 
 // Bounds of what is remembered of clients that the service has accepted.
@@ -54,7 +55,7 @@ type acceptance struct {
 // age is how long ago the service accepted the client: by the clock, or by the time that the gateway
 // has run since, if that is more. A clock that has not been set yet makes nobody young.
 func (a *acceptance) age(now time.Time) time.Duration {
-	return max(now.Sub(a.At), a.Used+now.Sub(a.since))
+	return max(now.Sub(a.At), a.Used+time.Since(a.since))
 }
 
 type who struct{ client, user string }
@@ -63,6 +64,7 @@ type who struct{ client, user string }
 type grace struct {
 	period time.Duration
 	ledger *ledger.Ledger[acceptance]
+	now    func() time.Time // the time of day
 
 	hashing chan struct{} // of size 1: one hash at a time, the others wait
 
@@ -72,22 +74,21 @@ type grace struct {
 }
 
 // newGrace reads what was remembered.
-func newGrace(path string, period time.Duration) (*grace, error) {
+func newGrace(path string, period time.Duration, now func() time.Time) (*grace, error) {
 	g := &grace{
-		period: period, ledger: ledger.New[acceptance](path, "accepted clients"),
+		period: period, now: now, ledger: ledger.New[acceptance](path, "accepted clients"),
 		hashing: make(chan struct{}, 1), accepted: recent.New[who, *acceptance](maxAccepted),
 	}
 	all, err := g.ledger.Read()
-	now := time.Now()
 	for _, a := range all {
-		a.since, a.saved = now, a.At
+		a.since, a.saved = time.Now(), a.At
 		g.accepted.Put(who{a.Client, a.User}, &a)
 	}
 	return g, err
 }
 
 // shown is what is hashed: the values that the questions of a login use.
-func shown(v *values, qs ...*question) []byte {
+func shown(v *template.Values, qs ...*question) []byte {
 	var b bytes.Buffer
 	for _, q := range qs {
 		if q == nil {
@@ -126,7 +127,7 @@ func (g *grace) accept(ctx context.Context, w who, proof key, what []byte, a ans
 		}
 		next.Salt, next.Hash = salt, hash
 	}
-	next.At, next.since, next.proof = time.Now(), time.Now(), proof
+	next.At, next.since, next.proof = g.now(), time.Now(), proof
 	next.Super, next.Rules, next.Expires = a.super, a.rules, a.expires
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -176,7 +177,7 @@ func (g *grace) refuse(ctx context.Context, w who, proof key, what []byte) {
 // admit tells whether a client may return while the service cannot be asked, and what it said.
 func (g *grace) admit(ctx context.Context, w who, proof key, what []byte) (answer, bool) {
 	known, same := g.find(ctx, w, proof, what)
-	now := time.Now()
+	now := g.now()
 	if !same || known.age(now) > g.period || !known.Expires.IsZero() && now.After(known.Expires) {
 		return answer{}, false
 	}
@@ -184,7 +185,7 @@ func (g *grace) admit(ctx context.Context, w who, proof key, what []byte) (answe
 }
 
 // name returns a short text that stands for a request.
-func name(v *values, q *question) string {
+func name(v *template.Values, q *question) string {
 	h := sha256.Sum256(shown(v, q))
 	return base64.RawStdEncoding.EncodeToString(h[:12])
 }
@@ -219,7 +220,7 @@ func (g *grace) granted(w who, request string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	a, ok := g.accepted.Get(w)
-	return ok && a.age(time.Now()) <= g.period && slices.Contains(a.Granted, request)
+	return ok && a.age(g.now()) <= g.period && slices.Contains(a.Granted, request)
 }
 
 // purge forgets some clients.
@@ -240,12 +241,12 @@ func (g *grace) save(away bool) error {
 	}
 	g.changed = false
 	var all []acceptance
-	now := time.Now()
+	now := g.now()
 	g.accepted.Drop(func(_ who, a *acceptance) bool {
 		if a.age(now) > g.period {
 			return true
 		}
-		a.Used, a.since, a.saved = a.Used+now.Sub(a.since), now, a.At
+		a.Used, a.since, a.saved = a.Used+time.Since(a.since), time.Now(), a.At
 		all = append(all, *a)
 		return false
 	})

@@ -18,6 +18,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"gateway/broker/auth/template"
 )
 
 // A Request says what the service is asked, and how.
@@ -44,14 +46,14 @@ type question struct {
 	method string
 	header http.Header
 	json   bool
-	params []param // sorted by name
-	uses   []input // sorted
+	params []param          // sorted by name
+	uses   []template.Input // sorted
 	breaker
 }
 
 type param struct {
 	name  string
-	value template
+	value template.Template
 }
 
 func (r *Request) parse(what string) (q *question, key string, err error) {
@@ -85,16 +87,12 @@ func (r *Request) parse(what string) (q *question, key string, err error) {
 		return nil, "headers", errors.New("the content-type is application/json or application/x-www-form-urlencoded")
 	}
 	for name, text := range r.Params {
-		t, err := parseTemplate(text)
+		t, err := template.Parse(text)
 		if err != nil {
 			return nil, "params." + name, err
 		}
 		q.params = append(q.params, param{name, t})
-		for _, p := range t {
-			if p.holds {
-				q.uses = append(q.uses, p.value)
-			}
-		}
+		q.uses = append(q.uses, t.Uses()...)
 	}
 	slices.SortFunc(q.params, func(a, b param) int { return strings.Compare(a.name, b.name) })
 	slices.Sort(q.uses)
@@ -113,13 +111,13 @@ func token(s string) bool {
 var errText = errors.New("what the client shows is not UTF-8, which JSON cannot carry")
 
 // request makes the request for one client.
-func (q *question) request(ctx context.Context, v *values, sign []byte) (*http.Request, error) {
+func (q *question) request(ctx context.Context, v *template.Values, sign []byte) (*http.Request, error) {
 	var body []byte
 	u := *q.url
 	form := make(url.Values)
 	object := make(map[string]string)
 	for _, p := range q.params {
-		text := p.value.fill(v)
+		text := p.value.Fill(v)
 		if q.json && !utf8.ValidString(text) {
 			return nil, errText
 		}
@@ -175,7 +173,7 @@ func signRequest(r *http.Request, body, key []byte, now time.Time) {
 }
 
 // ask asks the service. An error says that there is no answer, which is no refusal.
-func (q *question) ask(ctx context.Context, c *http.Client, v *values, sign []byte) (answer, error) {
+func (q *question) ask(ctx context.Context, c *http.Client, v *template.Values, sign []byte) (answer, error) {
 	r, err := q.request(ctx, v, sign)
 	if errors.Is(err, errText) {
 		return answer{result: deny, why: err.Error()}, nil

@@ -18,7 +18,11 @@ import (
 	"time"
 
 	"gateway/broker/auth"
+	"gateway/broker/auth/template"
 )
+
+// By is what auth.Identity says of those whom the service lets in.
+const By = "http"
 
 // A Failure is what is done when the service cannot be asked.
 type Failure byte
@@ -52,6 +56,8 @@ type Options struct {
 	OnError   Failure
 	Grace     time.Duration // with Cached: for how long since they were accepted
 	GraceFile string        // with Cached: where that is kept
+
+	Now func() time.Time // the time of day; nil: time.Now
 
 	Log *slog.Logger // required
 }
@@ -108,6 +114,9 @@ func New(o Options) (*Service, error) {
 	or(&s.o.Timeout, 5*time.Second)
 	or(&s.o.Pool, 32)
 	or(&s.o.CacheSize, 4096)
+	if s.o.Now == nil {
+		s.o.Now = time.Now
+	}
 	s.slots = make(chan struct{}, s.o.Pool)
 	s.cache = newCache(s.o.CacheSize)
 	s.client = &http.Client{
@@ -127,7 +136,7 @@ func New(o Options) (*Service, error) {
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	if o.OnError == Cached {
 		var err error
-		if s.grace, err = newGrace(o.GraceFile, o.Grace); err != nil {
+		if s.grace, err = newGrace(o.GraceFile, o.Grace, s.o.Now); err != nil {
 			o.Log.Error("it is not known which clients the HTTP service has accepted: while it is away, none is let in", "error", err)
 		}
 		s.work.Go(s.keepSaving)
@@ -212,10 +221,10 @@ func (s *Service) Authenticate(ctx context.Context, a auth.Attempt) (auth.Identi
 
 // identity is that of a client which the service lets in.
 func (s *Service) identity(of *auth.Attempt, a answer) (auth.Identity, error) {
-	if !a.expires.IsZero() && !time.Now().Before(a.expires) {
+	if !a.expires.IsZero() && !s.o.Now().Before(a.expires) {
 		return auth.Identity{}, fmt.Errorf("the HTTP service has let it in until %s only: %w", a.expires.UTC().Format(time.RFC3339), auth.ErrBadCredentials)
 	}
-	id := auth.Identity{User: of.Username, Super: a.super, Expires: a.expires, By: "http"}
+	id := auth.Identity{User: of.Username, Super: a.super, Expires: a.expires, By: By}
 	if len(a.rules) > 0 {
 		id.Rules = rules{a.rules, s.o.Listeners[of.Listener].Mount}
 	}
@@ -223,7 +232,7 @@ func (s *Service) identity(of *auth.Attempt, a answer) (auth.Identity, error) {
 }
 
 // login asks who a client is, and whether it may do everything.
-func (s *Service) login(ctx context.Context, k key, w who, v *values) (answer, error) {
+func (s *Service) login(ctx context.Context, k key, w who, v *template.Values) (answer, error) {
 	got, err := s.ask(ctx, s.auth, v)
 	if err != nil {
 		return answer{}, err
@@ -254,7 +263,7 @@ func (s *Service) login(ctx context.Context, k key, w who, v *values) (answer, e
 }
 
 // withoutService decides about a client when there was no answer.
-func (s *Service) withoutService(ctx context.Context, a *auth.Attempt, k key, v *values, why error) (auth.Identity, error) {
+func (s *Service) withoutService(ctx context.Context, a *auth.Attempt, k key, v *template.Values, why error) (auth.Identity, error) {
 	switch s.o.OnError {
 	case Next:
 		return auth.Identity{}, fmt.Errorf("the HTTP service does not answer (%w): %w", why, auth.ErrUnknown)
@@ -302,7 +311,7 @@ func (s *Service) once(ctx context.Context, k key, f func(context.Context) (answ
 var errPaused = errors.New("it has failed several times, and is not asked for some seconds")
 
 // ask asks the service, when there is a place for one more request.
-func (s *Service) ask(ctx context.Context, q *question, v *values) (answer, error) {
+func (s *Service) ask(ctx context.Context, q *question, v *template.Values) (answer, error) {
 	if !q.enter() {
 		return answer{}, errPaused
 	}
@@ -327,23 +336,23 @@ func (s *Service) ask(ctx context.Context, q *question, v *values) (answer, erro
 }
 
 // attempt returns what there is to tell of a client that wants to come in.
-func (s *Service) attempt(a *auth.Attempt) *values {
-	v := &values{username: a.Username, clientID: a.ClientID, password: string(a.Password), protocol: "MQTT"}
+func (s *Service) attempt(a *auth.Attempt) *template.Values {
+	v := &template.Values{template.Username: a.Username, template.ClientID: a.ClientID, template.Password: string(a.Password), template.Protocol: "MQTT"}
 	if tcp, ok := a.Addr.(*net.TCPAddr); ok {
-		v[address] = tcp.AddrPort().Addr().Unmap().WithZone("").String()
+		v[template.Address] = tcp.AddrPort().Addr().Unmap().WithZone("").String()
 	}
 	if c := a.Certificate; c != nil {
-		v[commonName], v[subject] = c.Subject.CommonName, c.Subject.String()
+		v[template.CommonName], v[template.Subject] = c.Subject.CommonName, c.Subject.String()
 	}
 	s.place(v, a.Listener)
 	return v
 }
 
 // place adds what there is to tell of the listener.
-func (s *Service) place(v *values, listener string) {
+func (s *Service) place(v *template.Values, listener string) {
 	l := s.o.Listeners[listener]
 	if l.Port != 0 {
-		v[port] = strconv.Itoa(l.Port)
+		v[template.Port] = strconv.Itoa(l.Port)
 	}
-	v[mountpoint] = l.Mount
+	v[template.Mountpoint] = l.Mount
 }

@@ -1,4 +1,6 @@
-package service
+// Package template has texts with placeholders for what is known of a client, in the ways of NanoMQ
+// and of EMQX.
+package template
 
 import (
 	"fmt"
@@ -6,58 +8,59 @@ import (
 	"strings"
 )
 
-// An input is something about a client that can be sent to the service.
-type input byte
+// An Input is something that is known of a client.
+type Input byte
 
+// The inputs.
 const (
-	username input = iota
-	clientID
-	password
-	address
-	protocol
-	port
-	commonName
-	subject
-	mountpoint
-	topicName
-	access // 1 subscribe, 2 publish
-	action // subscribe, publish
-	qos
-	retain
+	Username Input = iota
+	ClientID
+	Password
+	Address
+	Protocol
+	Port
+	CommonName
+	Subject
+	Mountpoint
+	Topic
+	Access // 1 subscribe, 2 publish
+	Action // subscribe, publish
+	QoS
+	Retain
 	inputs // how many there are
 )
 
 // signs are the placeholders of NanoMQ: % and one of these.
-var signs = map[byte]input{
-	'u': username, 'c': clientID, 'P': password, 'a': address, 'r': protocol, 'p': port,
-	'C': commonName, 'd': subject, 't': topicName, 'A': access, 'm': mountpoint,
+var signs = map[byte]Input{
+	'u': Username, 'c': ClientID, 'P': Password, 'a': Address, 'r': Protocol, 'p': Port,
+	'C': CommonName, 'd': Subject, 't': Topic, 'A': Access, 'm': Mountpoint,
 }
 
 // names are the placeholders of EMQX: one of these as in ${clientid}.
-var names = map[string]input{
-	"username": username, "clientid": clientID, "password": password, "peerhost": address, "ipaddress": address,
-	"proto_name": protocol, "protocol": protocol, "port": port, "sockport": port,
-	"cert_common_name": commonName, "cert_subject": subject, "mountpoint": mountpoint,
-	"topic": topicName, "access": access, "action": action, "qos": qos, "retain": retain,
+var names = map[string]Input{
+	"username": Username, "clientid": ClientID, "password": Password, "peerhost": Address, "ipaddress": Address,
+	"proto_name": Protocol, "protocol": Protocol, "port": Port, "sockport": Port,
+	"cert_common_name": CommonName, "cert_subject": Subject, "mountpoint": Mountpoint,
+	"topic": Topic, "access": Access, "action": Action, "qos": QoS, "retain": Retain,
 }
 
 // Values are what is known of a client. What is not is an empty string.
-type values [inputs]string
+type Values [inputs]string
 
-// A template is a text with placeholders.
-type template []part
+// A Template is a text with placeholders.
+type Template []part
 
 type part struct {
 	text  string
 	holds bool // a value, not the text
-	value input
+	value Input
 }
 
-// parseTemplate reads a text with placeholders. %% is a percent sign.
-func parseTemplate(s string) (template, error) {
-	var t template
+// Parse reads a text with placeholders. %% is a percent sign.
+func Parse(s string) (Template, error) {
+	var t Template
 	var text strings.Builder
-	place := func(i input) {
+	place := func(i Input) {
 		if text.Len() > 0 {
 			t = append(t, part{text: text.String()})
 			text.Reset()
@@ -110,8 +113,8 @@ func known() string {
 	return strings.Join(all, " ")
 }
 
-// fill puts the values into their places.
-func (t template) fill(v *values) string {
+// Fill puts the values into their places.
+func (t Template) Fill(v *Values) string {
 	var s strings.Builder
 	for _, p := range t {
 		if p.holds {
@@ -121,4 +124,14 @@ func (t template) fill(v *values) string {
 		}
 	}
 	return s.String()
+}
+
+// Uses returns the inputs that have a place.
+func (t Template) Uses() (used []Input) {
+	for _, p := range t {
+		if p.holds {
+			used = append(used, p.value)
+		}
+	}
+	return used
 }

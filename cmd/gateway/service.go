@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strconv"
+
+	"gateway/broker/auth"
+	"gateway/broker/auth/service"
+	"gateway/clock"
+	"gateway/config"
+)
+
+// acceptedFile is where it is kept, in the data folder, whom the HTTP service has accepted.
+const acceptedFile = "accepted.jsonl"
+
+// newService returns the HTTP service of the configuration.
+func newService(c *config.Config, clock *clock.Clock, log *slog.Logger) (*service.Service, error) {
+	h := c.Auth.HTTP
+	o := service.Options{
+		Auth: *httpRequest(&h.Auth), Super: httpRequest(h.Super), ACL: httpRequest(h.ACL),
+		Listeners:      make(map[string]service.Listener),
+		ConnectTimeout: h.ConnectTimeout, Timeout: h.Timeout, Pool: h.PoolSize,
+		Keep: h.CacheTTL, KeepNo: h.RefusedTTL, CacheSize: h.CacheSize,
+		OnError: map[string]service.Failure{"deny": service.Deny, "cached": service.Cached, "next": service.Next}[h.OnError],
+		Grace:   h.Grace, GraceFile: filepath.Join(c.Gateway.Data, acceptedFile),
+		Now: clock.Now,
+		Log: log,
+	}
+	for _, l := range c.Listeners {
+		_, port, _ := net.SplitHostPort(l.Address) // a Unix socket has none
+		n, _ := strconv.Atoi(port)
+		o.Listeners[l.Name] = service.Listener{Port: n, Mount: l.Prefix}
+	}
+	sign, err := h.SignKey.Reveal()
+	if err != nil {
+		return nil, err
+	}
+	if sign != "" {
+		o.Sign = []byte(sign)
+	}
+	if o.TLS, err = bridgeTLS(h.TLS, clock); err != nil {
+		return nil, err
+	}
+	if h.TLS.Cert != "" {
+		// A renewed certificate is shown without a restart.
+		o.TLS.Certificates = nil
+		o.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(h.TLS.Cert, h.TLS.Key)
+			return &pair, err
+		}
+	}
+	return service.New(o)
+}
+
+func httpRequest(r *config.HTTPRequest) *service.Request {
+	if r == nil {
+		return nil
+	}
+	return &service.Request{URL: r.URL, Method: r.Method, Headers: r.Headers, Params: r.Params}
+}
+
+// noService stands for an HTTP service whose files cannot be used.
+type noService struct{}
+
+// Authenticate lets nobody in.
+func (noService) Authenticate(context.Context, auth.Attempt) (auth.Identity, error) {
+	return auth.Identity{}, auth.ErrUnavailable
+}
+
+// Authorize allows nothing.
+func (noService) Authorize(context.Context, *auth.Client, auth.Request) auth.Verdict {
+	return auth.Verdict{Rule: "the HTTP service cannot be asked"}
+}
+
+// askedFirst lets the HTTP service decide about what its own clients do, and the configuration about
+// the rest.
+type askedFirst struct {
+	service auth.Authorizer
+	law     auth.Authorizer // nil: everything is allowed
+}
+
+// Authorize asks the service about publishing and subscribing.
+func (a askedFirst) Authorize(ctx context.Context, c *auth.Client, r auth.Request) auth.Verdict {
+	if c.By != service.By {
+		return auth.Decide(ctx, c, a.law, r)
+	}
+	if r.Action != auth.Receive {
+		if v := a.service.Authorize(ctx, c, r); v.Allowed || v.Rule != "" {
+			return v
+		}
+	}
+	if a.law == nil {
+		return auth.Verdict{}
+	}
+	return a.law.Authorize(ctx, c, r)
+}
+
+// Filters reports whether the configuration has rules for what a client receives.
+func (a askedFirst) Filters(c *auth.Client) bool { return auth.Filters(c, a.law) }
