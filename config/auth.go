@@ -67,8 +67,8 @@ func (c *Config) RulePlace(i int) string {
 	return fmt.Sprintf("%s:%d", filepath.Base(c.at.file), c.at.line(fmt.Sprintf("auth.rules[%d]", i)))
 }
 
-// certificateAttributes are those that a rule can ask for.
-var certificateAttributes = []string{"CN", "O", "OU", "C", "L", "ST", "serial", "DNS", "URI", "email"}
+// certificateAttributes are those that rules and names can ask for.
+var certificateAttributes = []string{"CN", "O", "OU", "C", "L", "ST", "subject", "DNS", "URI", "email", "serial", "fingerprint"}
 
 // maxAccessRules bounds what each message is compared with.
 const maxAccessRules = 1000
@@ -107,6 +107,23 @@ func (k network) access(c *Config) {
 			key, _, ok := strings.Cut(a, "=")
 			k.want(ok && slices.Contains(certificateAttributes, key), fmt.Sprintf("%s.certificates[%d]", at, j),
 				"ATTRIBUTE=VALUE with %s, not %s", strings.Join(certificateAttributes, ", "), quoteShort(a))
+		}
+	}
+}
+
+// names checks the templates of names.
+func (k network) names(l Listener, at string) {
+	k.want(!k.given(at) || l.TLS != nil && l.TLS.ClientCA != "", at, "only with tls and client_ca, which certificates are checked by")
+	for key, t := range map[string]string{".user": l.Names.User, ".client_id": l.Names.ClientID} {
+		for rest := t; ; {
+			_, after, found := strings.Cut(rest, "{")
+			if !found {
+				break
+			}
+			var word string
+			word, rest, found = strings.Cut(after, "}")
+			k.want(found && slices.Contains(certificateAttributes, word), at+key, "attributes of certificates in braces, {%s}, not %s",
+				strings.Join(certificateAttributes, "}, {"), quoteShort(t))
 		}
 	}
 }

@@ -32,6 +32,7 @@ func TestDocumentation(t *testing.T) {
 		"auth: http requests":    HTTPRequest{},
 		"auth: rules":            AccessRule{},
 		"listeners":              Listener{},
+		"listeners: names":       Names{},
 		"listeners: tls":         TLS{},
 		"listeners: limits":      Bounds{},
 		"listeners: websocket":   WebSocket{},

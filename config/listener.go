@@ -24,6 +24,7 @@ type Listener struct {
 	Versions  []string  `yaml:"versions,text" words:"3.1 3.1.1 5.0"`                                   // of MQTT; none: all
 	Anonymous bool      `yaml:"anonymous" default:"false"`                                             // whoever connects may do everything
 	Auth      []string  `yaml:"auth" words:"certificate passwords device http"`                        // ways to log in, asked one after the other; none: require_certificate or anonymous
+	Names     Names     `yaml:"names"`                                                                 // of clients with a certificate
 	Methods   []string  `yaml:"methods" words:"SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PASSWORD-TOTP"` // of enhanced authentication, for clients of MQTT 5.0
 	TLS       *TLS      `yaml:"tls"`                                                                   // nil: no TLS
 	Prefix    string    `yaml:"prefix"`                                                                // before each topic of the clients here, who do not see it; empty: none
@@ -34,6 +35,12 @@ type Listener struct {
 
 // Unix returns the path of the socket of a unix: address.
 func (l *Listener) Unix() (path string, ok bool) { return strings.CutPrefix(l.Address, "unix:") }
+
+// Names says who a client with a certificate is, by attributes of the certificate in braces.
+type Names struct {
+	User     string `yaml:"user" default:"{CN}"`
+	ClientID string `yaml:"client_id"` // empty: the client's own
+}
 
 // Local reports whether the listener can be reached from this machine only.
 func (l *Listener) Local() bool {
@@ -98,6 +105,7 @@ func (k network) listeners(c *Config) {
 		k.once(names, l.Name, at+".name")
 		k.login(l, at)
 		k.chain(c, l, at+".auth")
+		k.names(l, at+".names")
 		k.methods(c, l, at+".methods")
 		k.web(l, at)
 		k.want(l.Limits.KeepAlive%time.Second == 0, at+".limits.keep_alive", "whole seconds, not %v", l.Limits.KeepAlive)

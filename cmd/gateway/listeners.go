@@ -48,11 +48,12 @@ func (g *gateway) listen(listeners []config.Listener, packetSize int64) {
 
 // authenticator returns who decides about the clients of a listener.
 func authenticator(l config.Listener, a *access, b *guestbook) auth.Authenticator {
+	certificate := auth.Certificate{User: l.Names.User, ClientID: l.Names.ClientID}
 	var chain auth.Chain
 	for _, way := range l.Auth {
 		switch way {
 		case "certificate":
-			chain = append(chain, auth.Certificate{})
+			chain = append(chain, certificate)
 		case "passwords":
 			chain = append(chain, a.users)
 		case "device":
@@ -67,9 +68,9 @@ func authenticator(l config.Listener, a *access, b *guestbook) auth.Authenticato
 	case len(chain) > 0:
 		return chain
 	case l.Anonymous:
-		return auth.Anonymous{}
+		return auth.Anonymous{Certificate: certificate}
 	case l.TLS != nil && l.TLS.RequireCertificate:
-		return auth.Certificate{}
+		return certificate
 	}
 	return auth.Chain{} // its clients use methods
 }

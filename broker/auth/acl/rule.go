@@ -28,8 +28,8 @@ type Rule struct {
 	Groups    []string
 	Listeners []string
 	Addresses []netip.Prefix
-	// Certificates are attributes that the client's certificate has, as "OU=field": CN, O, OU, C,
-	// L, ST or serial of its subject; DNS, URI or email of its alternative names.
+	// Certificates are attributes that the client's certificate has, as "OU=field"; see
+	// auth.Attributes.
 	Certificates []string
 	MaxQoS       byte // of a publication or subscription that the rule is for
 	NoRetain     bool // it is not for messages that are to be retained
@@ -93,46 +93,12 @@ func named(list []string, name string) bool {
 func certified(list []string, c *x509.Certificate) bool {
 	for _, a := range list {
 		key, value, _ := strings.Cut(a, "=")
-		if !slices.Contains(Attribute(c, key), value) {
+		if !slices.Contains(auth.Attribute(c, key), value) {
 			return false
 		}
 	}
 	return true
 }
-
-// Attribute returns the values of an attribute of a certificate.
-func Attribute(c *x509.Certificate, key string) []string {
-	switch key {
-	case "CN":
-		return []string{c.Subject.CommonName}
-	case "O":
-		return c.Subject.Organization
-	case "OU":
-		return c.Subject.OrganizationalUnit
-	case "C":
-		return c.Subject.Country
-	case "L":
-		return c.Subject.Locality
-	case "ST":
-		return c.Subject.Province
-	case "serial":
-		return []string{c.Subject.SerialNumber}
-	case "DNS":
-		return c.DNSNames
-	case "email":
-		return c.EmailAddresses
-	case "URI":
-		var uris []string
-		for _, u := range c.URIs {
-			uris = append(uris, u.String())
-		}
-		return uris
-	}
-	return nil
-}
-
-// Attributes are the keys that Attribute knows.
-var Attributes = []string{"CN", "O", "OU", "C", "L", "ST", "serial", "DNS", "URI", "email"}
 
 // matches reports whether the rule says something about what a client wants, given that it is for
 // the client. A rule that allows is for a subscription that it covers, one that denies for every
