@@ -73,8 +73,11 @@ var certificateAttributes = []string{"CN", "O", "OU", "C", "L", "ST", "subject",
 // maxAccessRules bounds what each message is compared with.
 const maxAccessRules = 1000
 
+// logins finds what is wrong with who may come in, and what they may do.
+type logins struct{ *checker }
+
 // access checks section "auth".
-func (k network) access(c *Config) {
+func (k logins) access(c *Config) {
 	names := make(map[string]string)
 	for i, g := range c.Auth.Groups {
 		k.once(names, g.Name, fmt.Sprintf("auth.groups[%d].name", i))
@@ -112,7 +115,7 @@ func (k network) access(c *Config) {
 }
 
 // names checks the templates of names.
-func (k network) names(l Listener, at string) {
+func (k logins) names(l Listener, at string) {
 	k.want(!k.given(at) || l.TLS != nil && l.TLS.ClientCA != "", at, "only with tls and client_ca, which certificates are checked by")
 	for key, t := range map[string]string{".user": l.Names.User, ".client_id": l.Names.ClientID} {
 		for rest := t; ; {
@@ -129,7 +132,7 @@ func (k network) names(l Listener, at string) {
 }
 
 // chain checks how clients log in on a listener with a list of ways.
-func (k network) chain(c *Config, l Listener, at string) {
+func (k logins) chain(c *Config, l Listener, at string) {
 	told := false
 	for _, way := range l.Auth {
 		switch way {
@@ -147,7 +150,7 @@ func (k network) chain(c *Config, l Listener, at string) {
 }
 
 // methods checks the methods of enhanced authentication on a listener.
-func (k network) methods(c *Config, l Listener, at string) {
+func (k logins) methods(c *Config, l Listener, at string) {
 	for _, m := range l.Methods {
 		switch {
 		case m == "PASSWORD-TOTP":

@@ -55,7 +55,7 @@ func (k *checker) config(c *Config) {
 	k.want(c.Limits.SessionExpiry%time.Second == 0, "limits.session_expiry", "whole seconds, not %v", c.Limits.SessionExpiry)
 	k.queue(c.Store.Queue, c, "store.queue")
 	n := network{k}
-	n.access(c)
+	logins{k}.access(c)
 	n.listeners(c)
 	n.httpAuth(c)
 	n.bridges(c)
