@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,31 +17,44 @@ func DeadTopic(bridge string) string { return "$dead/" + bridge }
 const (
 	DeadReasonProperty = "gateway-dead-reason" // why the cloud can never take it
 	DeadTimeProperty   = "gateway-dead-at"     // since when that is known, RFC 3339
+	DeadQoSProperty    = "gateway-dead-qos"    // its QoS; the letter itself has 1
 	DeadRetainProperty = "gateway-dead-retain" // "1": it was to be retained
 )
 
-// Letter makes a message out of a dead letter of a bridge again, as it was before; ok is false if
-// it is none.
-func Letter(bridge string, dead packet.Publish) (p packet.Publish, reason string, ok bool) {
-	p = dead
+// A Letter is a dead letter that has been opened.
+type Letter struct {
+	Publish packet.Publish // as it was before
+	Reason  string
+	At      string // RFC 3339
+}
+
+// OpenLetter opens a dead letter of a bridge; ok is false if it is none.
+func OpenLetter(bridge string, dead packet.Publish) (l Letter, ok bool) {
+	l.Publish = dead
+	p := &l.Publish
 	if p.Topic, ok = strings.CutPrefix(dead.Topic, DeadTopic(bridge)+"/"); !ok || dead.Properties == nil {
-		return packet.Publish{}, "", false
+		return Letter{}, false
 	}
 	properties := *dead.Properties
 	properties.User = nil
 	for _, u := range dead.Properties.User {
 		switch u.Name {
 		case DeadReasonProperty:
-			reason = u.Value
+			l.Reason = u.Value
+		case DeadTimeProperty:
+			l.At = u.Value
+		case DeadQoSProperty:
+			if u.Value == "2" {
+				p.QoS = 2
+			}
 		case DeadRetainProperty:
 			p.Retain = u.Value == "1"
-		case DeadTimeProperty:
 		default:
 			properties.User = append(properties.User, u)
 		}
 	}
 	p.Properties = &properties
-	return p, reason, true
+	return l, true
 }
 
 // Terms are what the cloud takes and knows on one connection. What CONNACK says of them is set
@@ -115,7 +129,8 @@ func deadProperties(p packet.Publish, why string) *packet.PublishProperties {
 	out.MessageExpiry, out.HasMessageExpiry = 0, false // whoever looks for it finds it
 	out.User = append(out.User[:len(out.User):len(out.User)],
 		packet.UserProperty{Name: DeadReasonProperty, Value: why},
-		packet.UserProperty{Name: DeadTimeProperty, Value: time.Now().UTC().Format(time.RFC3339)})
+		packet.UserProperty{Name: DeadTimeProperty, Value: time.Now().UTC().Format(time.RFC3339)},
+		packet.UserProperty{Name: DeadQoSProperty, Value: strconv.Itoa(int(p.QoS))})
 	if p.Retain {
 		out.User = append(out.User, packet.UserProperty{Name: DeadRetainProperty, Value: "1"})
 	}

@@ -94,11 +94,15 @@ func TestDeadLetters(t *testing.T) {
 	defer l.mu.Unlock()
 	reasons := make(map[string]string)
 	for _, dead := range l.inbox {
-		p, why, ok := Letter("cloud", dead)
+		letter, ok := OpenLetter("cloud", dead)
 		if !ok {
 			continue
 		}
-		reasons[p.Topic] = why
+		p := letter.Publish
+		reasons[p.Topic] = letter.Reason
+		if p.Topic == "up/two" && p.QoS != 2 {
+			t.Errorf("the letter restores %+v", p)
+		}
 		if p.Topic == "up/kept" && (!p.Retain || !slices.Equal(p.Properties.User, kept.Properties.User)) {
 			t.Errorf("the letter restores %+v %+v", p, p.Properties)
 		}
