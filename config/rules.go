@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -25,17 +26,20 @@ func (k network) rules(b Bridge, at string) {
 		first, double := seen[same]
 		k.want(!double, key, "says the same as %s on line %d; remove one", first, k.line(first))
 		seen[same] = key
-		k.replay(b.Rules[:i], r, at, key)
+		if j := replayedTwice(b.Rules[:i], r); j >= 0 {
+			other := fmt.Sprintf("%s.rules[%d]", at, j)
+			k.want(false, key+".replay", "%s on line %d has some of the same topics and another replay; give both the same", other, k.line(other))
+		}
 	}
 }
 
-// replay wants one way of replay for a topic: its messages would be sent twice otherwise.
-func (k network) replay(before []Rule, r Rule, at, key string) {
-	for j, q := range before {
-		both := r.Direction != "in" && q.Direction != "in" && r.Replay != q.Replay
-		k.want(!both || !topic.Overlap(r.LocalPrefix+r.Filter, q.LocalPrefix+q.Filter), key+".replay",
-			"%s on line %d has some of the same topics and another replay; give both the same", fmt.Sprintf("%s.rules[%d]", at, j), k.line(fmt.Sprintf("%s.rules[%d]", at, j)))
-	}
+// replayedTwice returns the number of a rule with some of the topics of another and another replay, -1
+// if there is none. Their messages would be sent twice.
+func replayedTwice(rules []Rule, r Rule) int {
+	return slices.IndexFunc(rules, func(q Rule) bool {
+		return r.Direction != "in" && q.Direction != "in" && r.Replay != q.Replay &&
+			topic.Overlap(r.LocalPrefix+r.Filter, q.LocalPrefix+q.Filter)
+	})
 }
 
 // prefix checks the front part of a topic.

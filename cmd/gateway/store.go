@@ -22,7 +22,9 @@ func newStore() *cobra.Command {
 		Use:   "store",
 		Short: "Look into the durable store of a gateway that is not running",
 		Args:  cobra.NoArgs,
-		RunE:  func(*cobra.Command, []string) error { return usageError{errors.New("say store check, store dump or store dead")} },
+		RunE: func(*cobra.Command, []string) error {
+			return usageError{errors.New("say store check, store dump or store dead")}
+		},
 	}
 	cmd.AddCommand(newStoreCheck(), newStoreDump(), newStoreDead())
 	return cmd
