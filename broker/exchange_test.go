@@ -20,7 +20,7 @@ import (
 // when the test says so.
 type doorman struct {
 	rounds  int
-	expires atomic.Int64  // nanoseconds
+	expires atomic.Int64 // nanoseconds
 	super   atomic.Bool
 	waiting chan struct{} // told that somebody waits
 	resume  chan struct{}
