@@ -38,16 +38,16 @@ type talk struct {
 }
 
 func (t *talk) Next(ctx context.Context, data []byte) (auth.Step, error) {
-	switch string(data) {
-	case "no":
+	switch word := string(data); {
+	case word == "no":
 		return auth.Step{}, errors.New("no means no")
-	case "wrong":
+	case word == "wrong":
 		return auth.Step{}, fmt.Errorf("wrong: %w", auth.ErrBadCredentials)
-	case "banned":
+	case word == "banned":
 		return auth.Step{}, fmt.Errorf("out: %w", auth.ErrBanned)
-	case "busy":
+	case word == "busy":
 		return auth.Step{}, fmt.Errorf("later: %w", auth.ErrUnavailable)
-	case "wait":
+	case word == "wait" && t.waiting != nil:
 		t.waiting <- struct{}{}
 		select {
 		case <-t.resume:

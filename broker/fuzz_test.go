@@ -44,18 +44,26 @@ func conversations(v packet.Version) [][]byte {
 		said(&packet.Disconnect{Reason: packet.DisconnectWithWill, HasSessionExpiry: true, SessionExpiry: 1}),
 		said(&second),
 		said(&packet.Auth{Reason: packet.Reauthenticate, Method: "m"}),
+		said(word("x"), word("x"), anew("alice"), publish("a", "x", 1, 1), word("x"), word("x")),
+		said(word("x"), publish("a", "x", 1, 1)),
+		said(word("x"), word("x"), anew("bob"), word("x"), word("x")),
 		[]byte("\x30\xff\xff\xff\x7f"), []byte("\xff\xff\xff\xff\xff"), []byte("\x00"), []byte("\x82\x00"),
 		[]byte("\x32\x05\x00\x01a\x00\x00"), []byte("GET / HTTP/1.1\r\n\r\n"), []byte("\x16\x03\x01\x02\x00\x01"),
 	}
 }
 
-// opening returns the CONNECT before a conversation; what is odd has none.
+// opening returns the CONNECT before a conversation; what is odd has none, or one that begins an
+// enhanced authentication.
 func opening(kind byte) []byte {
 	v := packet.V31 + packet.Version(kind>>2)%3
 	c := packet.Connect{Version: v, ClientID: "stranger", CleanStart: kind&1 != 0}
 	if kind&2 != 0 {
 		c.Will = &packet.Will{Topic: "a/will", Payload: []byte("gone"), QoS: 1, Retain: true}
 		c.Properties = packet.ConnectProperties{SessionExpiry: 1, HasSessionExpiry: true, ReceiveMaximum: 1, TopicAliasMaximum: 2}
+	}
+	if kind == 15 {
+		c = by("stranger", "alice")
+		return c.Append(nil, packet.V5)
 	}
 	if kind >= 12 {
 		return nil
@@ -89,6 +97,7 @@ func FuzzConnection(f *testing.F) {
 			kind := byte(v-packet.V31)<<2 | 1
 			f.Add(kind, uint16(1<<15), b)
 			f.Add(kind^3, uint16(1), b)
+			f.Add(byte(15), uint16(1<<15), b)
 		}
 	}
 	whole := clean("stranger")
@@ -107,7 +116,9 @@ func FuzzConnection(f *testing.F) {
 		f.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(ln, broker.Listener{Name: "fuzz", Auth: auth.Anonymous{}}) }()
+	go func() {
+		served <- server.Serve(ln, broker.Listener{Name: "fuzz", Auth: auth.Anonymous{}, Mechanisms: []auth.Mechanism{&doorman{rounds: 2}}})
+	}()
 	defer func() {
 		if err := errors.Join(server.Close(), <-served); err != nil {
 			f.Error(err)

@@ -131,7 +131,10 @@ func TestOtherImplementation(t *testing.T) {
 					t.Errorf("their client does not take our last message: %v", err)
 				}
 
-				keys := client.GetStoredCredentials(xdg.KeyFactors{Salt: "saltsaltsalt", Iters: 5000})
+				keys, err := client.GetStoredCredentialsWithError(xdg.KeyFactors{Salt: "saltsaltsalt", Iters: 5000})
+				if err != nil {
+					t.Fatal(err)
+				}
 				server, err := others[h].NewServer(func(string) (xdg.StoredCredentials, error) { return keys, nil })
 				if err != nil {
 					t.Fatal(err)
