@@ -215,6 +215,11 @@ func TestEnhancedLimits(t *testing.T) {
 	w.send(&c)
 	w.expect("AUTH Continue authentication DOOR word 1", "CONNACK Not authorized", "closed")
 	w = s.enter("b", "bob")
+	w.send(anew("bob"), word("x"))
+	w.expect("AUTH Continue authentication DOOR word 1", "AUTH Success DOOR welcome b")
+	if got := w.readWithin(900 * time.Millisecond); got != "nothing" {
+		t.Errorf("got %q after an authentication that is over", got)
+	}
 	w.send(anew("bob"))
 	w.expect("AUTH Continue authentication DOOR word 1", "DISCONNECT Not authorized", "closed")
 }
