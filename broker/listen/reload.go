@@ -21,7 +21,7 @@ type keyring struct {
 }
 
 // lookEvery is how often the files are looked at.
-const lookEvery = 3 * time.Second
+const lookEvery = 400 * time.Millisecond
 
 func newKeyring(f Files) (*keyring, error) {
 	if f.Every == 0 {

@@ -28,7 +28,7 @@ func newCA() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	dir := cmd.PersistentFlags().String("dir", "ca", "folder of the authority")
-	cmd.AddCommand(newCAInit(dir), newCAServer(dir), newCAClient(dir))
+	cmd.AddCommand(newCAInit(dir), newCAServer(dir), newCAClient(dir), newCAList(dir), newCARenew(dir), newCARevoke(dir))
 	return cmd
 }
 

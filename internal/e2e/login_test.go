@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -253,6 +254,80 @@ func TestExplained(t *testing.T) {
 		case <-timeout:
 			t.Fatalf("nobody is told of the last denial: %s", last)
 		}
+	}
+}
+
+// TestRevokedCertificate makes certificates as a user does, and takes one back while its client is
+// there.
+func TestRevokedCertificate(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ca")
+	ca := func(args ...string) { try(t, binary, append([]string{"ca", "--dir", dir}, args...)...) }
+	ca("init")
+	ca("server", "localhost", "127.0.0.1")
+	for _, name := range []string{"good", "stolen", "never"} {
+		ca("client", name)
+	}
+	ca("revoke", "never") // so that there is a list
+	address := freeAddress(t)
+	g := newGateway(t, fmt.Sprintf(`  - name: devices
+    address: %s
+    protocols: [mqtt, websocket]
+    tls: {cert: %[2]s/localhost.crt, key: %[2]s/localhost.key, client_ca: %[2]s/ca.crt, crl: %[2]s/ca.crl, require_certificate: true}
+    names: {client_id: "cert-{CN}"}
+auth:
+  rules: [{allow: publish, topics: "%%u/%%c"}]
+`, address, dir))
+	g.start()
+	roots := x509.NewCertPool()
+	pem, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
+	if err != nil || !roots.AppendCertsFromPEM(pem) {
+		t.Fatal(err)
+	}
+	dial := func(name, scheme string, v packet.Version) (*client.Client, error) {
+		pair, err := tls.LoadX509KeyPair(filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		c, err := client.Dial(ctx, scheme+"://"+address, client.Options{ClientID: "own", Version: v, TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}}})
+		if err == nil {
+			t.Cleanup(c.Close)
+		}
+		return c, err
+	}
+	good, err := dial("good", "mqtts", packet.V5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := good.Publish(t.Context(), packet.Publish{Topic: "good/cert-good", QoS: 1}); err != nil {
+		t.Errorf("to a topic of its own: %v", err)
+	}
+	if reason, _ := good.Publish(t.Context(), packet.Publish{Topic: "good/own", QoS: 1}); reason != packet.NotAuthorized {
+		t.Errorf("to a topic of the identifier that it would like: %v", reason)
+	}
+	if _, err := dial("never", "mqtts", packet.V5); err == nil {
+		t.Error("a revoked certificate came in")
+	}
+	stolen, err := dial("stolen", "wss", packet.V311)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	ca("revoke", "stolen")
+	select {
+	case <-stolen.Done():
+	case <-time.After(5 * time.Second):
+		t.Fatal("a client whose certificate is revoked stays")
+	}
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("the client of a revoked certificate was disconnected after %v", took)
+	}
+	if _, err := dial("stolen", "mqtts", packet.V311); err == nil {
+		t.Error("a revoked certificate came in")
+	}
+	if good.Err() != nil {
+		t.Errorf("another client: %v", good.Err())
 	}
 }
 

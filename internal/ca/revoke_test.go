@@ -1,0 +1,124 @@
+package ca
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestRevoke(t *testing.T) {
+	a, server, client := site(t)
+	names := func() (names []string) {
+		t.Helper()
+		entries, err := a.List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			state := "good"
+			if !e.Revoked.IsZero() {
+				state = "revoked"
+			}
+			names = append(names, e.Name+" "+state)
+		}
+		return names
+	}
+	if err := a.Revoke("nobody"); err == nil {
+		t.Error("nobody was revoked")
+	}
+	if err := a.Revoke("ca"); err == nil || !strings.Contains(err.Error(), "ca is no certificate that this authority has made") {
+		t.Errorf("the authority itself: %v", err)
+	}
+	if _, err := os.Stat(a.Revocations()); err == nil {
+		t.Error("a list was written that has nothing new")
+	}
+	name := strings.TrimSuffix(filepath.Base(client.Cert), ".crt")
+	for range 2 { // the second time it is there already
+		if err := a.Revoke(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	broker := strings.TrimSuffix(filepath.Base(server.Cert), ".crt")
+	want := []string{broker + " good", name + " revoked"}
+	slices.Sort(want)
+	if got := names(); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	list, err := a.revocations()
+	if err != nil || len(list.RevokedCertificateEntries) != 1 || list.Number.Int64() != 2 || !list.NextUpdate.Equal(a.cert.NotAfter) {
+		t.Errorf("%+v, %v", list, err)
+	}
+
+	// A new certificate for who has lost the old one.
+	f, before, err := a.Renew(name, LeafLife)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Cert != client.Cert || f.Key != client.Key {
+		t.Errorf("the new one is %s, not %s", f.Cert, client.Cert)
+	}
+	for _, file := range []string{f.Cert, f.Key, before.Cert, before.Key} {
+		if _, err := os.Stat(file); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := names(); len(got) != 3 || !slices.Contains(got, name+" good") {
+		t.Errorf("%v", got)
+	}
+	if err := a.Revoke(f.Cert); err != nil { // by its path
+		t.Fatal(err)
+	}
+	if got := names(); !slices.Contains(got, name+" revoked") {
+		t.Errorf("%v", got)
+	}
+
+	// What cannot be renewed stays.
+	if _, _, err := a.Renew(broker, time.Hour); err == nil {
+		t.Error("a certificate for an hour")
+	}
+	for _, file := range []string{server.Cert, server.Key} {
+		if _, err := os.Stat(file); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, _, err := a.Renew("ca", LeafLife); err == nil {
+		t.Error("the authority was renewed as a client")
+	}
+}
+
+// A renewed server has the names of before.
+func TestRenewServer(t *testing.T) {
+	a, server, _ := site(t)
+	old, err := readCert(server.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err = a.Renew(old.Subject.CommonName, LeafLife); err != nil {
+		t.Fatal(err)
+	}
+	next, err := readCert(server.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(next.DNSNames, old.DNSNames) || len(next.IPAddresses) != len(old.IPAddresses) || next.SerialNumber.Cmp(old.SerialNumber) == 0 {
+		t.Errorf("%v %v, was %v %v", next.DNSNames, next.IPAddresses, old.DNSNames, old.IPAddresses)
+	}
+}
+
+func TestOpenSSLRefusesRevoked(t *testing.T) {
+	need(t, "openssl")
+	a, server, client := site(t)
+	if err := a.Revoke(client.Cert); err != nil {
+		t.Fatal(err)
+	}
+	for file, good := range map[string]bool{client.Cert: false, server.Cert: true} {
+		out, err := exec.Command("openssl", "verify", "-crl_check", "-CAfile", a.Files().Cert, "-CRLfile", a.Revocations(), file).CombinedOutput()
+		if (err == nil) != good || !good && !strings.Contains(string(out), "certificate revoked") {
+			t.Errorf("%s: %v: %s", file, err, out)
+		}
+	}
+}
