@@ -28,7 +28,7 @@ type Limits struct {
 	WillBytes          int           // of one will message; default 16 KiB
 	QueueMessages      int           // messages that wait for one session of the network; newer ones are dropped unless Stored says otherwise; default 100,000
 	QueueBytes         int           // their bytes, for a session that is in memory only; default 1 MiB
-	Stored             session.Quota // of the queue of a durable session of the network; its Messages are QueueMessages
+	Stored             session.Quota // of the queue of a durable session of the network; its Messages are QueueMessages at most
 	RetainedBytes      int           // of all retained messages, with 512 for each and 384 for each level that no other has; default 64 MiB
 	SessionExpiry      time.Duration // longest life of a session of the network without a connection; default 7 days
 	TopicAliases       uint16        // per connection and direction; default 32
@@ -58,7 +58,9 @@ func (l Limits) withDefaults() Limits {
 	or(&l.WillBytes, 16<<10)
 	or(&l.QueueMessages, 100_000)
 	or(&l.QueueBytes, 1<<20)
-	l.Stored.Messages = int64(l.QueueMessages)
+	if most := int64(l.QueueMessages); l.Stored.Messages == 0 || l.Stored.Messages > most {
+		l.Stored.Messages = most
+	}
 	or(&l.RetainedBytes, 64<<20)
 	or(&l.SessionExpiry, 7*24*time.Hour)
 	or(&l.TopicAliases, 32)

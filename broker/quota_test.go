@@ -260,3 +260,30 @@ func TestQueueRefuses(t *testing.T) {
 		t.Errorf("%q after %v", got, time.Since(began))
 	}
 }
+
+// The quota of stored messages and the limit of waiting ones both hold: the lower one counts.
+func TestStoredMessages(t *testing.T) {
+	for _, tt := range []struct{ limit, quota, want int }{
+		{50, 0, 50}, {50, 10, 10}, {0, 10, 10}, {50, 200, 50},
+	} {
+		l := ledger{t: t, path: filepath.Join(t.TempDir(), "store.db")}
+		l.limits.QueueMessages = tt.limit
+		l.limits.Stored = session.Quota{Messages: int64(tt.quota), Full: session.DropOldest}
+		l.open()
+		c := l.connect("away")
+		if _, err := c.Subscribe(packet.Subscribe{Filters: []packet.Subscription{{Filter: "t", QoS: 1}}}); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		c = l.connect("device")
+		done := make(chan packet.ReasonCode, 1)
+		for range 100 {
+			c.Publish(packet.Publish{Topic: "t", QoS: 1}, func(r packet.ReasonCode) { done <- r })
+			<-done
+		}
+		if n, _, _ := l.store.Count("away"); n != int64(tt.want) {
+			t.Errorf("limit %d, quota %d: %d messages wait, want %d", tt.limit, tt.quota, n, tt.want)
+		}
+		l.close()
+	}
+}

@@ -15,6 +15,9 @@ type place string
 const (
 	atCloud place = "the cloud"
 	atLocal place = "the local subscriber"
+	// atHoard is a session that nobody comes for. It has room for some messages; then it drops
+	// the oldest.
+	atHoard place = "the hoard"
 )
 
 // A ledger has an account for every topic: what was sent, what was acknowledged to the sender,
@@ -160,6 +163,36 @@ func (l *ledger) lost(waiting backlog) []string {
 		}
 	}
 	return lost
+}
+
+// hoarded compares the hoard with what was acknowledged: in = still queued + dropped and reported.
+// What is gone must be older than what is there, and not be more than was reported.
+func (l *ledger) hoarded(waiting map[string][]int, reported int64) (faults []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	gone := int64(0)
+	for topic, a := range l.accounts {
+		if !a.ours {
+			continue
+		}
+		queued := make(map[int]bool)
+		oldest := len(a.acked)
+		for _, n := range waiting[topic] {
+			queued[n], oldest = true, min(oldest, n)
+		}
+		for n, acked := range a.acked {
+			if !acked || queued[n] {
+				continue
+			}
+			if gone++; n > oldest {
+				faults = append(faults, fmt.Sprintf("%s: %s number %d was acknowledged and is not there, though %d is", atHoard, topic, n, oldest))
+			}
+		}
+	}
+	if gone > reported {
+		faults = append(faults, fmt.Sprintf("%s: %d acknowledged messages are gone, %d were reported as dropped", atHoard, gone, reported))
+	}
+	return faults
 }
 
 // inOrder reports whether numbers wait in their order. A QoS 1 message that its sender has sent

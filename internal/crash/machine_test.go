@@ -179,8 +179,8 @@ func TestInMachine(t *testing.T) {
 	if err := unix.Mount("/dev/ubda", folder, "ext4", 0, ""); err != nil {
 		t.Fatalf("mount: %v", err)
 	}
-	waiting, faults := lookAt(t, folder)
-	for topic, numbers := range waiting[atLocal] {
+	in, faults := lookAt(t, folder)
+	for topic, numbers := range in.queues[atLocal] {
 		for _, n := range numbers {
 			fmt.Println("queued", topic, n)
 		}
@@ -188,7 +188,7 @@ func TestInMachine(t *testing.T) {
 	for _, f := range faults {
 		fmt.Println("fault", f)
 	}
-	s := newSite(t, os.Getenv(machineBinary), nil, false)
+	s := newSite(t, os.Getenv(machineBinary), nil, "")
 	s.folder = folder
 	s.configure("")
 	for _, d := range s.devices {
@@ -199,7 +199,7 @@ func TestInMachine(t *testing.T) {
 		d.mark = func(topic string, n int) { fmt.Println("acked", topic, n) }
 	}
 	s.start()
-	if waiting == nil { // in the first cycle: whoever connects later would get what waits
+	if in.queues == nil { // in the first cycle: whoever connects later would get what waits
 		s.sleeper()
 	}
 	fmt.Println("looked")
@@ -208,17 +208,17 @@ func TestInMachine(t *testing.T) {
 }
 
 // lookAt reads the store in a folder, if there is one.
-func lookAt(t *testing.T, folder string) (backlog, []string) {
+func lookAt(t *testing.T, folder string) (stock, []string) {
 	to := t.TempDir()
 	b, err := os.ReadFile(filepath.Join(folder, "store.db"))
 	if os.IsNotExist(err) {
-		return nil, nil
+		return stock{}, nil
 	}
 	if err == nil {
 		err = os.WriteFile(filepath.Join(to, "store.db"), b, 0o600)
 	}
 	if err != nil {
-		return nil, []string{err.Error()}
+		return stock{}, []string{err.Error()}
 	}
 	return readStore(filepath.Join(to, "store.db"))
 }

@@ -39,7 +39,7 @@ func TestHarness(t *testing.T) {
 		}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newSite(t, mutant(t, "mutant", tt.edits...), newDisk(), true)
+			s := newSite(t, mutant(t, "mutant", tt.edits...), newDisk(), "3.1.1")
 			s.begin()
 			for i := range soon {
 				how, faults := s.round(func() string { s.cut(fate(s.random.IntN(int(fates)))); return "cut" })

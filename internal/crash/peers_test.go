@@ -3,6 +3,7 @@ package crash
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -159,6 +160,7 @@ type peers struct {
 	book     *ledger
 	devices  []*device
 	readers  []*subscriber
+	hoard    *subscriber // subscribes, and never comes back
 	stopLoad context.CancelFunc
 	stopAll  context.CancelFunc
 	patience context.Context // ends when what is not done yet never will be
@@ -203,6 +205,7 @@ func newPeers(gateway, cloud string, mark func(string, int)) *peers {
 			book.arrive(atCloud, strings.TrimPrefix(m.Topic, "greenhouse/"), m.Payload)
 		}}, []string{"greenhouse/up/#"}},
 	}
+	p.hoard = &subscriber{peer{name: "hoard", version: packet.V5, address: gateway, session: client.NewSession()}, []string{"up/#"}}
 	return p
 }
 
@@ -220,7 +223,11 @@ func (s *site) sleeper() {
 // subscribe waits until the sessions and subscriptions are there, so that every message finds them.
 func (p *peers) subscribe(t *testing.T) {
 	t.Helper()
-	for _, s := range p.readers {
+	all := p.readers
+	if p.hoard != nil {
+		all = append(slices.Clone(all), p.hoard)
+	}
+	for _, s := range all {
 		for deadline := time.Now().Add(20 * time.Second); !s.known; {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s cannot subscribe", s.name)

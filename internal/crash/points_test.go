@@ -80,37 +80,44 @@ func TestPoints(t *testing.T) {
 		t.Fatalf("there are only %d crash points: %q", len(names), names)
 	}
 	binary := build(t, "points", texts)
-	s := newSite(t, binary, newDisk(), true)
-	s.begin()
-	s.kill()
-	for i, name := range names {
-		for passes, where := range []string{"@1", "@2", "@9"} {
-			if passes > 0 && creation[name] {
-				continue // it is passed once
+	for _, version := range versions {
+		t.Run(version, func(t *testing.T) {
+			s := newSite(t, binary, newDisk(), version)
+			s.begin()
+			s.kill()
+			for i, name := range names {
+				s.dieAt(name, i)
 			}
-			if creation[name] {
-				s.create(name)
-				continue
+			s.start()
+			if faults := s.finish(30 * time.Second); len(faults) > 0 {
+				s.fail("at the end", faults)
 			}
-			s.start("GATEWAY_CRASH=" + name + where)
-			select {
-			case <-s.exited:
-			case <-time.After(15 * time.Second):
-				t.Fatalf("%s%s is not passed", name, where)
-			}
-			if (i+passes)%2 == 0 {
-				s.cut(fate(s.random.IntN(int(fates))))
-			}
-			if faults := s.inspect(); len(faults) > 0 {
-				s.fail(name+where, faults)
-			}
+			t.Logf("%d crash points; %v; lost 0, doubled at QoS 2 0, out of order 0", len(names), s.book.sum())
+		})
+	}
+}
+
+// dieAt lets the gateway die at a point when it is passed for the first, second and ninth time.
+func (s *site) dieAt(name string, number int) {
+	s.t.Helper()
+	if creation[name] {
+		s.create(name) // it is passed once
+		return
+	}
+	for passes, where := range []string{"@1", "@2", "@9"} {
+		s.start("GATEWAY_CRASH=" + name + where)
+		select {
+		case <-s.exited:
+		case <-time.After(15 * time.Second):
+			s.t.Fatalf("%s%s is not passed", name, where)
+		}
+		if (number+passes)%2 == 0 {
+			s.cut(fate(s.random.IntN(int(fates))))
+		}
+		if faults := s.inspect(); len(faults) > 0 {
+			s.fail(name+where, faults)
 		}
 	}
-	s.start()
-	if faults := s.finish(30 * time.Second); len(faults) > 0 {
-		s.fail("at the end", faults)
-	}
-	t.Logf("%d crash points; %v; lost 0, doubled at QoS 2 0, out of order 0", len(names), s.book.sum())
 }
 
 // creation are the points that are passed only while a store is made.
@@ -124,7 +131,7 @@ var creation = map[string]bool{
 func (s *site) create(name string) {
 	s.t.Helper()
 	d := newDisk()
-	fresh := newSite(s.t, s.binary, d, false)
+	fresh := newSite(s.t, s.binary, d, "")
 	for f := range fates {
 		fresh.start("GATEWAY_CRASH=" + name + "@1")
 		select {

@@ -26,7 +26,6 @@ type site struct {
 	*peers
 	t       *testing.T
 	binary  string
-	env     []string
 	address string
 	random  *rand.Rand
 	disk    *disk  // nil: the folder is one of this machine
@@ -55,9 +54,10 @@ func (o *output) Write(b []byte) (int, error) {
 }
 
 // newSite describes a gateway and starts it for the first time. On a disk its power can fail.
-func newSite(t *testing.T, binary string, d *disk, withCloud bool, env ...string) *site {
+// The bridge speaks a version of MQTT with the cloud; "" is no cloud.
+func newSite(t *testing.T, binary string, d *disk, version string) *site {
 	t.Helper()
-	s := &site{t: t, binary: binary, env: env, disk: d, address: freeAddress(t), log: &output{}}
+	s := &site{t: t, binary: binary, disk: d, address: freeAddress(t), log: &output{}}
 	n := *seed
 	if n == 0 {
 		n = rand.Uint64()
@@ -65,9 +65,9 @@ func newSite(t *testing.T, binary string, d *disk, withCloud bool, env ...string
 	t.Logf("-seed %d", n)
 	s.random = rand.New(rand.NewPCG(n, n))
 	uplink, cloud := "", ""
-	if withCloud {
+	if version != "" {
 		cloud = startCloud(t)
-		uplink = fmt.Sprintf(uplinkSection, cloud)
+		uplink = fmt.Sprintf(uplinkSection, version, cloud)
 	}
 	var mark func(string, int)
 	if d == nil {
@@ -97,8 +97,11 @@ func newSite(t *testing.T, binary string, d *disk, withCloud bool, env ...string
 	return s
 }
 
-const uplinkSection = `bridges:
+const uplinkSection = `store:
+  queue: {messages: 1000, full: drop_oldest}
+bridges:
   - name: cloud
+    version: %s
     url: mqtt://%s
     keep_alive: 5s
     connect_timeout: 2s
@@ -132,7 +135,7 @@ listeners:
 func (s *site) start(env ...string) {
 	s.t.Helper()
 	s.cmd = exec.Command(s.binary, "run", s.config)
-	s.cmd.Env = append(append(os.Environ(), s.env...), env...)
+	s.cmd.Env = append(os.Environ(), env...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // when the tests are killed
 	if err := s.cmd.Start(); err != nil {
@@ -210,9 +213,12 @@ func (s *site) inspect() []string {
 	if faults != nil {
 		return faults
 	}
+	if faults := s.book.hoarded(waiting.queues[atHoard], waiting.dropped); s.hoard != nil && faults != nil {
+		return faults
+	}
 	// What the cloud has acknowledged to the gateway may be on its way to the consumer.
-	lost := s.book.lost(waiting)
-	for deadline := time.Now().Add(10 * time.Second); len(lost) > 0 && time.Now().Before(deadline); lost = s.book.lost(waiting) {
+	lost := s.book.lost(waiting.queues)
+	for deadline := time.Now().Add(10 * time.Second); len(lost) > 0 && time.Now().Before(deadline); lost = s.book.lost(waiting.queues) {
 		if !strings.HasPrefix(lost[0], string(atCloud)) {
 			break
 		}
@@ -221,38 +227,71 @@ func (s *site) inspect() []string {
 	return append(lost, s.book.wrong()...)
 }
 
-// readStore returns what waits in a store, and what is wrong with it. One that was never finished
-// has nothing, and must be one that a gateway starts with.
-func readStore(path string) (backlog, []string) {
-	waiting := backlog{atCloud: {}, atLocal: {}}
+// A stock is what is in a store.
+type stock struct {
+	queues  backlog
+	dropped int64  // from the hoard, and reported
+	next    uint64 // position in the hoard
+}
+
+// readStore returns what is in a store, and what is wrong with it. One that was never finished has
+// nothing, and must be one that a gateway starts with.
+func readStore(path string) (stock, []string) {
+	in := stock{queues: backlog{atCloud: {}, atLocal: {}, atHoard: {}}, next: 1}
 	report, err := offline.Check(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return waiting, openStore(path)
+		return in, openStore(path)
 	}
 	if err != nil {
-		return nil, []string{err.Error()}
+		return in, []string{err.Error()}
 	}
 	if len(report.Problems) > 0 {
-		return nil, append([]string{"the store is damaged"}, report.Problems...)
+		return in, append([]string{"the store is damaged"}, report.Problems...)
 	}
-	err = offline.Dump(path, func(c session.Change) error {
-		if e, ok := c.(*session.Enqueued); ok {
-			p := atLocal
-			if e.To[0].Client == "$bridge/cloud" {
-				p = atCloud
-			}
-			number, _, _ := strings.Cut(string(e.Message.Publish.Payload), " ")
-			n, err := strconv.Atoi(number)
-			topic := e.Message.Publish.Topic
-			waiting[p][topic] = append(waiting[p][topic], n)
-			return err
+	if err := offline.Dump(path, in.add); err != nil {
+		return in, []string{err.Error()}
+	}
+	hoarded := int64(0)
+	for _, numbers := range in.queues[atHoard] {
+		hoarded += int64(len(numbers))
+	}
+	if int64(in.next-1) != hoarded+in.dropped {
+		return in, []string{fmt.Sprintf("%s: %d messages came, %d wait, and %d were reported as dropped", atHoard, in.next-1, hoarded, in.dropped)}
+	}
+	return in, nil
+}
+
+// add takes one fact of a dump.
+func (in *stock) add(c session.Change) error {
+	switch c := c.(type) {
+	case *session.Enqueued:
+		number, _, _ := strings.Cut(string(c.Message.Publish.Payload), " ")
+		n, err := strconv.Atoi(number)
+		queue, topic := in.queues[placeOf(c.To[0].Client)], c.Message.Publish.Topic
+		queue[topic] = append(queue[topic], n)
+		return err
+	case *session.Summary:
+		if placeOf(c.Client) == atHoard {
+			in.next = c.Next
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, []string{err.Error()}
+	case *session.Dropped:
+		if placeOf(c.Client) != atHoard {
+			return fmt.Errorf("%s dropped %d messages, though it has room", c.Client, c.Messages)
+		}
+		in.dropped += c.Messages
 	}
-	return waiting, nil
+	return nil
+}
+
+// placeOf tells where a session's messages go.
+func placeOf(client string) place {
+	switch {
+	case client == "hoard":
+		return atHoard
+	case strings.HasPrefix(client, "$"):
+		return atCloud
+	}
+	return atLocal
 }
 
 // openStore opens a store, as the next start of the gateway will, and closes it.

@@ -15,7 +15,7 @@ func TestEveryState(t *testing.T) {
 	needDisk(t)
 	d := newDisk()
 	d.records = true
-	s := newSite(t, product(t), d, false)
+	s := newSite(t, product(t), d, "")
 	s.start()
 	s.sleeper()
 	s.peers.start(t)
@@ -62,7 +62,7 @@ func examine(t *testing.T, left map[string][]byte, acked backlog, open bool) []s
 		}
 	}
 	path := filepath.Join(folder, "store.db")
-	waiting, faults := readStore(path)
+	in, faults := readStore(path)
 	if len(faults) == 0 && open {
 		faults = openStore(path)
 	}
@@ -73,5 +73,5 @@ func examine(t *testing.T, left map[string][]byte, acked backlog, open bool) []s
 	for topic, numbers := range acked[atLocal] {
 		book.accounts[topic] = accountOf(numbers)
 	}
-	return append(book.lost(waiting), book.wrong()...)
+	return append(book.lost(in.queues), book.wrong()...)
 }
