@@ -1,11 +1,19 @@
 package broker
 
-import "gateway/broker/packet"
+import (
+	"fmt"
+
+	"gateway/broker/packet"
+)
+
+// aliasBytes are what the topics with an alias may have together, in one direction of a connection.
+const aliasBytes = 64 << 10
 
 // aliasesIn are the topics that a client has given an alias (5.0, 3.3.2.3.4). They live as long as
 // the connection.
 type aliasesIn struct {
 	topics []string // by alias, from 1
+	bytes  int      // of them
 	max    uint16
 }
 
@@ -19,6 +27,9 @@ func (a *aliasesIn) resolve(p *packet.Publish) error {
 	if p.Topic != "" {
 		if len(a.topics) < int(alias) {
 			a.topics = append(a.topics, make([]string, int(alias)-len(a.topics))...)
+		}
+		if a.bytes += len(p.Topic) - len(a.topics[alias-1]); a.bytes > aliasBytes {
+			return &packet.Error{Clause: "4.13.2", Reason: packet.QuotaExceeded, Text: fmt.Sprintf("the topics with an alias have more than %d bytes", aliasBytes)}
 		}
 		a.topics[alias-1] = p.Topic
 		return nil
@@ -53,7 +64,7 @@ const aliasSize = 4
 // replace puts an alias in the place of the topic of p, with a property list of p's own. The first
 // time the topic stays beside its alias. What is replaced must be sent.
 func (a *aliasesOut) replace(p *packet.Publish) {
-	if a.max == 0 || len(p.Topic) < aliasTopic {
+	if a.max == 0 || len(p.Topic) < aliasTopic || len(p.Topic) > aliasBytes/int(a.max) {
 		return
 	}
 	var props packet.PublishProperties

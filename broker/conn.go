@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"gateway/broker/auth"
@@ -50,6 +51,7 @@ type conn struct {
 	pace     pace
 	turn     turn
 	in       *frames
+	large    atomic.Int64 // bytes of a packet that has begun, if it is a large one
 	dec      packet.Decoder
 	link     link
 	aliases  aliasesIn
@@ -72,7 +74,7 @@ func newConn(s *Server, nc net.Conn, l *Listener) *conn {
 	c := &conn{srv: s, listener: l, nc: nc, address: addressOf(nc), pace: newPace(&s.limits, &s.stats.Slowed)}
 	c.link.stats = &s.stats
 	c.link.mount = mount(l.Prefix)
-	c.link.out.init(nc, &s.limits)
+	c.link.out.init(nc, &s.limits, &s.memory)
 	c.link.drained = func() { c.session.resume(); c.link.less.give() }
 	return c
 }
@@ -114,7 +116,7 @@ func (c *conn) handshake() error {
 			return err
 		}
 	}
-	c.in = newFrames(c.nc, c.listener.Bounds.PacketSize)
+	c.in = newFrames(c.nc, c.listener.Bounds.PacketSize, &c.large, &c.srv.memory)
 	if c.in.raw != nil {
 		usePort(&c.link.out, newPort(c.in.raw))
 	}

@@ -71,6 +71,9 @@ func (c *conn) connect(p *packet.Connect) error {
 	c.link.aliases.max = min(p.Properties.TopicAliasMaximum, c.srv.limits.TopicAliases)
 	c.bridge = p.Bridge
 
+	if c.srv.memory.scarce.Load() {
+		return c.refuse(errScarce("no more clients"))
+	}
 	a := arrival{
 		peer: &c.link, access: c.access, id: c.link.mount.id(p.ClientID), cleanStart: p.CleanStart,
 		expiry: expiry, window: c.window(p), will: p.Will, version: p.Version,

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"gateway/broker/packet"
@@ -14,11 +15,13 @@ import (
 // it takes one from a common pool when bytes have come. The buffer grows with what has really
 // arrived, never with what a header announces.
 type frames struct {
-	r     io.Reader
-	raw   syscall.RawConn // nil if the connection is no plain socket
-	limit int             // bytes of one packet
-	buf   []byte
-	start int // of what has not been consumed
+	r      io.Reader
+	raw    syscall.RawConn // nil if the connection is no plain socket
+	limit  int             // bytes of one packet
+	large  *atomic.Int64   // told the size of buf, if it is not of the pool
+	memory *memory
+	buf    []byte
+	start  int // of what has not been consumed
 
 	pooled  *[]byte            // buf, if it is of the pool
 	attempt func(uintptr) bool // try, made once
@@ -35,8 +38,8 @@ const (
 var buffers = sync.Pool{New: func() any { b := make([]byte, pooledBuffer); return &b }}
 
 // newFrames returns a reader of packets up to limit bytes, headers included.
-func newFrames(nc net.Conn, limit int) *frames {
-	f := &frames{r: nc, limit: limit}
+func newFrames(nc net.Conn, limit int, large *atomic.Int64, m *memory) *frames {
+	f := &frames{r: nc, limit: limit, large: large, memory: m}
 	f.attempt = f.try
 	if s, ok := nc.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {
@@ -87,6 +90,9 @@ func (f *frames) fill() error {
 		f.release() // it was busy and may be quiet now
 	}
 	if cap(f.buf)-rest < ownBuffer/2 {
+		if cap(f.buf) >= scarceBytes && f.memory.scarce.Load() {
+			return errScarce("a large packet")
+		}
 		f.grow()
 	}
 	n, err := f.r.Read(f.buf[rest:cap(f.buf)])
@@ -105,6 +111,7 @@ func (f *frames) grow() {
 	b := append(make([]byte, 0, max(2*cap(f.buf), ownBuffer)), f.buf...)
 	f.release()
 	f.buf = b
+	f.large.Store(int64(cap(b)))
 }
 
 // release gives the buffer back.
@@ -113,6 +120,7 @@ func (f *frames) release() {
 		buffers.Put(f.pooled)
 	}
 	f.pooled, f.buf, f.start = nil, nil, 0
+	f.large.Store(0)
 }
 
 // await waits until there is something to read, and reads it into a buffer of the pool.

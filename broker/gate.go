@@ -63,6 +63,19 @@ func (g *gate) know(c *conn) {
 	g.strangers--
 }
 
+// holders returns the connections whose clients have been let in, with their sessions.
+func (g *gate) holders() map[*conn]*Session {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	in := make(map[*conn]*Session, len(g.conns))
+	for c := range g.conns {
+		if c.known {
+			in[c] = c.session
+		}
+	}
+	return in
+}
+
 // revocations returns how often revoke has been called.
 func (g *gate) revocations() int {
 	g.mu.Lock()

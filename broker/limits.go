@@ -26,6 +26,7 @@ type Limits struct {
 	TopicLevels        int           // of one topic name or filter; default and most topic.MaxLevels
 	ClientIDBytes      int           // of one client identifier; default 256
 	WillBytes          int           // of one will message; default 16 KiB
+	Memory             int           // bytes of the process; default 384 MiB. See memory
 	QueueMessages      int           // messages that wait for one session of the network; newer ones are dropped unless Stored says otherwise; default 100,000
 	QueueBytes         int           // their bytes, for a session that is in memory only; default 1 MiB
 	Stored             session.Quota // of the queue of a durable session of the network; its Messages are QueueMessages at most
@@ -56,6 +57,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.TopicLevels, topic.MaxLevels)
 	or(&l.ClientIDBytes, 256)
 	or(&l.WillBytes, 16<<10)
+	or(&l.Memory, 384<<20)
 	or(&l.QueueMessages, 100_000)
 	or(&l.QueueBytes, 1<<20)
 	if most := int64(l.QueueMessages); l.Stored.Messages == 0 || l.Stored.Messages > most {

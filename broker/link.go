@@ -62,7 +62,7 @@ func explain(l *link, p encoder, reason packet.ReasonCode, text string) string {
 	if text == "" {
 		switch reason {
 		case packet.QuotaExceeded:
-			text = "there is no more room for messages: the store or limits.retained_size is full"
+			text = "there is no more room for messages: the store, limits.retained_size or limits.memory is full"
 		case packet.ImplementationSpecificError:
 			text = "the store failed: the gateway's log says why"
 		default:
@@ -110,7 +110,7 @@ func (l *link) concluded(place uint64, a *packet.Suback, err error) {
 		case packet.TopicFilterInvalid:
 			text = "the filter is not valid, or larger than limits.topic_size and limits.topic_levels allow"
 		case packet.QuotaExceeded:
-			text = "there are as many subscriptions as limits.subscriptions and limits.subscriptions_size allow, or the store is full"
+			text = "there are as many subscriptions as limits.subscriptions, limits.subscriptions_size and limits.memory allow, or the store is full"
 		}
 		a.ReasonString = ""
 		a.ReasonString = explain(l, a, a.Reasons[i], text)

@@ -18,12 +18,14 @@ import (
 type out struct {
 	nc        net.Conn
 	version   packet.Version
-	limit     int           // bytes waiting beyond which there is no room
+	limit     int // bytes waiting beyond which there is no room
+	memory    *memory
 	writeTime time.Duration // for the peer to take what one Write holds
 
 	mu       sync.Mutex
 	port     *port          // nil if the connection is no plain socket
 	buf      draft          // what waits
+	writing  int            // capacity of what is being written
 	flushing bool           // somebody writes, or will do so soon
 	ending   bool           // nothing may be appended; the connection is closed after what waits
 	last     time.Time      // when it is closed at the latest, once it is ending
@@ -41,8 +43,8 @@ type out struct {
 // gateway takes to stop.
 const lastWriteTime = time.Second
 
-func (o *out) init(nc net.Conn, l *Limits) {
-	o.nc, o.limit, o.writeTime = nc, l.OutBytes, l.WriteTime
+func (o *out) init(nc net.Conn, l *Limits, m *memory) {
+	o.nc, o.limit, o.memory, o.writeTime = nc, l.OutBytes, m, l.WriteTime
 	o.ackLimit, o.less = 2*int(l.ReceiveMaximum), make(signal, 1)
 	o.work = o.flush
 }
@@ -92,7 +94,7 @@ func (o *out) publish(p *packet.Publish, r *round) {
 func (o *out) room() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.wanted = !o.ending && o.buf.len() >= o.limit
+	o.wanted = !o.ending && o.buf.len() >= o.memory.allows(o.limit)
 	return !o.ending && !o.wanted
 }
 
@@ -185,6 +187,7 @@ func (o *out) flush() {
 	defer o.flushers.Done()
 	for {
 		o.mu.Lock()
+		o.writing = 0
 		if o.buf.empty() {
 			o.flushing = false
 			ending := o.ending
@@ -195,6 +198,7 @@ func (o *out) flush() {
 			return
 		}
 		d, port := o.buf.take(), o.port
+		o.writing = cap(*d.b)
 		wanted, drained := o.wanted, o.drained
 		o.wanted = false
 		o.mu.Unlock()

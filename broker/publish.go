@@ -145,7 +145,7 @@ func (u *unit) retain(r *routing) error {
 	if r.from != nil && own(r.from.id) {
 		most = math.MaxInt // the network cannot keep the gateway from telling its state
 	}
-	if !u.srv.routes.keep(m, most) {
+	if scarce := u.srv.memory.scarce.Load() && most != math.MaxInt && len(m.Publish.Payload) > 0; scarce || !u.srv.routes.keep(m, most) {
 		return errRetained
 	}
 	u.changes = append(u.changes, &session.Retained{Message: m})

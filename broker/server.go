@@ -61,6 +61,7 @@ type Server struct {
 	gate      gate
 	pace      *rate.Limiter // of connections
 	turnstile *turnstile
+	memory    memory
 
 	door Door
 
@@ -97,6 +98,7 @@ func New(o Options) (*Server, error) {
 	}
 	s.unauthorized.more, s.unconnected.more = 30, 30
 	s.gate = newGate(&s.limits)
+	s.memory.srv = s
 	s.pace = rate.NewLimiter(rate.Limit(s.limits.ConnectRate), s.limits.ConnectRate)
 	s.registry = registry{srv: s, sessions: make(map[string]*Session)}
 	var err error
@@ -115,6 +117,7 @@ func New(o Options) (*Server, error) {
 	r.report()
 	s.start(r.run)
 	s.start(s.turnstile.run)
+	s.memory.watch()
 	return s, nil
 }
 

@@ -101,7 +101,7 @@ func (s *Session) offer(r *routing, h *hit) {
 	case s.peer == nil, !s.access.receives(r.p.Topic, 0):
 		return
 	case len(s.backlog) > 0:
-		if s.behind < backlogLimit {
+		if s.behind < backlogLimit && !s.srv.memory.scarce.Load() {
 			s.behind++
 			s.backlog = append(s.backlog, waiting{r.message(), h.retain, h.ids})
 			return
@@ -119,13 +119,13 @@ func (s *Session) full() bool {
 	l := &s.srv.limits
 	s.mu.Lock()
 	n, most := s.state.Queue.Len(), l.QueueMessages
-	full := n >= most || s.state.Queue.Bytes() >= l.QueueBytes
+	full := n >= most || s.state.Queue.Bytes() >= s.srv.memory.allows(l.QueueBytes)
 	begins := full && !s.dropping
 	s.dropping = full || s.dropping && n > most/2
 	s.mu.Unlock()
 	if begins {
 		s.srv.log.Warn("a client's queue is full: newer messages for it are dropped until it takes some", "client", s.id,
-			"limit", l.QueueMessages, "remedy", "let the client connect, or raise limits.queue")
+			"limit", l.QueueMessages, "remedy", "let the client connect, or raise limits.queue, limits.queue_size or limits.memory")
 	}
 	return full
 }

@@ -11,19 +11,21 @@ import (
 
 // Stats are counters since the server began.
 type Stats struct {
-	Connects atomic.Int64 // clients that were let in
-	Refused  atomic.Int64 // connections that were not
-	Banned   atomic.Int64 // connections turned away because of a ban
-	HeldOff  atomic.Int64 // connections turned away because there were too many attempts before
-	BadLogin atomic.Int64 // clients refused for what they showed
-	Received atomic.Int64 // messages from publishers
-	Sent     atomic.Int64 // messages to subscribers, repetitions included
-	Dropped  atomic.Int64 // messages for one client that there was no room for, that its session ended before, or that it might not publish
-	Expired  atomic.Int64 // messages for one client whose expiry interval passed
-	TooLarge atomic.Int64 // messages larger than their receiver takes
-	Slowed   atomic.Int64 // times that a client was slowed down for publishing too much
-	Turns    atomic.Int64 // times that busy clients let the others through
-	Unstored atomic.Int64 // messages and subscriptions that the store refused
+	Connects           atomic.Int64 // clients that were let in
+	Refused            atomic.Int64 // connections that were not
+	Banned             atomic.Int64 // connections turned away because of a ban
+	HeldOff            atomic.Int64 // connections turned away because there were too many attempts before
+	BadLogin           atomic.Int64 // clients refused for what they showed
+	Received           atomic.Int64 // messages from publishers
+	Sent               atomic.Int64 // messages to subscribers, repetitions included
+	Dropped            atomic.Int64 // messages for one client that there was no room for, that its session ended before, or that it might not publish
+	Expired            atomic.Int64 // messages for one client whose expiry interval passed
+	TooLarge           atomic.Int64 // messages larger than their receiver takes
+	Slowed             atomic.Int64 // times that a client was slowed down for publishing too much
+	Memory, MostMemory atomic.Int64 // bytes in use when the collector ran last, and at most
+	Relieved           atomic.Int64 // clients that were disconnected for want of memory
+	Turns              atomic.Int64 // times that busy clients let the others through
+	Unstored           atomic.Int64 // messages and subscriptions that the store refused
 }
 
 // Stats returns the server's counters.

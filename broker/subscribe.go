@@ -80,7 +80,7 @@ func (n *Session) mayCarry(f packet.Subscription) packet.ReasonCode {
 	if topic.ValidFilter(f.Filter) != nil || !l.fits(f.Filter) {
 		return packet.TopicFilterInvalid
 	}
-	room := own(n.id) || n.srv.routes.holds(f.Filter, l.SubscriptionBytes)
+	room := own(n.id) || !n.srv.memory.scarce.Load() && n.srv.routes.holds(f.Filter, l.SubscriptionBytes)
 	n.mu.Lock()
 	_, existed := n.subs[f.Filter]
 	has, ended := len(n.subs), n.ended
@@ -92,7 +92,7 @@ func (n *Session) mayCarry(f packet.Subscription) packet.ReasonCode {
 		n.srv.stats.Unstored.Add(1)
 		if untold, due := n.srv.unsubscribed.due(); due {
 			n.srv.log.Warn("subscriptions are refused", "client", n.id, "has", has, "others_before", untold,
-				"remedy", "find out who subscribes so much, or raise limits.subscriptions or limits.subscriptions_size")
+				"remedy", "find out who subscribes so much, or raise limits.subscriptions, limits.subscriptions_size or limits.memory")
 		}
 		return packet.QuotaExceeded
 	}

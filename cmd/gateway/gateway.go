@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"sync"
 
@@ -155,6 +156,7 @@ func limits(l config.Limits) broker.Limits {
 		TopicLevels:        l.TopicLevels,
 		ClientIDBytes:      int(l.ClientIDSize),
 		WillBytes:          int(l.WillSize),
+		Memory:             int(min(l.Memory, math.MaxInt)),
 		QueueMessages:      l.Queue,
 		QueueBytes:         int(l.QueueSize),
 		RetainedBytes:      int(l.RetainedSize),
