@@ -34,6 +34,9 @@ type Config struct {
 	// ClientID names the session in the cloud. It must stay the same, and be used by nobody else.
 	ClientID           string
 	Username, Password string
+	// Prover is called at each connection for the bridge's side of an authentication method, which
+	// takes the place of user name and password. Nil: there is none. 5.0 only.
+	Prover func() (Prover, error)
 	// AnnounceBridge tells the cloud by bit 0x80 of the protocol level that a bridge connects.
 	// Brokers that know it, such as mosquitto, send nothing back to where it came from and keep
 	// the retain flag; others refuse the connection.
@@ -160,6 +163,7 @@ func New(c Config) (*Bridge, error) {
 	want(c.Version == packet.V311 || c.Version == packet.V5, "version: 3.1.1 or 5.0")
 	want(c.Version == packet.V311 || !c.AnnounceBridge, "announce: for MQTT 3.1.1 only, 5.0 has No Local for what it does")
 	want(c.Version >= packet.V5 || c.Username != "" || c.Password == "", "password without username: MQTT 3.1.1 allows no password alone")
+	want(c.Version >= packet.V5 || c.Prover == nil, "authentication methods are of MQTT 5.0")
 	want(c.KeepAlive >= 5*time.Second && c.KeepAlive <= 65_535*time.Second && c.KeepAlive%time.Second == 0,
 		"keep_alive: whole seconds from 5s to 18h12m15s, not %s", c.KeepAlive)
 	want(c.Window >= 1 && c.Window <= MaxWindow, "window: from 1 to %d, not %d", MaxWindow, c.Window)
@@ -403,6 +407,9 @@ func (b *Bridge) connectOptions() connectOptions {
 		keepAlive: b.config.KeepAlive, announceBridge: b.config.AnnounceBridge,
 		sessionExpiry: b.config.SessionExpiry,
 		maxPacket:     b.config.MaxPacket, stall: b.config.AckTimeout,
+	}
+	if o.prove = b.config.Prover; o.prove != nil {
+		o.username, o.password = "", ""
 	}
 	if b.config.StateTopic != "" {
 		o.will = &packet.Will{Topic: b.config.StateTopic, Payload: []byte(offline), QoS: 1, Retain: !b.noRetain}

@@ -42,8 +42,14 @@ func (paho5) connect(ctx context.Context, conn net.Conn, o connectOptions, life 
 		PacketTimeout:     24 * time.Hour, // the callers' contexts have the timeouts
 		OnPublishReceived: []func(paho.PublishReceived) (bool, error){},
 		Router:            paho.NewStandardRouter(), // it gets nothing, and is asked for
+		AuthHandler:       silence{},
 	})
-	if _, err := l.client.Connect(ctx, connectPacket(o)); err != nil {
+	hello := connectPacket(o)
+	var err error
+	if hello.Properties.AuthMethod, hello.Properties.AuthData, err = l.wire.begin(); err == nil {
+		_, err = l.client.Connect(ctx, hello)
+	}
+	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}

@@ -23,6 +23,7 @@ type upstream interface {
 // connectOptions are the contents of CONNECT, and the limits of the connection.
 type connectOptions struct {
 	clientID, username, password string
+	prove                        func() (Prover, error) // nil: by user name and password; 5.0 only
 	keepAlive                    time.Duration
 	announceBridge               bool          // bit 0x80 of the protocol level, 3.1.1 only
 	sessionExpiry                time.Duration // how long the cloud keeps the session, 5.0 only

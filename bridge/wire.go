@@ -42,6 +42,7 @@ type wire struct {
 	decoder  packet.Decoder
 	rest     []byte // of a packet that the library has not read to its end
 	answered bool   // CONNACK has come
+	prover   Prover // nil: no authentication method
 
 	// calls is held while the library is asked to send.
 	calls sync.Mutex
@@ -201,6 +202,9 @@ func (w *wire) received(h packet.Header, raw, body []byte) ([]byte, error) {
 		if h.Type == packet.DISCONNECT && w.decoder.Version >= packet.V5 {
 			return nil, w.disconnected(body)
 		}
+		if h.Type == packet.AUTH && w.decoder.Version >= packet.V5 {
+			return nil, w.challenged(body)
+		}
 		return nil, fmt.Errorf("%w: %s at the wrong time", errProtocol, h.Type)
 	}
 	switch h.Type {
@@ -254,6 +258,9 @@ func (w *wire) connack(body []byte) error {
 			r.text = c.Properties.ReasonString
 		}
 		return r
+	}
+	if err := w.proven(c.Properties); err != nil {
+		return err
 	}
 	w.answered = true
 	hello := welcome{sessionPresent: c.SessionPresent, qos: 2}

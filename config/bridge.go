@@ -10,6 +10,7 @@ type Bridge struct {
 	ClientID       string        `yaml:"client_id"`                                      // default: <gateway.id>-<name>
 	Username       string        `yaml:"username"`
 	Password       Secret        `yaml:"password"`
+	Method         string        `yaml:"method" words:"SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1"` // by which user name and password are shown; none: as they are; 5.0 only
 	TLS            BridgeTLS     `yaml:"tls"`
 	KeepAlive      time.Duration `yaml:"keep_alive" default:"30s" range:"5s..18h12m15s"`                 // whole seconds: the wire carries 16 bits of them
 	Window         int           `yaml:"window" range:"1..1024"`                                         // unacknowledged messages; default: 20, with 5.0 256 and never more than the cloud says; with 3.1.1 mosquitto loses what exceeds its max_inflight_messages, 20

@@ -51,6 +51,8 @@ func (k network) bridges(c *Config) {
 
 // upstream checks the URL of a bridge and what belongs to it.
 func (k network) upstream(b Bridge, at string) {
+	k.want(b.Method == "" || b.Version == "5.0", at+".method", "with version: \"5.0\" only; set it, or remove the method")
+	k.want(b.Method == "" || b.Username != "" && !b.Password.IsZero(), at+".method", "needs a username and a password")
 	k.want(b.Password.IsZero() || b.Username != "", at+".password", "needs a username [MQTT-3.1.2-22]")
 	k.want((b.TLS.Cert == "") == (b.TLS.Key == ""), at+".tls", "cert and key come together; give both or none")
 	if b.URL == "" {
@@ -69,7 +71,7 @@ func (k network) upstream(b Bridge, at string) {
 		return
 	}
 	k.want(!k.given(at+".tls"), at+".tls", "only with an mqtts:// URL")
-	if !b.Password.IsZero() && !loopback(u.Hostname()) {
+	if !b.Password.IsZero() && b.Method == "" && !loopback(u.Hostname()) {
 		k.warn(at+".password", "crosses the network in the clear with mqtt://; use mqtts://")
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"gateway/bridge"
 	"gateway/broker"
+	"gateway/broker/auth/scram"
 	"gateway/broker/packet"
 	"gateway/broker/session"
 	"gateway/clock"
@@ -87,11 +88,28 @@ func (g *gateway) bridgeConfig(b config.Bridge, redate func(*packet.Publish, *se
 	if b.Version == "5.0" {
 		c.Version = packet.V5
 	}
+	if b.Method != "" {
+		c.Prover = func() (bridge.Prover, error) { return bridgeProver(b) }
+	}
 	if b.LostSession == "dead_letter" {
 		c.LostSession = bridge.DeadLetter
 	}
 	c.Backlog = func(lane int) (int, time.Time) { return g.vault.count(bridgeSession(b.Name, lane)) }
 	return c
+}
+
+// bridgeProver returns the bridge's side of its authentication method, with the password as it is
+// now.
+func bridgeProver(b config.Bridge) (bridge.Prover, error) {
+	password, err := b.Password.Reveal()
+	if err != nil {
+		return nil, err
+	}
+	h, err := scram.ParseHash(b.Method)
+	if err != nil {
+		return nil, err
+	}
+	return scram.NewClient(h, b.Username, password)
 }
 
 // keepDeadLetters makes the session that keeps what the cloud of a bridge can never take.
