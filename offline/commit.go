@@ -3,7 +3,6 @@ package offline
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -24,11 +23,12 @@ type committer struct {
 	file     *file
 	intake   *intake
 	clock    *clock
-	log      *slog.Logger
 	maxBytes int64
 	sweepAt  int64
 
-	probeAfter time.Duration
+	probeAfter   time.Duration
+	compactAt    int64
+	compactAfter time.Time // no attempt before
 
 	cursors map[uint64]*cursor  // of all sessions, as they are in the file
 	dead    map[uint64]struct{} // sessions with dead messages
@@ -43,8 +43,7 @@ type committer struct {
 	committed chan []*unit
 	workers   sync.WaitGroup
 
-	mu    sync.Mutex
-	stats Stats // but for what is asked for when Stats is called
+	gauge
 }
 
 func (c *committer) start() {
@@ -83,6 +82,8 @@ func (c *committer) run() {
 			c.last = len(batch)
 			c.intake.finished(batch)
 			c.hand(batch)
+		case c.compactDue():
+			c.compact()
 		case pause > 0:
 			c.quiet(timer, pause)
 		case c.sweepDue() && !c.failed:
@@ -266,14 +267,13 @@ func (c *committer) try(units []*unit) (live []*unit, err error) {
 
 // account keeps the books of a commit, whose messages had size bytes.
 func (c *committer) account(t *txn, units int, size int64) {
-	fileSize, free := c.file.sizes()
-	c.used = fileSize - free
+	c.used = c.measure(c.file)
 	c.mu.Lock()
 	c.stats.Commits++
 	c.stats.Messages += t.messages
 	c.stats.Bytes += size
 	c.stats.LastBatch = units
-	c.stats.FileBytes, c.stats.FreeBytes, c.stats.Dead = fileSize, free, c.deadN
+	c.stats.Dead = c.deadN
 	c.mu.Unlock()
 	// That something was deleted, or a small message found room where a large one did not, does
 	// not yet mean that there is room again.
@@ -298,22 +298,5 @@ func (c *committer) adopt(touched map[uint64]*cursor) {
 		} else {
 			delete(c.dead, number)
 		}
-	}
-}
-
-// health notes how the store is, and writes one line when that changes.
-func (c *committer) health(now error) {
-	c.mu.Lock()
-	before := c.stats.LastError
-	c.stats.LastError = now
-	c.mu.Unlock()
-	was, _ := StateOf(before)
-	is, remedy := StateOf(now)
-	switch {
-	case is == was:
-	case is == Ready:
-		c.log.Info("the store takes messages again")
-	default:
-		c.log.Error("the store refuses new messages; what it has acknowledged before is safe", "state", is, "error", now, "remedy", remedy)
 	}
 }

@@ -22,7 +22,7 @@ const crashEnv = "GATEWAY_TEST_STORE"
 // each message, and "a <payload>" for each that was taken out again, when the store says that they
 // are on disk.
 func crashChild(path string) {
-	s, err := Open(path, Options{TelemetryCommit: 5 * time.Millisecond, sweepAt: 20})
+	s, err := Open(path, Options{TelemetryCommit: 5 * time.Millisecond, sweepAt: 20, compact: 1 << 15})
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +28,10 @@ type file struct {
 	commit func(*bolt.DB, func(*bolt.Tx) error) error // func commit, but for tests of failing disks
 	txid   int                                        // of the last commit that was reported as done
 	broken bool                                       // the file must be opened anew before the next commit
+	// unsynced tells that the folder must be flushed before the next commit: the file has replaced
+	// another.
+	unsynced bool
+	closing  sync.WaitGroup // files that this one has replaced
 }
 
 func openFile(path string, maxSize int64) (*file, error) {
@@ -78,11 +83,23 @@ func (f *file) open() (err error) {
 	})
 }
 
-func (f *file) close() error { return f.db.Load().Close() }
+func (f *file) close() error {
+	err := f.db.Load().Close()
+	f.closing.Wait()
+	return err
+}
 
 // view runs fn in a reading transaction.
 func (f *file) view(fn func(*bolt.Tx) error) error {
-	return guard(func() error { return f.db.Load().View(fn) })
+	return guard(func() error {
+		for {
+			db := f.db.Load()
+			err := db.View(fn)
+			if !errors.Is(err, berrors.ErrDatabaseNotOpen) || db == f.db.Load() {
+				return err
+			} // else another has taken its place
+		}
+	})
 }
 
 // update runs fn in a writing transaction, which is on disk when update returns nil. When it
@@ -92,6 +109,9 @@ func (f *file) update(fn func(*bolt.Tx) error) error {
 		if err := f.reopen(); err != nil {
 			return err
 		}
+	}
+	if err := f.syncFolder(); err != nil {
+		return err
 	}
 	id := 0
 	err := guard(func() error {

@@ -60,7 +60,11 @@ func prepare(path string, hard int64, log *slog.Logger) (*Salvaged, error) {
 		return nil, rename(fresh, path)
 	}
 	cause := verify(path)
-	if cause == nil || errors.Is(cause, ErrVersion) || !errors.Is(cause, ErrDamaged) {
+	if cause == nil {
+		// Nobody may take for the store, if that is moved away, what was left unfinished beside it.
+		return nil, errors.Join(removeIf(fresh), removeIf(path+compactSuffix))
+	}
+	if errors.Is(cause, ErrVersion) || !errors.Is(cause, ErrDamaged) {
 		return nil, cause
 	}
 	if err := create(fresh, hard); err != nil {
@@ -80,15 +84,20 @@ func prepare(path string, hard int64, log *slog.Logger) (*Salvaged, error) {
 	return saved, rename(fresh, path)
 }
 
-// asideName returns a name for a damaged file that no other has. A board without a clock chip
-// starts at the same time again and again.
+// asideName returns a name for a damaged file.
 func asideName(path string) string {
-	name := path + ".corrupt-" + time.Now().UTC().Format("20060102T150405Z")
+	return freeName(path + ".corrupt-" + time.Now().UTC().Format("20060102T150405Z"))
+}
+
+// freeName returns a name that no file has: the one given, or with a number. A board without a clock
+// chip starts at the same time again and again.
+func freeName(name string) string {
+	free := name
 	for n := 2; ; n++ {
-		if _, err := os.Lstat(name); err != nil {
-			return name
+		if _, err := os.Lstat(free); err != nil {
+			return free
 		}
-		name = fmt.Sprintf("%s.corrupt-%s-%d", path, time.Now().UTC().Format("20060102T150405Z"), n)
+		free = fmt.Sprintf("%s-%d", name, n)
 	}
 }
 
@@ -98,12 +107,7 @@ func rename(from, to string) error {
 		return err
 	}
 	//crash:renamed
-	folder, err := os.Open(filepath.Dir(to))
-	if err != nil {
-		return err
-	}
-	//crash:before-folder-sync
-	return errors.Join(folder.Sync(), folder.Close())
+	return syncFolder(filepath.Dir(to))
 }
 
 // create makes an empty store, anew if there is one. It is complete when it has a format, which

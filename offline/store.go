@@ -34,6 +34,7 @@ type Options struct {
 	Clock Clock
 
 	sweepAt int64         // dead messages that are worth a sweep
+	compact int64         // size of a file that is worth a compaction
 	probe   time.Duration // between looks whether a store that was not could be ready again
 	commit  func(*bolt.DB, func(*bolt.Tx) error) error
 }
@@ -57,6 +58,9 @@ func (o *Options) defaults() {
 	if o.sweepAt == 0 {
 		o.sweepAt = sweepAt
 	}
+	if o.compact == 0 {
+		o.compact = compactAt
+	}
 	if o.probe == 0 {
 		o.probe = probeTime
 	}
@@ -67,18 +71,19 @@ func (o *Options) defaults() {
 
 // Stats are the figures of a store since it was opened.
 type Stats struct {
-	Commits   int64 // transactions
-	Messages  int64 // put into queues, each queue counted
-	Bytes     int64 // of messages and retained messages committed, without what the file adds
-	LastBatch int   // units of the last commit
-	Pending   int64 // bytes that wait for a commit
-	Refused   int64 // units that failed
-	Damaged   int64 // records that could not be read and were left out
-	Dead      int64 // messages that are done with and not yet swept, about
-	FileBytes int64 // size of the file, as far as it is in use
-	FreeBytes int64 // of these, free for new records
-	LastError error // why the store does not take messages, nil when it does
-	Salvaged  *Salvaged
+	Commits     int64 // transactions
+	Messages    int64 // put into queues, each queue counted
+	Bytes       int64 // of messages and retained messages committed, without what the file adds
+	LastBatch   int   // units of the last commit
+	Pending     int64 // bytes that wait for a commit
+	Refused     int64 // units that failed
+	Damaged     int64 // records that could not be read and were left out
+	Dead        int64 // messages that are done with and not yet swept, about
+	FileBytes   int64 // size of the file, as far as it is in use
+	FreeBytes   int64 // of these, free for new records
+	LastError   error // why the store does not take messages, nil when it does
+	Compactions int64 // attempts to make the file smaller
+	Salvaged    *Salvaged
 }
 
 // A Store is the durable state of a gateway in one file. Its methods may be called concurrently.
@@ -131,8 +136,9 @@ func Open(path string, o Options) (_ *Store, err error) {
 func assemble(f *file, o Options) *Store {
 	s := &Store{log: o.Log, clock: newClock(o.Clock), file: f, intake: newIntake(o.TelemetryCommit, o.MaxPending)}
 	s.committer = &committer{
-		file: f, intake: s.intake, log: o.Log, clock: s.clock, maxBytes: o.MaxBytes, sweepAt: o.sweepAt, probeAfter: o.probe,
+		file: f, intake: s.intake, clock: s.clock, maxBytes: o.MaxBytes, sweepAt: o.sweepAt, probeAfter: o.probe, compactAt: o.compact,
 		cursors: make(map[uint64]*cursor), dead: make(map[uint64]struct{}),
+		gauge: gauge{log: o.Log},
 	}
 	return s
 }
@@ -230,9 +236,7 @@ func (s *Store) loadCursors(tx *bolt.Tx) error {
 		return nil
 	})
 	s.committer.adopt(loaded)
-	size, free := s.file.sizes()
-	s.committer.used = size - free
-	s.committer.stats.FileBytes, s.committer.stats.FreeBytes = size, free
+	s.committer.used = s.committer.measure(s.file)
 	return err
 }
 

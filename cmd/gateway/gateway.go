@@ -62,9 +62,10 @@ func start(c *config.Config, log *slog.Logger) (g *gateway, err error) {
 	if err := g.openStore(c); err != nil {
 		return g, err
 	}
-	var ctx context.Context
-	ctx, g.stopWatching = context.WithCancel(context.Background())
-	g.watching.Go(func() { g.vault.watch(ctx, g.server, log) })
+	var watching context.Context
+	watching, g.stopWatching = context.WithCancel(context.Background())
+	g.watching.Go(func() { g.vault.serve(watching, log) })
+	g.watching.Go(func() { g.vault.watch(watching, g.server, log) })
 	var timing context.Context
 	timing, g.stopClock = context.WithCancel(context.Background())
 	g.timing.Go(func() { g.awaitClock(timing) })

@@ -20,13 +20,13 @@ import (
 func newStore() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "store",
-		Short: "Look into the durable store of a gateway that is not running",
+		Short: "Look into the durable store of a gateway, copy it, and put it back",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return usageError{errors.New("say store check, store dump or store dead")}
+			return usageError{errors.New("say store stat, check, dump, compact, backup, restore or dead")}
 		},
 	}
-	cmd.AddCommand(newStoreCheck(), newStoreDump(), newStoreDead())
+	cmd.AddCommand(newStoreStat(), newStoreCheck(), newStoreDump(), newStoreCompact(), newStoreBackup(), newStoreRestore(), newStoreDead())
 	return cmd
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"gateway/broker/packet"
 	"gateway/broker/session"
+	"gateway/config"
 	"gateway/offline"
 )
 
@@ -135,5 +137,72 @@ func TestStoreDump(t *testing.T) {
 	}
 	if got := enqueued[1]["payload_base64"]; got != "/9j/" {
 		t.Errorf("binary payload: %v", got)
+	}
+}
+
+// TestStoreCommands: stat and backup of a store that a gateway has, and compact and restore of one that
+// none has.
+func TestStoreCommands(t *testing.T) {
+	t.Chdir(t.TempDir()) // the name of a socket must be short
+	if err := os.WriteFile("gateway.yaml", []byte("board: sim\ngateway: {data: data}\noutputs: [{point: lamp, line: LAMP, safe: off}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load("gateway.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Gateway.Data = "data"
+	path := c.StorePath()
+	g, err := start(c, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped := false
+	stop := func() {
+		if !stopped {
+			stopped = true
+			if err := g.stop(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	defer stop()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		out, err := command("store", "stat", path)
+		if err == nil && strings.Contains(out, `"state":"ready"`) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("stat: %q %v", out, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if out, err := command("store", "backup", path, "copy.db"); err != nil {
+		t.Fatalf("backup: %q %v", out, err)
+	}
+	if out, err := command("store", "check", "copy.db"); err != nil {
+		t.Errorf("check of the backup: %q %v", out, err)
+	}
+	for _, args := range [][]string{{"compact", path}, {"restore", "copy.db", path}} {
+		if _, err := command(append([]string{"store"}, args...)...); !errors.Is(err, offline.ErrInUse) {
+			t.Errorf("%s while the gateway runs: %v", args[0], err)
+		}
+	}
+	if _, err := command("store", "backup", path, "copy.db"); err == nil {
+		t.Error("a backup was overwritten")
+	}
+	stop()
+	for _, tt := range []struct{ args, says string }{
+		{"compact " + path, "bytes before"},
+		{"backup " + path + " second.db", ""},
+		{"restore copy.db " + path, ".replaced-"},
+		{"stat " + path, "waiting messages"},
+		{"check " + path, "sessions"},
+	} {
+		out, err := command(append([]string{"store"}, strings.Fields(tt.args)...)...)
+		if err != nil || !strings.Contains(out, tt.says) {
+			t.Errorf("store %s: %q %v", tt.args, out, err)
+		}
 	}
 }

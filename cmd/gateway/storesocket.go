@@ -1,0 +1,165 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"gateway/offline"
+)
+
+// A running gateway answers "gateway store" at a Unix socket beside its store, which only its own
+// user may use. A question is a line, "stat" or "backup". The answer is a line, "ok" and a number of
+// bytes, and so many bytes; or "error" and why.
+const (
+	socketSuffix = ".sock"
+	socketTime   = 10 * time.Second // for each piece that is read or written
+)
+
+// serve answers until ctx ends. Without the socket the gateway does all else.
+func (v *vault) serve(ctx context.Context, log *slog.Logger) {
+	for {
+		if _, err := v.get(); err == nil {
+			break
+		}
+		select { // until then the socket may be another gateway's
+		case <-time.After(vaultPeriod):
+		case <-ctx.Done():
+			return
+		}
+	}
+	path := v.path + socketSuffix
+	_ = os.Remove(path) // of a gateway that was killed
+	ln, err := net.Listen("unix", path)
+	if err == nil {
+		err = os.Chmod(path, 0o600)
+	}
+	if err != nil {
+		log.Warn("no socket for 'gateway store stat' and 'gateway store backup'", "error", err)
+	}
+	if ln == nil {
+		return
+	}
+	defer context.AfterFunc(ctx, func() { _ = ln.Close() })()
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		release := context.AfterFunc(ctx, func() { _ = c.Close() })
+		v.answer(patient{c}) // one after the other: both ask the same disk
+		release()
+		_ = c.Close()
+	}
+}
+
+// answer answers one question.
+func (v *vault) answer(c patient) {
+	question, err := bufio.NewReader(io.LimitReader(c, 64)).ReadString('\n')
+	if err != nil {
+		return
+	}
+	begun := false
+	begin := func(size int64) error {
+		begun = true
+		_, err := fmt.Fprintf(c, "ok %d\n", size)
+		return err
+	}
+	store, err := v.get()
+	switch question = strings.TrimSpace(question); {
+	case err != nil:
+	case question == "backup":
+		err = store.Backup(c, begin)
+	case question == "stat":
+		var text []byte
+		if text, err = json.Marshal(newStatReport(store.Stats())); err == nil && begin(int64(len(text))) == nil {
+			_, err = c.Write(text)
+		}
+	default:
+		err = fmt.Errorf("there is no question %q", question)
+	}
+	if err != nil && !begun {
+		_, _ = fmt.Fprintln(c, "error", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+}
+
+// A patient connection gives the other side a while for each piece, and not for ever.
+type patient struct{ net.Conn }
+
+func (p patient) Read(b []byte) (int, error) {
+	_ = p.SetReadDeadline(time.Now().Add(socketTime))
+	return p.Conn.Read(b)
+}
+
+func (p patient) Write(b []byte) (n int, err error) {
+	const piece = 64 << 10
+	for len(b) > 0 && err == nil {
+		_ = p.SetWriteDeadline(time.Now().Add(socketTime))
+		var k int
+		k, err = p.Conn.Write(b[:min(len(b), piece)])
+		n, b = n+k, b[k:]
+	}
+	return n, err
+}
+
+// errNotRunning tells that nobody answers for a store.
+var errNotRunning = errors.New("no gateway runs on this store")
+
+// ask asks the gateway that runs on a store, and copies its answer.
+func ask(store, question string, to io.Writer) error {
+	c, err := net.Dial("unix", store+socketSuffix)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNotRunning, err)
+	}
+	defer c.Close()
+	p := patient{c}
+	if _, err := fmt.Fprintln(p, question); err != nil {
+		return err
+	}
+	r := bufio.NewReader(p)
+	line, err := r.ReadString('\n')
+	if err != nil {
+		return fmt.Errorf("the gateway does not answer: %w", err)
+	}
+	word, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+	size, err := strconv.ParseInt(rest, 10, 64)
+	if word != "ok" || err != nil || size < 0 {
+		return fmt.Errorf("the gateway says: %s", rest)
+	}
+	if n, err := io.CopyN(to, r, size); err != nil {
+		return fmt.Errorf("the answer ended after %d of %d bytes: %w", n, size, err)
+	}
+	return nil
+}
+
+// A statReport is what "gateway store stat" prints of a running store.
+type statReport struct {
+	State     offline.State `json:"state"`
+	Remedy    string        `json:"remedy,omitempty"`
+	FileBytes int64         `json:"file_bytes"`
+	FreeBytes int64         `json:"free_bytes"`
+	Messages  int64         `json:"messages_stored"` // since the gateway started, as all that follows
+	Bytes     int64         `json:"bytes_stored"`
+	Commits   int64         `json:"commits"`
+	Refused   int64         `json:"refused"`
+	Damaged   int64         `json:"damaged"`
+	ToSweep   int64         `json:"messages_to_sweep"`
+}
+
+func newStatReport(s offline.Stats) statReport {
+	r := statReport{
+		FileBytes: s.FileBytes, FreeBytes: s.FreeBytes, Messages: s.Messages, Bytes: s.Bytes,
+		Commits: s.Commits, Refused: s.Refused, Damaged: s.Damaged, ToSweep: s.Dead,
+	}
+	r.State, r.Remedy = offline.StateOf(s.LastError)
+	return r
+}
