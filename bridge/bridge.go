@@ -76,7 +76,10 @@ type Config struct {
 	// Backlog returns how many messages wait in a lane, and when the first of them came. It may be
 	// nil: then the state does not tell.
 	Backlog func(lane int) (messages int, oldest time.Time)
-	Log     *slog.Logger // nil: slog.Default
+	// Date returns the time of day of a moment, as far as it is known now, and whether it is. nil:
+	// the machine's clock is right. The state has no times that are not known.
+	Date func(at time.Time) (day time.Time, known bool)
+	Log  *slog.Logger // nil: slog.Default
 }
 
 // A LostPolicy says what becomes of messages at QoS 2 that may have arrived in the cloud, when the
@@ -115,7 +118,8 @@ type Bridge struct {
 	drops    drops
 
 	mu    sync.Mutex
-	state State
+	state State     // but for its times
+	since time.Time // when it began
 
 	// Used by Open and Run alone.
 	queues     queues         // what Open has opened for Run; nil afterwards

@@ -47,8 +47,9 @@ func (s State) payload() []byte {
 // State returns the state of the bridge now.
 func (b *Bridge) State() State {
 	b.mu.Lock()
-	s := b.state
+	s, since := b.state, b.since
 	b.mu.Unlock()
+	s.Since = b.date(since)
 	s.Dropped = b.drops.count.Load()
 	s.Dead = b.drops.aside.Load()
 	if b.config.Backlog == nil {
@@ -57,12 +58,30 @@ func (b *Bridge) State() State {
 	for lane := range MaxLanes {
 		n, oldest := b.config.Backlog(lane)
 		s.Queued += n
-		if n > 0 && !oldest.IsZero() && (s.Oldest == nil || oldest.Before(*s.Oldest)) {
-			oldest = oldest.UTC().Truncate(time.Millisecond)
-			s.Oldest = &oldest
+		if n == 0 || oldest.IsZero() {
+			continue
+		}
+		if day := b.date(oldest); day != nil && (s.Oldest == nil || day.Before(*s.Oldest)) {
+			s.Oldest = day
 		}
 	}
 	return s
+}
+
+// date returns the time of day of a moment for the state, nil if it is not known or there is none.
+func (b *Bridge) date(at time.Time) *time.Time {
+	if at.IsZero() {
+		return nil
+	}
+	day, known := at, true
+	if b.config.Date != nil {
+		day, known = b.config.Date(at)
+	}
+	if !known {
+		return nil
+	}
+	day = day.UTC().Truncate(time.Millisecond)
+	return &day
 }
 
 // LocalStateTopic returns the topic of the local broker that has the state of a bridge.
@@ -72,9 +91,8 @@ func LocalStateTopic(name string) string { return "$SYS/broker/bridge/" + name +
 func (b *Bridge) enter(state string, cause error) bool {
 	b.mu.Lock()
 	before := b.state
-	now := time.Now().UTC().Truncate(time.Millisecond)
 	if b.state.State != state {
-		b.state.State, b.state.Since = state, &now
+		b.state.State, b.since = state, time.Now()
 	}
 	switch {
 	case cause != nil:

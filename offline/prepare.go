@@ -70,14 +70,17 @@ func prepare(path string, hard int64, log *slog.Logger) (*Salvaged, error) {
 	if err := create(fresh, hard); err != nil {
 		return nil, err
 	}
+	//crash:before-salvage
 	saved, err := salvage(path, fresh, hard)
 	if err != nil {
 		return nil, fmt.Errorf("save what is left of a damaged store: %w", err)
 	}
+	//crash:salvaged
 	saved.Cause, saved.Aside = cause, asideName(path)
 	if err := rename(path, saved.Aside); err != nil {
 		return nil, err
 	}
+	//crash:set-aside
 	log.Error("the store was damaged: it is set aside, and what could be read of it goes on",
 		"path", path, "aside", saved.Aside, "cause", cause, "sessions", saved.Sessions,
 		"messages", saved.Messages, "retained", saved.Retained, "problems", saved.Problems)

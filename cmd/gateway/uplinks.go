@@ -94,6 +94,7 @@ func (g *gateway) bridgeConfig(b config.Bridge, redate func(*packet.Publish, *se
 	if b.LostSession == "dead_letter" {
 		c.LostSession = bridge.DeadLetter
 	}
+	c.Date = g.clock.Date
 	c.Backlog = func(lane int) (int, time.Time) { return g.vault.count(bridgeSession(b.Name, lane)) }
 	return c
 }

@@ -86,7 +86,9 @@ func TestPoints(t *testing.T) {
 			s.begin()
 			s.kill()
 			for i, name := range names {
-				s.dieAt(name, i)
+				if !rescue[name] { // TestRescuePoints passes these
+					s.dieAt(name, i)
+				}
 			}
 			s.start()
 			if faults := s.finish(30 * time.Second); len(faults) > 0 {
@@ -105,12 +107,7 @@ func (s *site) dieAt(name string, number int) {
 		return
 	}
 	for passes, where := range []string{"@1", "@2", "@9"} {
-		s.start("GATEWAY_CRASH=" + name + where)
-		select {
-		case <-s.exited:
-		case <-time.After(15 * time.Second):
-			s.t.Fatalf("%s%s is not passed", name, where)
-		}
+		s.expectDeath(name + where)
 		if (number+passes)%2 == 0 {
 			s.cut(fate(s.random.IntN(int(fates))))
 		}
@@ -126,6 +123,11 @@ var creation = map[string]bool{
 	"offline.renamed": true, "offline.before-folder-sync": true,
 }
 
+// rescue are the points that are passed only while a damaged store is set aside.
+var rescue = map[string]bool{
+	"offline.before-salvage": true, "offline.salvaged": true, "offline.set-aside": true,
+}
+
 // create lets a gateway die while it makes its store, three times with a power cut, and looks
 // whether the next start makes one that is sound.
 func (s *site) create(name string) {
@@ -133,17 +135,23 @@ func (s *site) create(name string) {
 	d := newDisk()
 	fresh := newSite(s.t, s.binary, d, "")
 	for f := range fates {
-		fresh.start("GATEWAY_CRASH=" + name + "@1")
-		select {
-		case <-fresh.exited:
-		case <-time.After(15 * time.Second):
-			s.t.Fatalf("%s is not passed", name)
-		}
+		fresh.expectDeath(name + "@1")
 		left := d.image(f, fresh.random)
 		if faults := examine(s.t, left, backlog{}, true); len(faults) > 0 {
 			fresh.fail(fmt.Sprintf("%s, %v", name, f), faults)
 		}
 		fresh.kill()
 		fresh.remount(nil)
+	}
+}
+
+// expectDeath starts the gateway and waits until it has died at a point.
+func (s *site) expectDeath(where string) {
+	s.t.Helper()
+	s.start("GATEWAY_CRASH=" + where)
+	select {
+	case <-s.exited:
+	case <-time.After(15 * time.Second):
+		s.t.Fatalf("%s is not passed", where)
 	}
 }
