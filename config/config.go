@@ -88,7 +88,7 @@ type Limits struct {
 	TopicLevels        int           `yaml:"topic_levels" default:"128" range:"4..128"`
 	ClientIDSize       int64         `yaml:"client_id_size,size" default:"256B" range:"23B..64KiB"`  // one client identifier
 	WillSize           int64         `yaml:"will_size,size" default:"16KiB" range:"256B..1MiB"`      // one will message
-	Memory             int64         `yaml:"memory,size" default:"384MiB" range:"32MiB..64GiB"`       // of the process; from half of it on little is taken from clients
+	Memory             int64         `yaml:"memory,size" default:"384MiB" range:"32MiB..64GiB"`      // of the process; from half of it on little is taken from clients
 	Queue              int           `yaml:"queue" default:"100000" range:"1..10000000"`             // messages that wait for one session; newer ones are dropped
 	QueueSize          int64         `yaml:"queue_size,size" default:"1MiB" range:"1KiB..256MiB"`    // their bytes, for a session that is in memory only
 	RetainedSize       int64         `yaml:"retained_size,size" default:"64MiB" range:"64KiB..1GiB"` // all retained messages, with 512 bytes for each

@@ -77,9 +77,8 @@ func authenticator(l config.Listener, a *access, b *guestbook) auth.Authenticato
 
 // treatment says how the broker treats the clients of a listener.
 func treatment(l config.Listener, m *methods, a *access, b *guestbook) broker.Listener {
-	by := authenticator(l, a, b)
 	return broker.Listener{
-		Name: l.Name, Auth: by, Mechanisms: m.of(l, by), Rules: b.rules(l, a.of(l)), EndDenied: a.endDenied, Versions: versions(l.Versions), Prefix: l.Prefix,
+		Name: l.Name, Auth: authenticator(l, a, b), Mechanisms: m.of(l, a.users), Rules: b.rules(l, a.of(l)), EndDenied: a.endDenied, Versions: versions(l.Versions), Prefix: l.Prefix,
 		Bounds: broker.Bounds{
 			Connections: l.Limits.Connections, PacketSize: int(l.Limits.PacketSize),
 			ConnectTime: l.Limits.ConnectTimeout, KeepAlive: l.Limits.KeepAlive,

@@ -69,11 +69,12 @@ func (m *methods) secret(path string) []byte {
 	return fresh
 }
 
-// of returns the methods of a listener. By decides about its passwords.
-func (m *methods) of(l config.Listener, by auth.Authenticator) (all []auth.Mechanism) {
+// of returns the methods of a listener. Of a method with two factors, the first is a password of the
+// password file, whether the listener takes that alone or not.
+func (m *methods) of(l config.Listener, passwords auth.Authenticator) (all []auth.Mechanism) {
 	for _, name := range l.Methods {
 		if name == totp.Name {
-			all = append(all, &totp.Mechanism{Password: by, Secrets: m.secrets})
+			all = append(all, &totp.Mechanism{Password: passwords, Secrets: m.secrets})
 		} else if h, err := scram.ParseHash(name); err == nil { // the configuration knows no others
 			all = append(all, &scram.Mechanism{Hash: h, Users: m.users})
 		}

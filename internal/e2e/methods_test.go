@@ -486,3 +486,37 @@ auth:
 		t.Errorf("a removed user: %v", err)
 	}
 }
+
+// A password alone does not open a listener that asks for a code as well, and a code opens it once.
+func TestCodesOfProgram(t *testing.T) {
+	dir := t.TempDir()
+	passwords, codes, door := filepath.Join(dir, "passwords"), filepath.Join(dir, "codes"), freeAddress(t)
+	try(t, binary, "passwd", "-b", passwords, "alice", "pencil")
+	shown, _, _ := strings.Cut(try(t, binary, "totp", codes, "alice"), "\n")
+	secret, err := totp.ParseSecret(shown)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newGateway(t, fmt.Sprintf(`  - name: door
+    address: %s
+    methods: [PASSWORD-TOTP]
+auth:
+  password_file: %s
+  totp_file: %s
+`, door, passwords, codes)).start()
+	code := totp.Code(secret, time.Now().Add(30*time.Second)) // those of before the start count for nothing
+	for _, tt := range []struct{ args, want string }{
+		{"-P pencil", "Bad User Name or Password"},
+		{"--auth PASSWORD-TOTP -P pencil", "Not authorized"},
+		{"--auth PASSWORD-TOTP -P pencil --code 12345x", "Not authorized"},
+		{"--auth PASSWORD-TOTP -P pencils --code " + code, "Not authorized"},
+		{"--auth PASSWORD-TOTP -P pencil --code " + code, ""},
+		{"--auth PASSWORD-TOTP -P pencil --code " + code, "Not authorized"},
+	} {
+		args := append([]string{"pub", "--url", "mqtt://" + door, "-u", "alice"}, strings.Fields(tt.args)...)
+		out, err := exec.CommandContext(t.Context(), binary, append(args, "a/b", "hello")...).CombinedOutput()
+		if (err == nil) != (tt.want == "") || !strings.Contains(string(out), tt.want) {
+			t.Errorf("%s: %v, %s; want %q", tt.args, err, out, tt.want)
+		}
+	}
+}
