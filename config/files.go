@@ -128,6 +128,10 @@ func (f *fileChecker) pair(cert, key, at string, usage x509.ExtKeyUsage) {
 	if err != nil || keyPEM == nil {
 		return
 	}
+	if encrypted(keyPEM) {
+		f.report(at+".key", "%s is encrypted, and nobody is there to type its password; run: openssl pkey -in %[1]s -out plain.key && chmod 640 plain.key, and give plain.key", key)
+		return
+	}
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
 		f.report(at, "%s and %s: %s; give a PEM certificate and the unencrypted key that it was made for", cert, key, oneLine(err))
@@ -140,6 +144,19 @@ func (f *fileChecker) pair(cert, key, at string, usage x509.ExtKeyUsage) {
 	}
 	if usage == x509.ExtKeyUsageServerAuth && len(pair.Leaf.DNSNames)+len(pair.Leaf.IPAddresses) == 0 {
 		f.report(at+".cert", "%s has no subject alternative name, clients refuse it; make another with: gateway ca server NAME", cert)
+	}
+}
+
+// encrypted reports whether a key in PEM needs a password (RFC 7468, section 11; RFC 1421, 4.6.1.1).
+func encrypted(keyPEM []byte) bool {
+	for {
+		var block *pem.Block
+		if block, keyPEM = pem.Decode(keyPEM); block == nil {
+			return false
+		}
+		if block.Type == "ENCRYPTED PRIVATE KEY" || strings.HasSuffix(block.Headers["Proc-Type"], "ENCRYPTED") {
+			return true
+		}
 	}
 }
 
@@ -184,6 +201,10 @@ func (f *fileChecker) each(file, key, kind, noun string, check func(der []byte) 
 		return
 	}
 	rest, err := os.ReadFile(file)
+	if st, statErr := os.Stat(file); statErr == nil && st.IsDir() {
+		f.report(key, "%s is a folder; put what is in it into one file: cat %[1]s/*.pem %[1]s/*.crt > all.pem, and give all.pem", file)
+		return
+	}
 	if err != nil {
 		f.failed(key, err)
 		return

@@ -331,6 +331,73 @@ auth:
 	}
 }
 
+// TestOpenSSLRecipes takes the certificates that Mosquitto's manual makes with openssl: common names only,
+// of several authorities in one file, with RSA, ECDSA and Ed25519. What it does not take, "gateway
+// check" says how to mend.
+func TestOpenSSLRecipes(t *testing.T) {
+	for _, program := range []string{"openssl", "mosquitto_pub"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip(program + " is missing: apt-get install openssl mosquitto-clients")
+		}
+	}
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	openssl := func(line string) {
+		t.Helper()
+		try(t, "openssl", strings.Fields(strings.ReplaceAll(line, "@", dir+"/"))...)
+	}
+	bundle := ""
+	for _, ca := range []string{"one", "two"} {
+		openssl("req -new -x509 -days 2 -nodes -newkey rsa:2048 -keyout @" + ca + ".key -out @" + ca + ".crt -subj /CN=CA-" + ca)
+		pem, err := os.ReadFile(in(ca + ".crt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		bundle += string(pem)
+	}
+	if err := os.Mkdir(in("folder"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(in("bundle.pem"), []byte(bundle), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	openssl("req -new -x509 -days 2 -nodes -newkey rsa:2048 -keyout @server.key -out @server.crt -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1")
+	for _, tt := range [][]string{{"rsa", "one", "RSA -pkeyopt rsa_keygen_bits:2048"}, {"ecdsa", "two", "EC -pkeyopt ec_paramgen_curve:P-256"}, {"ed25519", "two", "ED25519"}} {
+		openssl("genpkey -algorithm " + tt[2] + " -out @" + tt[0] + ".key")
+		openssl("req -new -key @" + tt[0] + ".key -out @" + tt[0] + ".csr -subj /CN=" + tt[0])
+		openssl("x509 -req -in @" + tt[0] + ".csr -CA @" + tt[1] + ".crt -CAkey @" + tt[1] + ".key -CAcreateserial -days 2 -out @" + tt[0] + ".crt")
+	}
+	openssl("pkey -in @server.key -aes256 -passout pass:secret -out @encrypted.key")
+	for _, key := range []string{"server.key", "encrypted.key"} {
+		if err := os.Chmod(in(key), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	address := freeAddress(t)
+	listener := func(key, ca string) string {
+		return fmt.Sprintf("  - {name: tls, address: %q, tls: {cert: %s, key: %s, client_ca: %s, require_certificate: true}}\n", address, in("server.crt"), in(key), in(ca))
+	}
+	g := newGateway(t, listener("server.key", "bundle.pem")+"auth: {rules: [{allow: publish, topics: '%u/x'}]}\n")
+	g.start()
+	_, port, _ := strings.Cut(address, ":")
+	for _, name := range []string{"rsa", "ecdsa", "ed25519"} {
+		args := []string{"-V", "5", "-h", "localhost", "-p", port, "--cafile", in("server.crt"), "--cert", in(name + ".crt"), "--key", in(name + ".key"), "-q", "1", "-m", "x", "-t"}
+		if out := try(t, "mosquitto_pub", append(args, name+"/x")...); out != "" {
+			t.Errorf("%s: %s", name, out)
+		}
+		if out := try(t, "mosquitto_pub", append(args, "other/x")...); !strings.Contains(out, "Not authorized") {
+			t.Errorf("%s, to somebody else's topic: %q", name, out)
+		}
+	}
+	bad := newGateway(t, listener("encrypted.key", "folder"))
+	out, err := exec.Command(binary, "check", bad.config).CombinedOutput()
+	for _, remedy := range []string{"run: openssl pkey -in " + in("encrypted.key") + " -out plain.key", "cat " + in("folder") + "/*.pem"} {
+		if err == nil || !strings.Contains(string(out), remedy) {
+			t.Errorf("gateway check does not say %q: %v\n%s", remedy, err, out)
+		}
+	}
+}
+
 // TestMosquittoLogsIn uses the programs that people have, with a user and a password that
 // mosquitto_passwd wrote, over TCP and TLS.
 func TestMosquittoLogsIn(t *testing.T) {
