@@ -25,6 +25,8 @@ var earliest = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 // A Clock is the time of day, as far as it is known. It is
 //
 //   - what the kernel's clock says while the kernel says that a time server keeps it;
+//   - unknown while systemd-timesyncd looks for a time server on a board without a battery: until
+//     then the kernel's clock goes on from where the board stopped;
 //   - else what the kernel's clock says, once that is not before the floor, which is the newest time
 //     that the machine is known to have seen. From then on a step of more than a day, or behind the
 //     floor, is not believed until it has lasted for a day;
@@ -50,11 +52,31 @@ type reading struct {
 	wall   time.Time
 	uptime time.Duration // since the machine started, time asleep included
 	kept   bool          // a time server keeps the clock
+	sought bool          // one is looked for, and the clock has no battery
 }
+
+// glance is for how long one look at the kernel is enough.
+const glance = 100 * time.Millisecond
 
 // New returns the clock of this machine. The time of day is not before any of floors; a zero time
 // says nothing.
-func New(floors ...time.Time) *Clock { return newClock(read, floors...) }
+func New(floors ...time.Time) *Clock { return newClock(rarely(read), floors...) }
+
+// rarely asks the kernel once in a glance, and adds the time that has passed since.
+func rarely(read func() reading) func() reading {
+	var last reading
+	var at time.Time
+	return func() reading {
+		now := time.Now()
+		passed := now.Sub(at)
+		if at.IsZero() || passed >= glance {
+			last, at, passed = read(), now, 0
+		}
+		r := last
+		r.wall, r.uptime = r.wall.Add(passed), r.uptime+passed
+		return r
+	}
+}
 
 func newClock(read func() reading, floors ...time.Time) *Clock {
 	c := &Clock{read: read}
@@ -122,7 +144,13 @@ func (c *Clock) observe() reading {
 	believed := !r.wall.Add(slack).Before(c.floor) && (!c.known || start.Sub(c.start).Abs() < jump)
 	c.kept = r.kept
 	switch {
-	case r.kept, believed:
+	case r.kept:
+	case r.sought && !c.known:
+		if start.After(c.start) {
+			c.start = start // it can be no earlier than that
+		}
+		return r
+	case believed:
 	case r.wall.Before(earliest):
 		return r // it was never set
 	case c.other.start.IsZero(), start.Sub(c.other.start).Abs() >= jump:

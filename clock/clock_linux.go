@@ -1,6 +1,8 @@
 package clock
 
 import (
+	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,5 +22,23 @@ func read() reading {
 	if _, err := unix.Adjtimex(&state); err == nil {
 		r.kept = state.Status&unsynchronised == 0
 	}
+	r.sought = !r.kept && seeking() && !battery()
 	return r
+}
+
+// seeking reports whether systemd-timesyncd runs.
+func seeking() bool {
+	_, err := os.Stat("/run/systemd/timesync")
+	return err == nil
+}
+
+// battery reports whether the kernel has its time from a clock with a battery.
+func battery() bool {
+	clocks, _ := filepath.Glob("/sys/class/rtc/rtc*/hctosys") // the pattern is right
+	for _, name := range clocks {
+		if b, err := os.ReadFile(name); err == nil && len(b) > 0 && b[0] == '1' {
+			return true
+		}
+	}
+	return false
 }

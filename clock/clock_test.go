@@ -2,6 +2,7 @@ package clock
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -116,6 +117,42 @@ func TestRaise(t *testing.T) {
 	if now := m.clock.Now(); now.Before(today.Add(slack / 2)) {
 		t.Errorf("a certificate that has just begun is judged by %v", now)
 	}
+}
+
+// A board without a battery goes on from where it stopped. It does not know for how long it was off
+// until a time server tells.
+func TestSought(t *testing.T) {
+	stopped := today.Add(-3 * time.Hour)
+	m := &machine{t: t, now: reading{wall: stopped, uptime: 20 * time.Second, sought: true}, right: today}
+	m.clock = newClock(func() reading { return m.now }, stopped.Add(-5*time.Minute))
+	m.want("at the start", stopped, false)
+	m.pass(time.Hour)
+	m.want("an hour later", stopped.Add(time.Hour), false)
+	m.now.wall, m.now.kept, m.now.sought = m.right, true, false
+	m.want("with a time server", m.right, true)
+	m.now.kept, m.now.sought = false, true
+	m.want("when the time server is lost again", m.right, true)
+}
+
+// The kernel is asked rarely, and time passes all the same.
+func TestRarely(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked, begin := 0, time.Now()
+		r := rarely(func() reading {
+			asked++
+			return reading{wall: time.Now(), uptime: time.Since(begin)}
+		})
+		for range 100 {
+			now := r()
+			if now.uptime != time.Since(begin) || !now.wall.Equal(time.Now()) {
+				t.Fatalf("after %v: %+v", time.Since(begin), now)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if asked != 10 {
+			t.Errorf("asked %d times in a second", asked)
+		}
+	})
 }
 
 // What a time server says goes, floor or not: a floor may come from a time that was wrong.

@@ -196,9 +196,22 @@ func (s *site) remount(left map[string][]byte) {
 	s.configure("")
 }
 
-// copyFolder copies what is in the gateway's folder to another.
+// copyFolder copies the files in the gateway's folder to another.
 func (s *site) copyFolder(to string) error {
-	return os.CopyFS(to, os.DirFS(s.folder))
+	entries, err := os.ReadDir(s.folder)
+	for _, e := range entries {
+		if !e.Type().IsRegular() {
+			continue // the socket of a gateway that is dead
+		}
+		b, err := os.ReadFile(filepath.Join(s.folder, e.Name()))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(to, e.Name()), b, 0o600)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // inspect looks into the store that a dead gateway has left, without changing it: it is sound, and
