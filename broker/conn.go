@@ -83,7 +83,7 @@ func newConn(s *Server, nc net.Conn, l *Listener) *conn {
 func (c *conn) run() {
 	err := c.handshake()
 	if err == nil {
-		c.silence.begin(c.nc, c.in.raw != nil)
+		c.silence.begin(c.nc)
 		err = c.serve()
 	}
 	c.end(err)
@@ -93,6 +93,7 @@ func (c *conn) run() {
 // a fresh stack: that of the old one has grown with the last packet, and would stay so.
 func (c *conn) end(err error) {
 	if err == errQuiet {
+		c.in.quiet()
 		// What this does before it waits has to fit into 2 KB, the smallest stack that there is.
 		if c.srv.start(func() { c.end(c.serve()) }) {
 			return

@@ -32,7 +32,8 @@ type frames struct {
 
 const (
 	pooledBuffer = 16 << 10 // bytes that a read from a plain socket takes at most
-	ownBuffer    = 1 << 10  // bytes that other connections keep while they are quiet
+	ownBuffer    = 1 << 10  // bytes of the first buffer of another connection
+	quietBuffer  = 64       // bytes of the one that it has while it is quiet
 )
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, pooledBuffer); return &b }}
@@ -89,7 +90,10 @@ func (f *frames) fill() error {
 	if rest == 0 && cap(f.buf) > pooledBuffer {
 		f.release() // it was busy and may be quiet now
 	}
-	if cap(f.buf)-rest < ownBuffer/2 {
+	switch {
+	case f.buf == nil:
+		f.buf = make([]byte, 0, quietBuffer)
+	case cap(f.buf)-rest < ownBuffer/2:
 		if cap(f.buf) >= scarceBytes && f.memory.scarce.Load() {
 			return errScarce("a large packet")
 		}
@@ -104,6 +108,13 @@ func (f *frames) fill() error {
 		err = io.ErrNoProgress
 	}
 	return err
+}
+
+// quiet gives up the buffer, unless it has a part of a packet.
+func (f *frames) quiet() {
+	if !f.more() {
+		f.release()
+	}
 }
 
 // grow doubles the buffer.

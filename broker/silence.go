@@ -10,18 +10,17 @@ import (
 // A silence is the time since the last complete packet of a client. The keep alive bounds it.
 //
 // To move the deadline of a connection takes five times as long as to decode a small packet.
-// Therefore that of a plain socket, from which can be read on after it, is an alarm at which the
-// silence is looked at; other connections have theirs moved.
+// Therefore that of a connection from which can be read on after it, a plain socket or TLS, is an
+// alarm at which the silence is looked at; others have theirs moved.
 type silence struct {
-	nc    net.Conn
-	plain bool
-	most  time.Duration // 1.5 times the keep alive, 0: any
-	since time.Time
-	rest  bool // the client is known to be quiet
+	nc      net.Conn
+	alarmed bool          // its deadline is an alarm
+	most    time.Duration // 1.5 times the keep alive, 0: any
+	since   time.Time
+	rest    bool // the client is known to be quiet
 }
 
-// How long after a packet a plain socket is first looked at, and how long after that if it was
-// not quiet.
+// How long after a packet the silence is first looked at, and how long after that if it was none.
 const (
 	quietTime = 100 * time.Millisecond
 	busyTime  = 2 * time.Second
@@ -31,20 +30,23 @@ const (
 var errQuiet = errors.New("nothing has come for a while")
 
 // begin starts the first silence, after the handshake.
-func (s *silence) begin(nc net.Conn, plain bool) {
-	s.nc, s.plain, s.rest = nc, plain, true
+func (s *silence) begin(nc net.Conn) {
+	s.nc, s.alarmed, s.rest = nc, true, true
+	if p, ok := nc.(interface{ DeadlinePasses() bool }); ok {
+		s.alarmed = p.DeadlinePasses()
+	}
 	_ = nc.SetReadDeadline(time.Time{})
 	s.broken()
 }
 
 // broken starts anew, as a packet is complete [MQTT-3.1.2-22].
 func (s *silence) broken() {
-	if !s.plain && s.most == 0 {
+	if !s.alarmed && s.most == 0 {
 		return
 	}
 	s.since = time.Now()
 	switch {
-	case !s.plain:
+	case !s.alarmed:
 		_ = s.nc.SetReadDeadline(s.since.Add(s.most))
 	case s.rest:
 		s.rest = false
@@ -52,7 +54,7 @@ func (s *silence) broken() {
 	}
 }
 
-// alarm sets the deadline of a plain socket, but not beyond the keep alive.
+// alarm sets the deadline to a time, but not beyond the keep alive.
 func (s *silence) alarm(at time.Time) {
 	if s.most > 0 {
 		if end := s.since.Add(s.most); at.IsZero() || end.Before(at) {
@@ -64,7 +66,7 @@ func (s *silence) alarm(at time.Time) {
 
 // after tells what an error of reading means: nil, to read on; errQuiet; or the end.
 func (s *silence) after(err error) error {
-	if !s.plain || !errors.Is(err, os.ErrDeadlineExceeded) {
+	if !s.alarmed || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
 	now := time.Now()

@@ -176,6 +176,10 @@ func (c *Conn) SyscallConn() (syscall.RawConn, error) {
 	return s.SyscallConn()
 }
 
+// DeadlinePasses reports whether can be read on after a deadline for reading has passed. A WebSocket
+// keeps its first error.
+func (c *Conn) DeadlinePasses() bool { return c.ws == nil }
+
 // Read reads what the client has sent.
 func (c *Conn) Read(b []byte) (int, error) {
 	switch {
