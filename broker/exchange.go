@@ -168,6 +168,7 @@ func (x *exchange) again(body []byte) error {
 		return x.failed(err)
 	}
 	if step.Done {
+		x.c.srv.log.Debug("client authenticated again", "client", x.c.session.id, "user", x.c.client.User)
 		return x.send(packet.Success, step.Data)
 	}
 	return x.send(packet.ContinueAuthentication, step.Data)

@@ -22,8 +22,6 @@ func (c *Config) CheckFiles() Problems {
 
 func (c *Config) checkFiles(now time.Time) Problems {
 	f := fileChecker{places: c.at, now: now}
-	f.private(c.Auth.ScramFile, "auth.scram_file")
-	f.private(c.Auth.TOTPFile, "auth.totp_file")
 	for i, l := range c.Listeners {
 		if l.TLS == nil {
 			continue
@@ -97,16 +95,6 @@ func (f *fileChecker) failed(key string, err error) {
 		remedy = "; let the gateway's user read it"
 	}
 	f.report(key, "%s%s", oneLine(err), remedy)
-}
-
-// private checks a file that not everyone may read.
-func (f *fileChecker) private(name, key string) {
-	if name == "" {
-		return
-	}
-	if err := private(name); err != nil {
-		f.failed(key, err)
-	}
 }
 
 // pair checks a certificate with its key, for a server or a client.

@@ -181,6 +181,8 @@ func TestProblems(t *testing.T) {
 		{"loop", strings.Replace(bridge, "filter: a}", "filter: \"a/#\"}, {direction: in, filter: a/+/set}", 1), "gateway.yaml:7: bridges[0].rules[1]: the cloud would send back what bridges[0].rules[0] on line 7 sends; give the two directions different remote topics, or set version: 5.0, or announce: true if the cloud is mosquitto"},
 		{"both", strings.Replace(bridge, "direction: out", "direction: both", 1), "gateway.yaml:7: bridges[0].rules[0]: the cloud would send back"},
 		{"loop of two", bridge + "  - name: b\n    url: mqtt://localhost\n    rules: [{direction: in, filter: \"#\"}]\n", "gateway.yaml:10: bridges[1].rules[0]: loops with bridges[0].rules[0] on line 7"},
+		{"method of 3.1.1", bridge + "    username: u\n    password: p\n    method: SCRAM-SHA-256\n", "gateway.yaml:10: bridges[0].method: with version: \"5.0\" only; set it, or remove the method"},
+		{"method without a user", bridge + "    version: 5.0\n    method: SCRAM-SHA-256\n", "gateway.yaml:9: bridges[0].method: needs a username and a password"},
 		{"keep alive", bridge + "    keep_alive: 5500ms\n", "gateway.yaml:8: bridges[0].keep_alive: whole seconds, not 5.5s"},
 		{"QoS", strings.Replace(bridge, "filter: a", "filter: a, qos: 3", 1), "gateway.yaml:7: bridges[0].rules[0].qos: from 0 to 2, not 3"},
 		// Points.

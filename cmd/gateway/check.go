@@ -9,6 +9,8 @@ import (
 
 	"gateway/broker/auth/acl"
 	"gateway/broker/auth/passwd"
+	"gateway/broker/auth/scram"
+	"gateway/broker/auth/totp"
 	"gateway/config"
 )
 
@@ -69,9 +71,19 @@ func check(cmd *cobra.Command, name string, files bool) (string, error) {
 
 // checkAccess reads the files of users and rules that a configuration file names.
 func checkAccess(name string, c *config.Config) (problems config.Problems) {
-	if path := c.Auth.PasswordFile; path != "" {
-		if err := passwd.Check(path); err != nil {
-			problems = append(problems, config.Problem{File: name, Key: "auth.password_file", Text: err.Error()})
+	for _, file := range []struct {
+		key, path string
+		check     func(path string) error
+	}{
+		{"password_file", c.Auth.PasswordFile, passwd.Check},
+		{"scram_file", c.Auth.ScramFile, scram.Check},
+		{"totp_file", c.Auth.TOTPFile, totp.Check},
+	} {
+		if file.path == "" {
+			continue
+		}
+		if err := file.check(file.path); err != nil {
+			problems = append(problems, config.Problem{File: name, Key: "auth." + file.key, Text: err.Error()})
 		}
 	}
 	if path := c.Auth.ACLFile; path != "" {

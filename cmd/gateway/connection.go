@@ -130,6 +130,17 @@ func (f *connection) prover() (client.Prover, error) {
 	return c, nil
 }
 
+// reauthenticate authenticates again.
+func (f *connection) reauthenticate(ctx context.Context, c *client.Client) error {
+	p, err := f.prover()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	return c.Reauthenticate(ctx, p)
+}
+
 func (f *connection) tls() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if f.cafile != "" {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 	"unicode"
@@ -26,7 +27,7 @@ type subscriber struct {
 	filters       []string
 	qos           qos
 	count         int
-	wait          seconds
+	wait, again   seconds
 	verbose, json bool
 	keep          bool
 	noRetained    bool
@@ -59,6 +60,7 @@ func newSub() *cobra.Command {
 	flags.BoolVarP(&s.verbose, "verbose", "v", true, "print the topic before the payload")
 	flags.BoolVar(&s.json, "json", false, "print messages as JSON objects")
 	flags.BoolVarP(&s.keep, "disable-clean-session", "c", false, "resume the session of this --id and leave it behind, so that the broker keeps messages meanwhile")
+	flags.Var(&s.again, "reauthenticate", "authenticate again every so often, with --auth")
 	flags.BoolVarP(&s.noRetained, "no-retained", "R", false, "do not print retained messages")
 	return cmd
 }
@@ -70,6 +72,8 @@ func (s *subscriber) arguments(args []string) error {
 		return usageError{errors.New(`which topics? as in: gateway sub 'greenhouse/#'`)}
 	case s.count < 0:
 		return usageError{fmt.Errorf("-C %d: want 1 or more", s.count)}
+	case s.again != 0 && !strings.HasPrefix(s.method, "SCRAM-"):
+		return usageError{errors.New("--reauthenticate is for --auth SCRAM-…")}
 	case s.keep && s.id == "":
 		return usageError{errors.New("-c resumes the session of a client: name it with -i")}
 	}
@@ -102,13 +106,8 @@ func (s *subscriber) run(ctx context.Context) error {
 	if err := s.subscribe(ctx, c); err != nil {
 		return err
 	}
-	timedOut := s.wait.after()
-	select {
-	case <-enough:
-	case <-timedOut:
-	case <-ctx.Done():
-	case <-c.Done():
-		return fmt.Errorf("the connection ended: %w", c.Err())
+	if err := s.await(ctx, c, enough); err != nil {
+		return err
 	}
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
@@ -120,6 +119,27 @@ func (s *subscriber) run(ctx context.Context) error {
 		return fmt.Errorf("%d of %d messages within %v", received, s.count, time.Duration(s.wait))
 	}
 	return nil
+}
+
+// await returns when nothing more is wanted, or when the connection has ended, which is an error.
+func (s *subscriber) await(ctx context.Context, c *client.Client, enough <-chan struct{}) error {
+	timedOut := s.wait.after()
+	for {
+		select {
+		case <-enough:
+			return nil
+		case <-timedOut:
+			return nil
+		case <-ctx.Done():
+			return nil
+		case <-c.Done():
+			return fmt.Errorf("the connection ended: %w", c.Err())
+		case <-s.again.after():
+			if err := s.reauthenticate(ctx, c); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 func (s *subscriber) subscribe(ctx context.Context, c *client.Client) error {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -416,6 +417,13 @@ func TestMethodsOfProgram(t *testing.T) {
 auth:
   scram_file: %s
 `, door, users))
+	text, err := os.ReadFile(g.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(g.config, bytes.Replace(text, []byte("gateway:\n"), []byte("gateway:\n  log: debug\n"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	g.start()
 	secret := try(t, binary, "scram", "-g", users, "pump-1")
 	address := "mqtt://" + door
@@ -453,6 +461,22 @@ auth:
 		t.Errorf("the log shows the secret: %q", found)
 	}
 
+	t.Run("reauthenticate", func(t *testing.T) {
+		got := try(t, binary, "sub", "--url", address, "--auth", "SCRAM-SHA-256", "-u", "pump-1", "-P", secret, "--reauthenticate", "20ms", "-W", "500ms", "a/b")
+		if got != "" || len(g.log.lines("authenticated again", "pump-1")) < 2 {
+			t.Errorf("it printed %q, and has not authenticated again twice", got)
+		}
+	})
+	t.Run("MQTT.js", func(t *testing.T) {
+		node := mqttJS(t)
+		for _, tt := range []struct{ password, want string }{{secret, "well"}, {"wrong", "Connection refused: Not authorized"}} {
+			out, err := exec.CommandContext(t.Context(), node, "testdata/scram.mjs", address, "pump-1", tt.password).CombinedOutput()
+			if got := strings.TrimSpace(string(out)); got != tt.want || (err == nil) != (tt.want == "well") {
+				t.Errorf("with %.5s…: %v, %s", tt.password, err, got)
+			}
+		}
+	})
+
 	// What is told of a user that does not exist stays the same over a restart.
 	stranger := func() string {
 		v := (&house{t: t, urls: map[string]string{"TCP": address}}).visit("TCP", &packet.Connect{ClientID: "x", Properties: packet.ConnectProperties{
@@ -469,8 +493,7 @@ auth:
 		t.Errorf("of a user that does not exist is told %q, after a restart %q", before, after)
 	}
 
-	c, err := dial(scram.SHA512, secret)
-	if err != nil {
+	if c, err = dial(scram.SHA512, secret); err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()

@@ -180,6 +180,11 @@ func (r *Roster[U]) Remove(name string) (bool, error) { return r.edit(name, "") 
 
 // edit puts line, which may be empty, in the place of a user's line, or at the end.
 func (r *Roster[U]) edit(name, line string) (found bool, err error) {
+	unlock, err := lock(filepath.Dir(r.path))
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
 	old, err := Read(r.path)
 	if errors.Is(err, os.ErrNotExist) && line != "" {
 		old, err = "", nil
@@ -231,6 +236,23 @@ func Replace(path string, content []byte) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// lock waits until nobody else edits files in a folder.
+func lock(folder string) (unlock func(), err error) {
+	f, err := os.Open(folder)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX); !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", folder, err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil // which ends the lock
 }
 
 // keepOwner gives a file the owner of another. That the gateway's user may not do that is no error

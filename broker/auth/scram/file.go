@@ -114,3 +114,9 @@ func Set(path, name string, expires time.Time, keys ...Keys) error {
 
 // Remove removes a user from a file of users, and reports whether it was there.
 func Remove(path, name string) (bool, error) { return roster.New(path, parseUser, same).Remove(name) }
+
+// Check reads a file of users and says what is wrong with it.
+func Check(path string) error {
+	_, _, err := roster.New(path, parseUser, same).Look()
+	return err
+}

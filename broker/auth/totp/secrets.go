@@ -120,3 +120,9 @@ func Set(path, name, secret string) error {
 func Remove(path, name string) (bool, error) {
 	return roster.New(path, ParseSecret, bytes.Equal).Remove(name)
 }
+
+// Check reads a file of secrets and says what is wrong with it.
+func Check(path string) error {
+	_, _, err := roster.New(path, ParseSecret, bytes.Equal).Look()
+	return err
+}
