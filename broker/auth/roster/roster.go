@@ -118,7 +118,7 @@ func split(line string) (name, words string, ok bool) {
 	if trimmed := strings.TrimSpace(line); trimmed == "" || trimmed[0] == '#' {
 		return "", "", false
 	}
-	name, words, _ = strings.Cut(line, ":")
+	name, words, _ = strings.Cut(strings.TrimRight(line, "\r\n"), ":")
 	return name, words, true
 }
 
