@@ -57,7 +57,7 @@ func (k *checker) config(c *Config) {
 	n := network{k}
 	logins{k}.access(c)
 	n.listeners(c)
-	n.httpAuth(c)
+	checkHTTPAuth(n, c)
 	n.bridges(c)
 	p := points{k, make(map[string]string), make(map[string]string)}
 	p.all(c)

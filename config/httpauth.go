@@ -37,8 +37,8 @@ type HTTPRequest struct {
 	Params  map[string]string `yaml:"params,text"`
 }
 
-// httpAuth checks the HTTP service.
-func (k network) httpAuth(c *Config) {
+// checkHTTPAuth checks the HTTP service.
+func checkHTTPAuth(k network, c *Config) {
 	h := c.Auth.HTTP
 	asked := slices.ContainsFunc(c.Listeners, func(l Listener) bool { return slices.Contains(l.Auth, "http") })
 	if h == nil {
@@ -48,20 +48,20 @@ func (k network) httpAuth(c *Config) {
 		k.warn("auth.http_auth", "no listener asks this service; give one of them auth: [http]")
 	}
 	k.want(k.given("auth.http_auth.auth_req"), "auth.http_auth.auth_req", "missing; add it, with the url that tells who may come in")
-	k.request(&h.Auth, "auth.http_auth.auth_req", false)
+	checkRequest(k, &h.Auth, "auth.http_auth.auth_req", false)
 	if h.Super != nil {
-		k.request(h.Super, "auth.http_auth.super_req", false)
+		checkRequest(k, h.Super, "auth.http_auth.super_req", false)
 	}
 	if h.ACL != nil {
-		k.request(h.ACL, "auth.http_auth.acl_req", true)
+		checkRequest(k, h.ACL, "auth.http_auth.acl_req", true)
 	}
 	k.want(h.OnError == "cached" || !k.given("auth.http_auth.grace"), "auth.http_auth.grace", "only with on_error: cached; add it, or remove this")
 	k.want((h.TLS.Cert == "") == (h.TLS.Key == ""), "auth.http_auth.tls", "cert and key come together; give both or none")
 	k.want(strings.HasPrefix(h.Auth.URL, "https:") || !k.given("auth.http_auth.tls"), "auth.http_auth.tls", "only with https:// URLs")
 }
 
-// request checks one question. Only that about publishing and subscribing knows of a topic.
-func (k network) request(r *HTTPRequest, at string, acl bool) {
+// checkRequest checks one question. Only that about publishing and subscribing knows of a topic.
+func checkRequest(k network, r *HTTPRequest, at string, acl bool) {
 	u, err := url.Parse(r.URL)
 	if r.URL != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil) {
 		k.want(false, at+".url", "http://host:port/path or https://host:port/path, without a user, not %s", quoteShort(redact(r.URL)))
