@@ -61,8 +61,12 @@ func (r aclRoll) Look() (gone []string, changed bool, err error) {
 func (a *access) of(l config.Listener) auth.Authorizer {
 	s := &a.c.Auth
 	if len(s.Rules) == 0 && a.file == nil {
-		if l.Local() {
+		if l.Local() && len(s.SuperUsers) == 0 {
 			return nil
+		}
+		if l.Local() {
+			control := acl.Rule{Place: builtInPlace, Actions: []auth.Action{auth.Publish, auth.Subscribe}, Topics: []string{auth.Control + "#"}, MaxQoS: 2}
+			return acl.Law{Supers: s.SuperUsers, Rules: []acl.Rule{control}, Rest: auth.Verdict{Allowed: true, Rule: "no rules are set: everything is allowed"}}.Prepare()
 		}
 		return acl.Law{Supers: s.SuperUsers, Rules: builtIn(a.c), Rest: auth.Verdict{Rule: "built in: topics that begin with $ are denied, but $SYS/#"}}.Prepare()
 	}
@@ -83,19 +87,21 @@ func (a *access) of(l config.Listener) auth.Authorizer {
 	return law.Prepare()
 }
 
+// builtInPlace says where rules are that nobody has written.
+const builtInPlace = "built in, without rules in section auth"
+
 // lastDenied tells what others have tried.
 const lastDenied = "$SYS/broker/last_denied"
 
 // builtIn are the rules that count where there are no others, on a listener that other machines
 // can reach: everything is allowed, but commands to what moves.
 func builtIn(c *config.Config) (rules []acl.Rule) {
-	const place = "built in, without rules in section auth"
 	if targets := commandTopics(c); len(targets) > 0 {
-		rules = append(rules, acl.Rule{Place: place, Actions: []auth.Action{auth.Publish}, Topics: targets, MaxQoS: 2})
+		rules = append(rules, acl.Rule{Place: builtInPlace, Actions: []auth.Action{auth.Publish}, Topics: targets, MaxQoS: 2})
 	}
 	return append(rules,
-		acl.Rule{Place: place, Actions: []auth.Action{auth.Receive}, Topics: []string{lastDenied}, MaxQoS: 2},
-		acl.Rule{Place: place, Allow: true, Actions: []auth.Action{auth.Publish, auth.Subscribe}, Topics: []string{"#", "$SYS/#"}, MaxQoS: 2})
+		acl.Rule{Place: builtInPlace, Actions: []auth.Action{auth.Receive}, Topics: []string{lastDenied}, MaxQoS: 2},
+		acl.Rule{Place: builtInPlace, Allow: true, Actions: []auth.Action{auth.Publish, auth.Subscribe}, Topics: []string{"#", "$SYS/#"}, MaxQoS: 2})
 }
 
 // commandTopics returns the topics of commands to what the gateway moves.

@@ -59,6 +59,7 @@ func newHall(t *testing.T) *hall {
     - {allow: [publish, subscribe], topics: "ben/#", users: ben, max_qos: 1, retain: false}
     - {allow: [publish, subscribe], topics: ["#", "$SYS/#"], listeners: local}
     - {allow: publish, topics: "certified/%%u", certificates: CN=device}
+limits: {failed_logins: 1000}
 `, h.passwords, h.aclFile))
 	h.start()
 	return h

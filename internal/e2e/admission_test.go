@@ -1,0 +1,466 @@
+package e2e
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gateway/broker/packet"
+	"gateway/internal/client"
+)
+
+// A porch is a gateway whose clients are registered devices, or known to an HTTP service. The service
+// runs in the process of the test.
+type porch struct {
+	*gateway
+	ca      *authority
+	roots   *tls.Config
+	urls    map[string]string // by way to log in and transport
+	service *httptest.Server
+	answer  atomic.Pointer[http.HandlerFunc] // of the service
+	asked   atomic.Int64
+	secrets []string // that must not be found anywhere
+}
+
+// newPorch writes the configuration; more are lines of auth.http_auth.
+func newPorch(t *testing.T, more ...string) *porch {
+	t.Helper()
+	p := &porch{ca: newAuthority(t, "porch"), urls: make(map[string]string), secrets: []string{"right-password", "wrong-password"}}
+	p.roots = &tls.Config{RootCAs: p.ca.client(p.ca.valid("client")).RootCAs}
+	p.works()
+	p.service = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.asked.Add(1)
+		(*p.answer.Load())(w, r)
+	}))
+	t.Cleanup(p.service.Close)
+	server := p.ca.valid("gateway")
+	listeners := ""
+	for _, way := range []string{"device", "http"} {
+		plain, secure := freeAddress(t), freeAddress(t)
+		p.urls[way+" TCP"], p.urls[way+" TLS"], p.urls[way+" WSS"] = "mqtt://"+plain, "mqtts://"+secure, "wss://"+secure
+		listeners += fmt.Sprintf("  - {name: %s, address: %q, auth: %s}\n  - {name: %s tls, address: %q, protocols: [mqtt, websocket], auth: %s, tls: {cert: %s, key: %s}}\n",
+			way, plain, way, way, secure, way, server.cert, server.key)
+	}
+	p.gateway = newGateway(t, listeners+fmt.Sprintf(`limits: {failed_logins: 1000, client_connects: 1000}
+auth:
+  http_auth:
+    auth_req:
+      url: "%s/auth"
+      method: "POST"
+      headers: {content-type: "application/x-www-form-urlencoded"}
+      params: {clientid: "%%c", username: "%%u", password: "%%P"}
+    cache_ttl: 0s
+    refused_ttl: 0s
+`, p.service.URL), strings.Join(more, ""))
+	text, err := os.ReadFile(p.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = []byte(strings.Replace(string(text), "gateway:\n", "gateway:\n  log: debug\n", 1))
+	if err := os.WriteFile(p.config, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.keepsSecrets(t) })
+	return p
+}
+
+// works lets the service know ann.
+func (p *porch) works() {
+	p.serve(func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("username") != "ann" || r.FormValue("password") != "right-password" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})
+}
+
+func (p *porch) serve(h http.HandlerFunc) { p.answer.Store(&h) }
+
+// start runs the gateway and waits until all of its listeners answer.
+func (p *porch) start() {
+	p.t.Helper()
+	p.gateway.start()
+	for _, url := range p.urls {
+		_, address, _ := strings.Cut(url, "://")
+		eventually(p.t, 10*time.Second, "the gateway answers at "+address, func() bool {
+			conn, err := net.Dial("tcp", address)
+			if err == nil {
+				conn.Close()
+			}
+			return err == nil
+		})
+	}
+}
+
+// keepsSecrets looks for secrets in what the gateway has logged and kept.
+func (p *porch) keepsSecrets(t *testing.T) {
+	places := map[string]string{"the log": strings.Join(p.log.lines(), "\n")}
+	files, err := filepath.Glob(filepath.Join(p.folder, "*"))
+	if err != nil || len(files) == 0 {
+		t.Errorf("%d files, %v", len(files), err)
+	}
+	for _, name := range files {
+		info, err := os.Stat(name)
+		if err != nil || info.IsDir() {
+			continue
+		}
+		if info.Mode().Perm()&0o077 != 0 && info.Mode().IsRegular() {
+			t.Errorf("%s has mode %v", name, info.Mode())
+		}
+		if b, err := os.ReadFile(name); err == nil {
+			places[name] = string(b)
+		}
+	}
+	for place, text := range places {
+		for _, secret := range p.secrets {
+			if strings.Contains(text, secret) {
+				t.Errorf("a secret is in %s", place)
+			}
+		}
+	}
+}
+
+var passwordLine = regexp.MustCompile(`(?m)^password +(\S+)$`)
+
+// device runs a subcommand of "gateway device" beside the gateway, and returns the secret that it
+// shows, if it does.
+func (p *porch) device(args ...string) string {
+	p.t.Helper()
+	out := try(p.t, binary, append([]string{"device", "--data", p.folder}, args...)...)
+	if m := passwordLine.FindStringSubmatch(out); m != nil {
+		p.secrets = append(p.secrets, m[1])
+		return m[1]
+	}
+	return ""
+}
+
+// dial connects a client, and returns the reason when it may not come in.
+func (p *porch) dial(url string, o client.Options) (*client.Client, packet.ReasonCode) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)
+	defer cancel()
+	o.TLS = p.roots
+	c, err := client.Dial(ctx, url, o)
+	if refused, ok := errors.AsType[*client.Error](err); ok {
+		return nil, refused.Reason
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(c.Close)
+	return c, 0
+}
+
+// TestAdmission holds the exact answer to each way to log in, in each version over each transport.
+func TestAdmission(t *testing.T) {
+	p := newPorch(t, "    timeout: 300ms\n")
+	p.start()
+	good, off, short, banned := p.device("add", "good"), p.device("add", "off"), p.device("add", "short", "--expires", "2s"), p.device("add", "banned")
+	bound, there := p.device("add", "bound", "--client-id", "another"), p.device("add", "there", "--address", "192.0.2.0/24")
+	p.device("disable", "off")
+	try(t, binary, "ban", "--data", p.folder, "add", "user:banned", "--reason", "why not")
+	eventually(t, 5*time.Second, "the device is known, and the other one has expired", func() bool {
+		_, known := p.dial(p.urls["device TCP"], client.Options{Username: "good", Password: good})
+		_, expired := p.dial(p.urls["device TCP"], client.Options{Username: "short", Password: short})
+		_, out := p.dial(p.urls["device TCP"], client.Options{Username: "banned", Password: banned, Version: packet.V5})
+		return known == 0 && expired != 0 && out == packet.Banned
+	})
+	const in, bad, not = packet.Success, packet.BadUserNameOrPassword, packet.NotAuthorized
+	down := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }
+	slow := func(_ http.ResponseWriter, r *http.Request) {
+		_ = r.ParseForm() // only then it is noticed that the gateway has gone
+		<-r.Context().Done()
+	}
+	garbage := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"result":`) }
+	for _, tt := range []struct {
+		way, name, user, password string
+		service                   http.HandlerFunc // nil: it works
+		v5, v3                    packet.ReasonCode
+	}{
+		{"device", "right", "good", good, nil, in, in},
+		{"device", "wrong", "good", "wrong-password", nil, bad, bad},
+		{"device", "another's", "good", off, nil, bad, bad},
+		{"device", "unknown", "nobody", good, nil, bad, bad},
+		{"device", "expired", "short", short, nil, not, not},
+		{"device", "revoked", "off", off, nil, packet.Banned, not},
+		{"device", "banned", "banned", banned, nil, packet.Banned, not},
+		{"device", "other client identifier", "bound", bound, nil, not, not},
+		{"device", "other address", "there", there, nil, not, not},
+		{"device", "absent password", "good", "", nil, bad, bad},
+		{"device", "absent fields", "", "", nil, bad, bad},
+		{"http", "right", "ann", "right-password", nil, in, in},
+		{"http", "wrong", "ann", "wrong-password", nil, bad, bad},
+		{"http", "unknown", "bob", "right-password", nil, bad, bad},
+		{"http", "banned", "banned", "right-password", nil, packet.Banned, not},
+		{"http", "absent password", "ann", "", nil, bad, bad},
+		{"http", "absent fields", "", "", nil, bad, bad},
+		{"http", "garbage", "ann", "right-password", garbage, packet.ServerUnavailable, packet.ServerUnavailable},
+		{"http", "slow", "ann", "right-password", slow, packet.ServerUnavailable, packet.ServerUnavailable},
+		{"http", "down", "ann", "right-password", down, packet.ServerUnavailable, packet.ServerUnavailable},
+	} {
+		if tt.service != nil {
+			p.serve(tt.service)
+		}
+		for _, transport := range []string{"TCP", "TLS", "WSS"} {
+			for v, want := range map[packet.Version]packet.ReasonCode{packet.V5: tt.v5, packet.V311: tt.v3} {
+				c, got := p.dial(p.urls[tt.way+" "+transport], client.Options{ClientID: "c", Version: v, Username: tt.user, Password: tt.password})
+				if got != want {
+					t.Errorf("%s, %s, %s, version %d: %s, want %s", tt.way, tt.name, transport, v, got, want)
+				}
+				if c != nil {
+					c.Close()
+				}
+			}
+		}
+	}
+}
+
+// TestRevoking ends live sessions within a second, whatever it is that is revoked, and by whom.
+func TestRevoking(t *testing.T) {
+	p := newPorch(t)
+	secret := p.device("add", "dev")
+	p.start()
+	ban := func(verb, what string) { try(t, binary, "ban", "--data", p.folder, verb, what) }
+	for _, tt := range []struct {
+		name         string
+		revoke, mend func()
+	}{
+		{"disabled", func() { p.device("disable", "dev") }, func() { p.device("enable", "dev") }},
+		{"rotated", func() { secret = p.device("rotate", "dev") }, func() {}},
+		{"removed", func() { p.device("remove", "dev") }, func() { secret = p.device("add", "dev") }},
+		{"user banned", func() { ban("add", "user:dev") }, func() { ban("remove", "user:dev") }},
+		{"client banned", func() { ban("add", "client:c-1") }, func() { ban("remove", "client:c-1") }},
+		{"pattern banned", func() { ban("add", "pattern:c-*") }, func() { ban("remove", "pattern:c-*") }},
+	} {
+		var c *client.Client
+		eventually(t, 5*time.Second, "the device comes in", func() bool {
+			c, _ = p.dial(p.urls["device TCP"], client.Options{ClientID: "c-1", Version: packet.V5, Username: "dev", Password: secret})
+			return c != nil
+		})
+		began := time.Now()
+		tt.revoke()
+		select {
+		case <-c.Done():
+		case <-time.After(5 * time.Second):
+			t.Fatalf("%s: the session goes on", tt.name)
+		}
+		// The second is from the change; this machine may be busy.
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("%s: disconnected after %v", tt.name, took)
+		} else {
+			t.Logf("%s: disconnected after %v", tt.name, took.Round(time.Millisecond))
+		}
+		if e, ok := errors.AsType[*client.Error](c.Err()); !ok || e.Reason != packet.AdministrativeAction {
+			t.Errorf("%s: %v", tt.name, c.Err())
+		}
+		tt.mend()
+	}
+}
+
+// TestSlowService lets others work while a service does not answer: nobody else waits.
+func TestSlowService(t *testing.T) {
+	p := newPorch(t, "    timeout: 30s\n")
+	secret := p.device("add", "dev")
+	p.start()
+	release := make(chan struct{})
+	let := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(let) // before the service is closed
+	p.serve(func(http.ResponseWriter, *http.Request) { <-release })
+	const waiting = 40 // more than the pool has places
+	reasons := make(chan packet.ReasonCode, waiting)
+	for i := range waiting {
+		go func() {
+			_, reason := p.dial(p.urls["http TCP"], client.Options{ClientID: fmt.Sprint("slow", i), Username: "ann", Password: "right-password"})
+			reasons <- reason
+		}()
+	}
+	eventually(t, 10*time.Second, "the service has all that it may", func() bool { return p.asked.Load() == 32 })
+	in := &inbox{}
+	c, reason := p.dial(p.urls["device TLS"], client.Options{ClientID: "dev", Username: "dev", Password: secret, Receive: in.add})
+	if c == nil {
+		t.Fatal(reason)
+	}
+	subscribe(t, c, "a", 1)
+	for i := range 20 {
+		if err := c.Send(t.Context(), packet.Publish{Topic: "a", Payload: []byte(fmt.Sprint(i)), QoS: 1}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, 10*time.Second, "the messages come", func() bool { return len(in.texts()) == 20 })
+	select {
+	case reason := <-reasons:
+		t.Errorf("one that waits has got %s", reason)
+	default:
+	}
+	let()
+	for range waiting {
+		if reason := <-reasons; reason != packet.Success {
+			t.Errorf("one that has waited gets %s", reason)
+		}
+	}
+}
+
+// TestGraceThroughRestart lets a device that the service knows return while it is away, after a
+// restart of the gateway too, and nobody else.
+func TestGraceThroughRestart(t *testing.T) {
+	p := newPorch(t, "    on_error: cached\n    grace: 1h\n")
+	p.start()
+	ann := client.Options{ClientID: "dev", Version: packet.V5, Username: "ann", Password: "right-password"}
+	url := p.urls["http TCP"]
+	if c, reason := p.dial(url, ann); c == nil {
+		t.Fatal(reason)
+	}
+	p.service.Close()
+	check := func(when string) {
+		t.Helper()
+		for _, tt := range []struct {
+			id, user, password string
+			want               packet.ReasonCode
+		}{
+			{"dev", "ann", "right-password", packet.Success},
+			{"dev", "ann", "wrong-password", packet.ServerUnavailable},
+			{"other", "ann", "right-password", packet.ServerUnavailable},
+			{"dev", "bob", "right-password", packet.ServerUnavailable},
+		} {
+			o := ann
+			o.ClientID, o.Username, o.Password = tt.id, tt.user, tt.password
+			began := time.Now()
+			if _, reason := p.dial(url, o); reason != tt.want {
+				t.Errorf("%s: %s %s %s: %s, want %s", when, tt.id, tt.user, tt.password, reason, tt.want)
+			}
+			t.Logf("%s: answered after %v", when, time.Since(began))
+		}
+	}
+	check("the service is away")
+	if _, code := p.interrupt(5 * time.Second); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	p.start()
+	check("after a restart")
+	try(t, binary, "ban", "--data", p.folder, "add", "client:dev")
+	eventually(t, 5*time.Second, "a ban keeps the device out", func() bool {
+		_, reason := p.dial(url, ann)
+		return reason == packet.Banned
+	})
+}
+
+// TestControl administers the gateway over MQTT, and only who may does.
+func TestControl(t *testing.T) {
+	p := newPorch(t)
+	passwords, address := filepath.Join(t.TempDir(), "passwords"), freeAddress(t)
+	for _, user := range []string{"root", "guest"} {
+		try(t, binary, "passwd", "-I", "100", "-b", passwords, user, "right-password")
+	}
+	text, err := os.ReadFile(p.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = []byte(strings.Replace(strings.Replace(string(text), "auth:\n  http_auth:", fmt.Sprintf("auth:\n  password_file: %s\n  super_users: root\n  http_auth:", passwords), 1),
+		"listeners:\n", fmt.Sprintf("listeners:\n  - {name: admin, address: %q, auth: passwords}\n", address), 1))
+	if err := os.WriteFile(p.config, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.start()
+	answers := make(chan string, 10)
+	enter := func(user string) *client.Client {
+		c, reason := p.dial("mqtt://"+address, client.Options{ClientID: user, Version: packet.V5, Username: user, Password: "right-password",
+			Receive: func(m packet.Publish) { answers <- m.Topic + " " + string(m.Payload) }})
+		if c == nil {
+			t.Fatal(reason)
+		}
+		return c
+	}
+	send := func(c *client.Client, what, order string) packet.ReasonCode {
+		done := make(chan packet.ReasonCode, 1)
+		if err := c.Send(t.Context(), packet.Publish{Topic: "$CONTROL/" + what + "/v1", Payload: []byte(order), QoS: 1}, func(r packet.ReasonCode, _ error) { done <- r }); err != nil {
+			t.Fatal(err)
+		}
+		return <-done
+	}
+	root, guest := enter("root"), enter("guest")
+	subscribe(t, root, "$CONTROL/+/v1/response", 1)
+	for _, c := range []*client.Client{guest, p.connect(client.Options{Version: packet.V5})} {
+		if r := send(c, "devices", `{"command":"add","name":"mine"}`); r != packet.NotAuthorized {
+			t.Errorf("one who may not gives an order: %s", r)
+		}
+		for _, filter := range []string{"$CONTROL/#", "$CONTROL/devices/v1/response", "$share/g/$CONTROL/+/v1/response"} {
+			a, err := c.Subscribe(t.Context(), packet.Subscription{Filter: filter})
+			if err == nil && !a[0].Failed() {
+				t.Errorf("one who may not subscribes to %s", filter)
+			}
+		}
+	}
+	order := func(what, order, want string) map[string]any {
+		t.Helper()
+		if r := send(root, what, order); r.Failed() {
+			t.Fatalf("%s: %s", order, r)
+		}
+		select {
+		case got := <-answers:
+			topic, payload, _ := strings.Cut(got, " ")
+			var answer map[string]any
+			if err := json.Unmarshal([]byte(payload), &answer); err != nil || topic != "$CONTROL/"+what+"/v1/response" {
+				t.Fatalf("%s: %s %v", order, topic, err)
+			}
+			if secret, ok := answer["secret"].(string); ok {
+				p.secrets = append(p.secrets, secret)
+			}
+			if got, _ := answer["error"].(string); !strings.Contains(got, want) || want == "" && got != "" {
+				t.Errorf("%s: error %q, want %q", order, got, want)
+			}
+			return answer
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: no answer", order)
+		}
+		return nil
+	}
+	added := order("devices", `{"command":"add","name":"dev","labels":["room=3"],"expires":"90d","correlation":"x1"}`, "")
+	if added["correlation"] != "x1" || added["name"] != "dev" {
+		t.Errorf("%v", added)
+	}
+	secret, _ := added["secret"].(string)
+	var dev *client.Client
+	eventually(t, 5*time.Second, "the device comes in", func() bool {
+		dev, _ = p.dial(p.urls["device TCP"], client.Options{ClientID: "d", Username: "dev", Password: secret})
+		return dev != nil
+	})
+	if list := fmt.Sprint(order("devices", `{"command":"list"}`, "")["devices"]); !strings.Contains(list, "room:3") || !strings.Contains(list, "state:enabled") {
+		t.Errorf("the list is %s", list)
+	}
+	order("devices", `{"command":"add","name":"dev"}`, "there is a device of that name")
+	order("devices", `{"command":"show","name":"no"}`, "no such device")
+	order("devices", `{"command":"dance"}`, "there is no such command here")
+	order("devices", `{"comand":"add"}`, "unknown field")
+	order("devices", `junk`, "a JSON object with a command is wanted")
+	order("cache", `{"command":"purge","client":"d"}`, "")
+	order("bans", `{"command":"add","ban":"client:d","reason":"loud","until":"1h"}`, "")
+	eventually(t, 5*time.Second, "the device is disconnected", func() bool {
+		select {
+		case <-dev.Done():
+			return true
+		default:
+			return false
+		}
+	})
+	if list := fmt.Sprint(order("bans", `{"command":"list"}`, "")["bans"]); !strings.Contains(list, "loud") {
+		t.Errorf("the list is %s", list)
+	}
+	order("bans", `{"command":"remove","ban":"client:d"}`, "")
+	order("bans", `{"command":"remove","ban":"client:d"}`, "no such ban")
+	order("devices", `{"command":"rotate","name":"dev","overlap":"1h"}`, "")
+	order("devices", `{"command":"disable","name":"dev"}`, "")
+	order("devices", `{"command":"enable","name":"dev"}`, "")
+	order("devices", `{"command":"remove","name":"dev"}`, "")
+}
