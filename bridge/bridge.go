@@ -29,8 +29,14 @@ type Config struct {
 	Name string
 	// Version is packet.V311, which is the default, or packet.V5.
 	Version packet.Version
-	// URL is mqtt://host[:1883] or mqtts://host[:8883].
-	URL string
+	// URLs are mqtt://host[:1883], mqtts://host[:8883], ws://host[:80][/mqtt] or
+	// wss://host[:443][/mqtt], at least one, in order of preference. All lead to the same cloud: to
+	// the same session.
+	URLs []string
+	// ReturnInterval is how often a bridge that uses another URL than the first looks whether one
+	// that it prefers can be reached again; default 5 minutes.
+	ReturnInterval time.Duration
+	Proxy          Proxy
 	// ClientID names the session in the cloud. It must stay the same, and be used by nobody else.
 	ClientID           string
 	Username, Password string
@@ -50,9 +56,12 @@ type Config struct {
 
 	KeepAlive      time.Duration // whole seconds, 5 s to 18h12m15s; default 30 s: a dead cloud is noticed within 45 s
 	ConnectTimeout time.Duration // from looking up the name to CONNACK; default 30 s
-	AckTimeout     time.Duration // for the acknowledgement of the oldest message; default 30 s
-	BackoffMin     time.Duration // default 1 s
-	BackoffMax     time.Duration // default 60 s
+	// LookupTimeout and HandshakeTimeout are parts of ConnectTimeout: for the name, and for proxy,
+	// TLS and WebSocket together; default 10 s each.
+	LookupTimeout, HandshakeTimeout time.Duration
+	AckTimeout                      time.Duration // for the acknowledgement of the oldest message; default 30 s
+	BackoffMin                      time.Duration // default 1 s
+	BackoffMax                      time.Duration // default 60 s
 	// Window is how many outgoing messages may be unacknowledged, 1 to MaxWindow; default 20, in 5.0
 	// 256, and never more than the cloud's Receive Maximum. Before 5.0 the cloud cannot announce what
 	// it takes, and mosquitto 2.0 acknowledges and discards what exceeds its max_inflight_messages,
@@ -65,6 +74,8 @@ type Config struct {
 	ReplayRate    Rate
 	LostSession   LostPolicy
 
+	// Upgrade makes a WebSocket of a connection, to be used like it. It is needed with ws and wss.
+	Upgrade func(ctx context.Context, conn net.Conn, url string) (net.Conn, error)
 	// Open opens a session of the bridge with the local broker, by the number of its lane, 0 to
 	// MaxLanes-1: for each always the same one, never clean, without expiry, with a receive maximum
 	// of at least Window. Lanes above 0 are asked for when a rule says live first, or something
@@ -110,7 +121,7 @@ const stateInterval = 30 * time.Second // between states that differ in the back
 type Bridge struct {
 	config   Config
 	rules    rules
-	target   target
+	routes   func() []byte // of this machine, see rest
 	log      *slog.Logger
 	upstream upstream
 	dial     func(context.Context, target, func() (*tls.Config, error)) (net.Conn, error)
@@ -122,6 +133,7 @@ type Bridge struct {
 	since time.Time // when it began
 
 	// Used by Open and Run alone.
+	targets    targets        // the cloud's URLs
 	queues     queues         // what Open has opened for Run; nil afterwards
 	opened     [MaxLanes]bool // the local subscriptions are those of the rules
 	subscribed bool           // so are those in the cloud
@@ -155,12 +167,27 @@ func New(c Config) (*Bridge, error) {
 	c.SessionExpiry = cmp.Or(c.SessionExpiry, 30*24*time.Hour)
 	c.MaxPacket = cmp.Or(c.MaxPacket, 1<<20)
 	c.Log = cmp.Or(c.Log, slog.Default())
-	t, err := parseTarget(c.URL)
-	problems := []error{err}
+	c.LookupTimeout = cmp.Or(c.LookupTimeout, 10*time.Second)
+	c.HandshakeTimeout = cmp.Or(c.HandshakeTimeout, 10*time.Second)
+	c.ReturnInterval = cmp.Or(c.ReturnInterval, 5*time.Minute)
+	var to targets
+	var problems []error
+	for _, u := range c.URLs {
+		t, err := parseTarget(u)
+		if err == nil && t.path != "" && c.Upgrade == nil {
+			err = fmt.Errorf("url %q: there is no way to speak WebSocket", t.url)
+		}
+		to.all, problems = append(to.all, t), append(problems, err)
+	}
 	want := func(ok bool, format string, args ...any) {
 		if !ok {
 			problems = append(problems, fmt.Errorf(format, args...))
 		}
+	}
+	want(len(c.URLs) > 0, "url is missing: say where the cloud is")
+	if c.Proxy.URL != "" {
+		_, _, err := c.Proxy.address()
+		problems = append(problems, err)
 	}
 	want(c.Name != "" && !strings.ContainsAny(c.Name, "/+#\x00"), "name %q: give the bridge a name without /, + and #", c.Name)
 	want(c.ClientID != "", "client_id is missing: the cloud keeps the session under this name")
@@ -173,7 +200,7 @@ func New(c Config) (*Bridge, error) {
 	want(c.Window >= 1 && c.Window <= MaxWindow, "window: from 1 to %d, not %d", MaxWindow, c.Window)
 	want(c.ReplayRate.Messages >= 0 && c.ReplayRate.Bytes >= 0, "replay rate: not below zero")
 	want(c.Move != nil || !rules(c.Rules).liveFirst(), "there is no way to send fresh messages first")
-	want(c.ConnectTimeout > 0 && c.AckTimeout > 0 && c.MaxPacket > 0, "timeouts and limits must be greater than zero")
+	want(c.ConnectTimeout > 0 && c.LookupTimeout > 0 && c.HandshakeTimeout > 0 && c.AckTimeout > 0 && c.ReturnInterval > 0 && c.MaxPacket > 0, "timeouts and limits must be greater than zero")
 	want(0 < c.BackoffMin && c.BackoffMin <= c.BackoffMax, "backoff: the shortest wait (%s) must not be longer than the longest (%s)", c.BackoffMin, c.BackoffMax)
 	want(len(c.Rules) > 0, "a bridge without rules carries nothing: add one")
 	want(c.Open != nil, "there is no way to open the local session")
@@ -187,9 +214,13 @@ func New(c Config) (*Bridge, error) {
 		return nil, err
 	}
 	routePahoLog(c.Log)
-	b := &Bridge{config: c, rules: c.Rules, target: t, log: c.Log.With("bridge", c.Name), upstream: c.upstream(), dial: dial}
+	d := dialer{proxy: c.Proxy, lookup: c.LookupTimeout, handshake: c.HandshakeTimeout, upgrade: c.Upgrade}
+	b := &Bridge{
+		config: c, rules: c.Rules, targets: to, log: c.Log.With("bridge", c.Name),
+		upstream: c.upstream(), dial: d.dial, routes: routes,
+	}
 	b.drops.log = b.log
-	b.state.URL = t.url
+	b.state.URL = to.current().url
 	return b, nil
 }
 
@@ -237,7 +268,10 @@ func (b *Bridge) Run(ctx context.Context) error {
 			b.publishState(open, nil)
 		}
 		err = openErr
-		sleep(ctx, wait.next())
+		if b.another(t) && openErr == nil {
+			continue
+		}
+		rest(ctx, wait.next(), b.routes)
 	}
 	b.enter(Offline, nil)
 	b.publishState(open, nil)
@@ -245,13 +279,16 @@ func (b *Bridge) Run(ctx context.Context) error {
 	return nil
 }
 
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
+// another chooses the URL of the next try. It reports whether that is to be tried at once.
+func (b *Bridge) another(t try) bool {
+	switch {
+	case errors.Is(t.err, errReturn):
+		b.targets.best()
+		return true
+	case t.used || t.err == nil: // the URL is a good one
+		return false
 	}
+	return !b.targets.failed()
 }
 
 // A try is how one attempt to connect ended.
@@ -267,9 +304,13 @@ func (b *Bridge) connect(ctx context.Context, open queues) try {
 	defer l.end(errClosed)
 	dialCtx, stop := context.WithTimeout(ctx, b.config.ConnectTimeout)
 	defer stop()
-	conn, err := b.dial(dialCtx, b.target, b.config.TLS)
+	to := b.targets.current()
+	b.mu.Lock()
+	b.state.URL = to.url
+	b.mu.Unlock()
+	conn, err := b.dial(dialCtx, to, b.config.TLS)
 	if err != nil {
-		return try{err: explain(b.target, err)}
+		return try{err: explain(to, err)}
 	}
 	lanes, err := b.lanes(open)
 	if err != nil {
@@ -290,7 +331,7 @@ func (b *Bridge) connect(ctx context.Context, open queues) try {
 		if r, ok := errors.AsType[refusal](err); ok && r.version >= packet.V5 && packet.ReasonCode(r.code) == packet.RetainNotSupported {
 			b.noRetain = true // the next try has a will that is not retained
 		}
-		return try{err: explain(b.target, fmt.Errorf("%w: %w", errUnanswered, err))}
+		return try{err: explain(b.targets.current(), fmt.Errorf("%w: %w", errUnanswered, err))}
 	}
 	start := time.Now()
 	b.noRetain = h.noRetain
@@ -331,6 +372,7 @@ func (b *Bridge) handOver(ctx context.Context, open queues, h *handover, up link
 		b.subscribed = true
 		b.enter(Connected, nil)
 		refreshed.Go(func() { b.refresh(h.life, open, up) })
+		refreshed.Go(func() { b.goHome(h.life) })
 	}
 	err := h.run(ctx, subscribe, gone)
 	if ctx.Err() == nil {
@@ -400,9 +442,9 @@ func (b *Bridge) judge(h *handover, useful bool, err error) error {
 	const enough = 3
 	if b.suspect.losses >= enough {
 		return &explained{fmt.Sprintf("%s: the cloud closes the connection whenever it is sent the message to %q (%d bytes, QoS %d), and all others wait behind it: "+
-			"check what the cloud allows this client to publish, its largest message, and that nobody else uses this client_id", b.target.address(), head.p.Topic, len(head.p.Payload), head.qos), err}
+			"check what the cloud allows this client to publish, its largest message, and that nobody else uses this client_id", b.targets.current().address(), head.p.Topic, len(head.p.Payload), head.qos), err}
 	}
-	return explain(b.target, err)
+	return explain(b.targets.current(), err)
 }
 
 func (b *Bridge) connectOptions() connectOptions {

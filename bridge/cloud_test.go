@@ -67,6 +67,10 @@ func newCloud(t *testing.T, l *ledger) *cloud {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveCloud(t, l, ln)
+}
+
+func serveCloud(t *testing.T, l *ledger, ln net.Listener) *cloud {
 	c := &cloud{t: t, ledger: l, Listener: ln, done: make(chan struct{}), received: make(map[uint16]bool),
 		topics: make(map[string][]string), seen: make(map[uint16]bool), pubrels: make(map[uint16]int)}
 	go c.serve()

@@ -1,64 +1,26 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"time"
 )
 
-// A target is where a URL points to.
-type target struct {
-	url    string // without user and password
-	host   string
-	port   string
-	secure bool
+// A dialer opens connections to the cloud, up to where MQTT begins.
+type dialer struct {
+	proxy     Proxy         // no URL: none
+	lookup    time.Duration // for the name
+	handshake time.Duration // for TLS, and for a proxy or a WebSocket
+	upgrade   func(ctx context.Context, conn net.Conn, url string) (net.Conn, error)
 }
 
-func (t target) address() string { return net.JoinHostPort(t.host, t.port) }
-
-// parseTarget reads mqtt://host:port and mqtts://host:port. tcp is another word for mqtt; tls and
-// ssl are for mqtts.
-func parseTarget(s string) (target, error) {
-	u, err := url.Parse(s)
-	if err != nil {
-		var bad *url.Error
-		if errors.As(err, &bad) {
-			err = bad.Err // without the url, which may have a password in it
-		}
-		return target{}, fmt.Errorf("url: %w", err)
-	}
-	t := target{host: u.Hostname(), port: u.Port()}
-	standard := "1883"
-	switch u.Scheme {
-	case "mqtt", "tcp":
-	case "mqtts", "tls", "ssl":
-		t.secure, standard = true, "8883"
-	default:
-		return target{}, fmt.Errorf("url %q: scheme %q is not known, use mqtt://host:port or mqtts://host:port", u.Redacted(), u.Scheme)
-	}
-	switch {
-	case t.host == "":
-		return target{}, fmt.Errorf("url %q: the host is missing", u.Redacted())
-	case u.User != nil:
-		return target{}, fmt.Errorf("url %q: user and password have settings of their own, take them out of the url", u.Redacted())
-	case u.Path != "" && u.Path != "/" || u.RawQuery != "":
-		return target{}, fmt.Errorf("url %q: nothing may follow the port", u.Redacted())
-	}
-	if t.port == "" {
-		t.port = standard
-	}
-	t.url = u.Scheme + "://" + t.address()
-	return t, nil
-}
-
-// dial connects to t: name, socket and TLS handshake, all before ctx ends. config is asked at
-// each call, so that renewed certificates are used.
-func dial(ctx context.Context, t target, config func() (*tls.Config, error)) (net.Conn, error) {
+// dial connects to t: name, socket, proxy, TLS and WebSocket, all before ctx ends. config is asked
+// at each call, so that renewed certificates are used.
+func (d dialer) dial(ctx context.Context, t target, config func() (*tls.Config, error)) (net.Conn, error) {
 	var tlsConfig *tls.Config
 	if t.secure {
 		var err error
@@ -66,17 +28,90 @@ func dial(ctx context.Context, t target, config func() (*tls.Config, error)) (ne
 			return nil, err
 		}
 	}
-	dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true}}
-	conn, err := dialer.DialContext(ctx, "tcp", t.address())
-	if err != nil || !t.secure {
-		return conn, err
+	conn, err := d.reach(ctx, t)
+	if err != nil {
+		return nil, err
 	}
-	secured := tls.Client(conn, tlsConfig)
-	if err := secured.HandshakeContext(ctx); err != nil {
+	ctx, stop := context.WithTimeout(ctx, d.handshake)
+	defer stop()
+	if t.secure {
+		secured := tls.Client(conn, tlsConfig)
+		if err := secured.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("%w: %w", errHandshake, err)
+		}
+		conn = secured
+	}
+	if t.path == "" {
+		return conn, nil
+	}
+	socket, err := d.upgrade(ctx, conn, t.url)
+	if err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("%w: %w", errHandshake, err)
+		return nil, fmt.Errorf("%w: %w", errSocket, err)
 	}
-	return secured, nil
+	return socket, nil
+}
+
+// reach opens a connection to t, through the proxy if there is one.
+func (d dialer) reach(ctx context.Context, t target) (net.Conn, error) {
+	if d.proxy.URL == "" {
+		return d.connect(ctx, t.host, t.port)
+	}
+	address, socks, err := d.proxy.address()
+	if err != nil {
+		return nil, err
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errProxy, err)
+	}
+	conn, err := d.connect(ctx, host, port)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errProxy, err)
+	}
+	ctx, stop := context.WithTimeout(ctx, d.handshake)
+	defer stop()
+	ask := d.proxy.askHTTP
+	if socks {
+		ask = d.proxy.askSOCKS
+	}
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	if err := ask(conn, t); err != nil {
+		conn.Close()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, fmt.Errorf("%w: %w", errProxy, err)
+	}
+	return conn, nil
+}
+
+// connect looks a name up, and tries its addresses one after the other. Each has its share of the
+// time, so that one which does not answer does not hide the others.
+func (d dialer) connect(ctx context.Context, host, port string) (net.Conn, error) {
+	lookup, stop := context.WithTimeout(ctx, d.lookup)
+	defer stop()
+	addresses, err := net.DefaultResolver.LookupHost(lookup, host)
+	if err != nil {
+		return nil, err
+	}
+	dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true}}
+	var failed error
+	for i, a := range addresses {
+		share := ctx
+		if end, ok := ctx.Deadline(); ok {
+			var stop context.CancelFunc
+			share, stop = context.WithTimeout(ctx, time.Until(end)/time.Duration(len(addresses)-i))
+			defer stop()
+		}
+		conn, err := dialer.DialContext(share, "tcp", net.JoinHostPort(a, port))
+		if err == nil {
+			return conn, nil
+		}
+		failed = cmp.Or(failed, err) // the first is the one that is preferred
+	}
+	return nil, failed
 }
 
 func tlsFor(t target, config func() (*tls.Config, error)) (*tls.Config, error) {

@@ -130,6 +130,10 @@ func explainNet(t target, err error) string {
 	var dns *net.DNSError
 	var timeout net.Error
 	switch {
+	case errors.Is(err, errReturn):
+		return "a better URL can be reached again"
+	case errors.Is(err, errProxy) && errors.Is(err, syscall.ECONNREFUSED):
+		return "the proxy refuses the connection: check its address, and whether it runs"
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return fmt.Sprintf("the host %q is not known: check the url and the DNS server of this machine", dns.Name)
 	case errors.As(err, &dns):

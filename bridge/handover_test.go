@@ -26,7 +26,7 @@ var everything = []Rule{
 // testConfig is a bridge between a ledger and an URL, with short waits.
 func testConfig(t *testing.T, l *ledger, url string) Config {
 	return Config{
-		Name: "cloud", URL: url, ClientID: "site", Rules: everything, Window: 20,
+		Name: "cloud", URLs: []string{url}, ClientID: "site", Rules: everything, Window: 20,
 		ConnectTimeout: 5 * time.Second, AckTimeout: 5 * time.Second,
 		BackoffMin: time.Millisecond, BackoffMax: 5 * time.Millisecond,
 		Open: l.open, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
@@ -226,7 +226,7 @@ func TestAckTimeout(t *testing.T) {
 	b, _ := start(t, config)
 	eventually(t, "the reason in the state", func() bool {
 		s := b.State()
-		return s.State == Down && s.LastError == b.target.address()+": the cloud does not acknowledge what it is sent: the line is stalled or the broker is overloaded"
+		return s.State == Down && s.LastError == b.targets.current().address()+": the cloud does not acknowledge what it is sent: the line is stalled or the broker is overloaded"
 	})
 	c.mu.Lock()
 	c.hold = false

@@ -195,7 +195,7 @@ func TestStateOnBothSides(t *testing.T) {
 		return words
 	}
 	eventually(t, "connected", func() bool { return slices.Equal(states(), []string{"connected"}) })
-	if s := o.all()[0]; !strings.Contains(s, `"queued":3,"oldest":"2027-01-15T08:00:00Z"`) || !strings.Contains(s, `"url":"`+b.target.url) {
+	if s := o.all()[0]; !strings.Contains(s, `"queued":3,"oldest":"2027-01-15T08:00:00Z"`) || !strings.Contains(s, `"url":"`+b.targets.current().url) {
 		t.Errorf("the state in the cloud is %s", s)
 	}
 	line.cut()

@@ -94,7 +94,7 @@ func TestOverlap(t *testing.T) {
 // All problems are reported at once, and each says what to do.
 func TestConfigProblems(t *testing.T) {
 	_, err := New(Config{
-		Name: "a/b", URL: "http://cloud", Password: "secret", Window: 40_000, KeepAlive: 1500 * 1e6,
+		Name: "a/b", URLs: []string{"http://cloud"}, Password: "secret", Window: 40_000, KeepAlive: 1500 * 1e6,
 		StateTopic: "state/+",
 		Rules: []Rule{
 			{Filter: "a", QoS: 1},
@@ -109,7 +109,7 @@ func TestConfigProblems(t *testing.T) {
 		t.Fatal("a configuration without one right setting is accepted")
 	}
 	for _, want := range []string{
-		`scheme "http" is not known, use mqtt://`, `name "a/b"`, "client_id is missing", "password without username",
+		`scheme "http" is not known, use mqtt, mqtts, ws or wss`, `name "a/b"`, "client_id is missing", "password without username",
 		"keep_alive: whole seconds", "window: from 1 to 1024, not 40000", "no way to open", "state topic: topic name contains a wildcard",
 		`rule 1 (direction 0 "a"): direction must be`, "rule 2", "QoS 3 does not exist", "rule 3", "put them into the filter",
 		"rule 4", "# is not the last level", "rule 5", "cannot share", "rule 6", "belong to the broker",
@@ -143,7 +143,9 @@ func TestTarget(t *testing.T) {
 		{in: "mqtts://cloud.example.org", address: "cloud.example.org:8883", secure: true},
 		{in: "ssl://[2001:db8::1]/", address: "[2001:db8::1]:8883", secure: true},
 		{in: "tls://c:1", address: "c:1", secure: true},
-		{in: "cloud.example.org:1883", problem: "use mqtt://host:port"},
+		{in: "ws://c", address: "c:80"},
+		{in: "wss://c/path?a=b", address: "c:443", secure: true},
+		{in: "cloud.example.org:1883", problem: "use mqtt, mqtts, ws or wss"},
 		{in: "mqtt://", problem: "host is missing"},
 		{in: "mqtt://u:secret@c", problem: "settings of their own"},
 		{in: "mqtt://c/path", problem: "nothing may follow the port"},

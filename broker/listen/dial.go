@@ -57,6 +57,26 @@ func Dial(ctx context.Context, address string, config *tls.Config) (net.Conn, er
 	return c, nil
 }
 
+// Upgrade makes a WebSocket of a connection, for clients: through TLS, if that is wanted, already.
+// The host and the path of the request are those of address. Closing it closes conn.
+func Upgrade(ctx context.Context, conn net.Conn, address string) (net.Conn, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, err
+	}
+	c := &Conn{Conn: conn}
+	interrupt := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	u.Scheme = "ws"
+	err = c.shakeHands(ctx, u, nil)
+	if !interrupt() {
+		err = cmp.Or(ctx.Err(), err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
 // shakeHands makes the client's part of the handshakes that the URL asks for.
 func (c *Conn) shakeHands(ctx context.Context, u *url.URL, config *tls.Config) error {
 	switch u.Scheme {

@@ -63,7 +63,7 @@ func TestHerd(t *testing.T) {
 	config := c.client(pass)
 	for i := range gateways {
 		b, err := gatewaybridge.New(gatewaybridge.Config{
-			Name: fmt.Sprint("cloud-", i), URL: "mqtts://" + line.address(), ClientID: fmt.Sprint("greenhouse-", i),
+			Name: fmt.Sprint("cloud-", i), URLs: []string{"mqtts://" + line.address()}, ClientID: fmt.Sprint("greenhouse-", i),
 			Rules: []gatewaybridge.Rule{{Direction: gatewaybridge.Out, Filter: "up/#", QoS: 1, RemotePrefix: fmt.Sprint(i, "/")}},
 			TLS:   func() (*tls.Config, error) { return config, nil }, ConnectTimeout: 30 * time.Second, BackoffMin: 500 * time.Millisecond, BackoffMax: longest,
 			Open: func(context.Context, int) (gatewaybridge.Session, error) {
