@@ -26,7 +26,7 @@ func (q queues) close() {
 func (b *Bridge) open(ctx context.Context) (queues, error) {
 	open := make(queues, MaxLanes)
 	for lane := range open {
-		if lane != strictLane && !b.rules.liveFirst() && !b.waits(lane) {
+		if lane != strictLane && !b.rules.liveFirst() && !b.config.waits(lane) {
 			continue
 		}
 		s, err := b.config.Open(ctx, lane)
@@ -58,11 +58,11 @@ func (b *Bridge) open(ctx context.Context) (queues, error) {
 }
 
 // waits reports whether a lane that no rule needs any more has messages.
-func (b *Bridge) waits(lane int) bool {
-	if b.config.Backlog == nil {
+func (c *Config) waits(lane int) bool {
+	if c.Backlog == nil {
 		return false
 	}
-	n, _ := b.config.Backlog(lane)
+	n, _ := c.Backlog(lane)
 	return n > 0
 }
 

@@ -6,8 +6,13 @@ import "time"
 type Bridge struct {
 	Name           string        `yaml:"name,required"`
 	Version        string        `yaml:"version,text" default:"3.1.1" words:"3.1.1 5.0"` // of MQTT
-	URL            string        `yaml:"url,required"`                                   // mqtt://host:port (default 1883) or mqtts://host:port (8883)
-	ClientID       string        `yaml:"client_id"`                                      // default: <gateway.id>-<name>
+	URL            string        `yaml:"url,required"`                                   // mqtt://host:port (default 1883), mqtts (8883), ws (80) or wss (443), these with /path
+	Fallback       []string      `yaml:"fallback"`                                       // more URLs of the same cloud, in order of preference
+	ReturnAfter    time.Duration `yaml:"return_after" default:"5m" range:"1s..24h"`      // how often a bridge on a fallback looks for a URL that it prefers
+	Proxy          string        `yaml:"proxy"`                                          // http://host:port or socks5://host:port
+	ProxyUsername  string        `yaml:"proxy_username"`
+	ProxyPassword  Secret        `yaml:"proxy_password"`
+	ClientID       string        `yaml:"client_id"` // default: <gateway.id>-<name>
 	Username       string        `yaml:"username"`
 	Password       Secret        `yaml:"password"`
 	Method         string        `yaml:"method" words:"SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1"` // by which user name and password are shown; none: as they are; 5.0 only
@@ -18,8 +23,10 @@ type Bridge struct {
 	SessionExpiry  time.Duration `yaml:"session_expiry" default:"30d" range:"1m..3650d"`                 // how long the cloud keeps the session while the link is down; 5.0 only
 	LostSession    string        `yaml:"cloud_lost_session" default:"resend" words:"resend dead_letter"` // what becomes of QoS 2 messages that may have arrived, when the cloud comes back without its session
 	ReplayRate     ReplayRate    `yaml:"replay_rate"`
-	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"` // name, TCP, TLS and CONNACK together
-	AckTimeout     time.Duration `yaml:"ack_timeout" default:"30s" range:"1s..1h"`     // without an acknowledgement the link is taken for dead
+	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`      // name, TCP, TLS and CONNACK together
+	DNSTimeout     time.Duration `yaml:"dns_timeout" default:"5s" range:"100ms..1m"`        // of connect_timeout, for the name
+	HandshakeTime  time.Duration `yaml:"handshake_timeout" default:"10s" range:"100ms..1m"` // of connect_timeout, for proxy, TLS and WebSocket
+	AckTimeout     time.Duration `yaml:"ack_timeout" default:"30s" range:"1s..1h"`          // without an acknowledgement the link is taken for dead
 	Backoff        Backoff       `yaml:"backoff"`
 	Announce       bool          `yaml:"announce" default:"false"` // tell the cloud that this is a bridge, so that it sends nothing back; mosquitto understands it, clouds of large providers refuse it
 	StateTopic     string        `yaml:"state_topic"`              // upstream, retained; default: gateway/<client_id>/state
@@ -30,10 +37,12 @@ type Bridge struct {
 // BridgeTLS is the client's side of a connection. Everything may stay empty with mqtts: the
 // system's CAs and the host of the URL are used then, and no certificate is shown.
 type BridgeTLS struct {
-	CA         string `yaml:"ca,path"`     // PEM, the CAs to trust, instead of the system's
-	Cert       string `yaml:"cert,path"`   // PEM, the certificate to show
-	Key        string `yaml:"key,path"`    // PEM
-	ServerName string `yaml:"server_name"` // the name that the server's certificate must carry; default: the URL's host
+	CA          string `yaml:"ca,path"`                                  // PEM, the CAs to trust, instead of the system's
+	Cert        string `yaml:"cert,path"`                                // PEM, the certificate to show
+	Key         string `yaml:"key,path"`                                 // PEM
+	KeyPassword Secret `yaml:"key_password"`                             // of an encrypted key
+	ServerName  string `yaml:"server_name"`                              // the name that the server's certificate must carry; default: the URL's host
+	VerifyName  string `yaml:"verify_name" default:"san" words:"san cn"` // where it must stand: subject alternative names, or common name
 }
 
 // Backoff is the wait before the next attempt to connect: between Min and Max, doubled and

@@ -27,14 +27,14 @@ func (c *Config) checkFiles(now time.Time) Problems {
 			continue
 		}
 		at := fmt.Sprintf("listeners[%d].tls", i)
-		f.pair(l.TLS.Cert, l.TLS.Key, at, x509.ExtKeyUsageServerAuth)
+		f.pair(l.TLS.Cert, l.TLS.Key, Secret{}, at, x509.ExtKeyUsageServerAuth)
 		f.authorities(l.TLS.ClientCA, at+".client_ca")
 		f.revocations(l.TLS.CRL, at+".crl")
 	}
 	f.httpAuth(c)
 	for i, b := range c.Bridges {
 		at := fmt.Sprintf("bridges[%d]", i)
-		f.pair(b.TLS.Cert, b.TLS.Key, at+".tls", x509.ExtKeyUsageClientAuth)
+		f.pair(b.TLS.Cert, b.TLS.Key, b.TLS.KeyPassword, at+".tls", x509.ExtKeyUsageClientAuth)
 		f.authorities(b.TLS.CA, at+".tls.ca")
 		_, err := b.Password.Reveal()
 		if b.Password.inline {
@@ -54,7 +54,7 @@ func (f *fileChecker) httpAuth(c *Config) {
 	if h == nil {
 		return
 	}
-	f.pair(h.TLS.Cert, h.TLS.Key, "auth.http_auth.tls", x509.ExtKeyUsageClientAuth)
+	f.pair(h.TLS.Cert, h.TLS.Key, h.TLS.KeyPassword, "auth.http_auth.tls", x509.ExtKeyUsageClientAuth)
 	f.authorities(h.TLS.CA, "auth.http_auth.tls.ca")
 	_, err := h.SignKey.Reveal()
 	if h.SignKey.inline {
@@ -98,7 +98,7 @@ func (f *fileChecker) failed(key string, err error) {
 }
 
 // pair checks a certificate with its key, for a server or a client.
-func (f *fileChecker) pair(cert, key, at string, usage x509.ExtKeyUsage) {
+func (f *fileChecker) pair(cert, key string, password Secret, at string, usage x509.ExtKeyUsage) {
 	if cert == "" || key == "" {
 		return
 	}
@@ -106,7 +106,7 @@ func (f *fileChecker) pair(cert, key, at string, usage x509.ExtKeyUsage) {
 	if err != nil {
 		f.failed(at+".cert", err)
 	}
-	keyPEM, err2 := os.ReadFile(key)
+	keyPEM, err2 := ReadKey(key, password)
 	if err2 == nil {
 		err2 = private(key)
 	}
@@ -122,7 +122,7 @@ func (f *fileChecker) pair(cert, key, at string, usage x509.ExtKeyUsage) {
 	}
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
-		f.report(at, "%s and %s: %s; give a PEM certificate and the unencrypted key that it was made for", cert, key, oneLine(err))
+		f.report(at, "%s and %s: %s; give a PEM certificate and the key that it was made for", cert, key, oneLine(err))
 		return
 	}
 	f.period(pair.Leaf, cert, at+".cert")

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -55,25 +56,52 @@ func (k network) upstream(b Bridge, at string) {
 	k.want(b.Method == "" || b.Username != "" && !b.Password.IsZero(), at+".method", "needs a username and a password")
 	k.want(b.Password.IsZero() || b.Username != "", at+".password", "needs a username [MQTT-3.1.2-22]")
 	k.want((b.TLS.Cert == "") == (b.TLS.Key == ""), at+".tls", "cert and key come together; give both or none")
-	if b.URL == "" {
-		return
+	k.want(b.ProxyPassword.IsZero() || b.ProxyUsername != "", at+".proxy_password", "needs a proxy_username")
+	k.want(b.ProxyUsername == "" || b.Proxy != "", at+".proxy_username", "needs a proxy")
+	if b.Proxy != "" {
+		k.remote(b.Proxy, at+".proxy", "http://host:port or socks5://host:port", "http", "socks5")
 	}
-	u, err := url.Parse(b.URL)
-	if err != nil || u.Scheme != "mqtt" && u.Scheme != "mqtts" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
-		k.want(false, at+".url", "mqtt://host:port or mqtts://host:port, not %s", quoteShort(redact(b.URL)))
-		return
+	secure := 0
+	if k.upstreamURL(b, b.URL, at+".url") {
+		secure++
 	}
-	k.want(u.User == nil, at+".url", "no user in the URL; give it as username and password")
+	for i, u := range b.Fallback {
+		if k.upstreamURL(b, u, fmt.Sprintf("%s.fallback[%d]", at, i)) {
+			secure++
+		}
+	}
+	k.want(secure > 0 || b.URL == "" || !k.given(at+".tls"), at+".tls", "only with an mqtts:// or wss:// URL")
+}
+
+// upstreamURL checks one URL of a bridge, and reports whether TLS is spoken there.
+func (k network) upstreamURL(b Bridge, text, key string) (secure bool) {
+	if text == "" {
+		return false
+	}
+	u := k.remote(text, key, "mqtt://host:port, mqtts://host:port, ws://host:port/path or wss://host:port/path", "mqtt", "mqtts", "ws", "wss")
+	if u == nil {
+		return false
+	}
+	secure = u.Scheme == "mqtts" || u.Scheme == "wss"
+	if !secure && !b.Password.IsZero() && b.Method == "" && !loopback(u.Hostname()) {
+		k.warn(key, "the password crosses the network in the clear with %s://; use mqtts:// or wss://", u.Scheme)
+	}
+	return secure
+}
+
+// remote checks the URL of something that is connected to. It returns nil if that is no good.
+func (k network) remote(text, key, want string, schemes ...string) *url.URL {
+	u, err := url.Parse(text)
+	path := u != nil && (strings.Trim(u.Path, "/") != "" || u.RawQuery != "") && !strings.HasPrefix(u.Scheme, "ws")
+	if err != nil || !slices.Contains(schemes, u.Scheme) || u.Hostname() == "" || path {
+		k.want(false, key, "%s, not %s", want, quoteShort(redact(text)))
+		return nil
+	}
+	k.want(u.User == nil, key, "no user in the URL; give it as username and password")
 	_, _, problem := splitAddress(net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "1883")))
-	k.want(problem == "", at+".url", "%s", problem)
-	k.want(u.Port() != "0", at+".url", "the port is a number from 1 to 65535")
-	if u.Scheme == "mqtts" {
-		return
-	}
-	k.want(!k.given(at+".tls"), at+".tls", "only with an mqtts:// URL")
-	if !b.Password.IsZero() && b.Method == "" && !loopback(u.Hostname()) {
-		k.warn(at+".password", "crosses the network in the clear with mqtt://; use mqtts://")
-	}
+	k.want(problem == "", key, "%s", problem)
+	k.want(u.Port() != "0", key, "the port is a number from 1 to 65535")
+	return u
 }
 
 // redact drops what may be a password from a URL that does not parse.

@@ -1,17 +1,20 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"gateway/bridge"
 	"gateway/broker"
 	"gateway/broker/auth/scram"
+	"gateway/broker/listen"
 	"gateway/broker/packet"
 	"gateway/broker/session"
 	"gateway/clock"
@@ -66,8 +69,15 @@ func (g *gateway) bridgeConfig(b config.Bridge, redate func(*packet.Publish, *se
 		// The cloud will refuse the bridge, whose queue is needed all the same.
 		g.log.Error("the bridge has no password", "bridge", b.Name, "error", err)
 	}
+	proxyPassword, err := b.ProxyPassword.Reveal()
+	if err != nil {
+		g.log.Error("the proxy of the bridge has no password", "bridge", b.Name, "error", err)
+	}
 	c := bridge.Config{
-		Name: b.Name, URL: b.URL, ClientID: b.ClientID,
+		Name: b.Name, ClientID: b.ClientID,
+		URLs: append([]string{b.URL}, b.Fallback...), ReturnInterval: b.ReturnAfter,
+		Proxy:         bridge.Proxy{URL: b.Proxy, Username: b.ProxyUsername, Password: proxyPassword},
+		LookupTimeout: b.DNSTimeout, HandshakeTimeout: b.HandshakeTime, Upgrade: listen.Upgrade,
 		Username: b.Username, Password: password,
 		AnnounceBridge: b.Announce, Rules: bridgeRules(b.Rules), StateTopic: b.StateTopic,
 		TLS:       func() (*tls.Config, error) { return bridgeTLS(b.TLS, g.clock) },
@@ -153,12 +163,54 @@ func bridgeTLS(f config.BridgeTLS, c *clock.Clock) (*tls.Config, error) {
 		}
 	}
 	if f.Cert != "" {
-		cert, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+		cert, err := loadPair(f)
 		if err != nil {
 			return nil, fmt.Errorf("load certificate %s with key %s: %w", f.Cert, f.Key, err)
 		}
 		c.Raise(cert.Leaf.NotBefore)
 		t.Certificates = []tls.Certificate{cert}
 	}
+	if f.VerifyName == "cn" {
+		verifyCommonName(t)
+	}
 	return t, nil
+}
+
+// loadPair loads the certificate of a client with its key, which may be encrypted.
+func loadPair(f config.BridgeTLS) (tls.Certificate, error) {
+	cert, err := os.ReadFile(f.Cert)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := config.ReadKey(f.Key, f.KeyPassword)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
+
+// verifyCommonName lets the name of the server stand in the common name of its certificate, where
+// it stood before there were alternative names. All else is verified as ever. A certificate that
+// has alternative names is judged by them.
+func verifyCommonName(t *tls.Config) {
+	name := t.ServerName
+	t.InsecureSkipVerify = true // VerifyConnection does it
+	t.VerifyConnection = func(s tls.ConnectionState) error {
+		leaf := s.PeerCertificates[0]
+		o := x509.VerifyOptions{Roots: t.RootCAs, CurrentTime: t.Time(), Intermediates: x509.NewCertPool()}
+		for _, c := range s.PeerCertificates[1:] {
+			o.Intermediates.AddCert(c)
+		}
+		want := cmp.Or(name, s.ServerName)
+		switch {
+		case want == "":
+			return errors.New("verify_name: cn with an address in the url: give the name in the certificate as tls.server_name")
+		case len(leaf.DNSNames)+len(leaf.IPAddresses) > 0:
+			o.DNSName = want
+		case !strings.EqualFold(leaf.Subject.CommonName, want):
+			return fmt.Errorf("the cloud's certificate is for %q, not for %q: use that name in the url or as tls.server_name", leaf.Subject.CommonName, want)
+		}
+		_, err := leaf.Verify(o)
+		return err
+	}
 }
