@@ -268,7 +268,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 			b.publishState(open, nil)
 		}
 		err = openErr
-		if b.another(t) && openErr == nil {
+		if b.targets.next(t) && openErr == nil {
 			continue
 		}
 		rest(ctx, wait.next(), b.routes)
@@ -277,18 +277,6 @@ func (b *Bridge) Run(ctx context.Context) error {
 	b.publishState(open, nil)
 	open.close()
 	return nil
-}
-
-// another chooses the URL of the next try. It reports whether that is to be tried at once.
-func (b *Bridge) another(t try) bool {
-	switch {
-	case errors.Is(t.err, errReturn):
-		b.targets.best()
-		return true
-	case t.used || t.err == nil: // the URL is a good one
-		return false
-	}
-	return !b.targets.failed()
 }
 
 // A try is how one attempt to connect ended.

@@ -16,14 +16,19 @@ type targets struct {
 
 func (t *targets) current() target { return t.all[t.at] }
 
-// failed goes on to the next URL. It reports whether all have been tried.
-func (t *targets) failed() (all bool) {
+// next chooses the URL that follows a try. It reports whether that is to be tried at once: when
+// all have failed, there is a pause.
+func (t *targets) next(last try) (now bool) {
+	switch {
+	case errors.Is(last.err, errReturn):
+		t.at = 0
+		return true
+	case last.used || last.err == nil: // the URL is a good one
+		return false
+	}
 	t.at = (t.at + 1) % len(t.all)
-	return t.at == 0
+	return t.at != 0
 }
-
-// best goes back to the first URL.
-func (t *targets) best() { t.at = 0 }
 
 var errReturn = errors.New("a URL that is preferred can be reached again")
 

@@ -62,11 +62,11 @@ func (k network) upstream(b Bridge, at string) {
 		k.remote(b.Proxy, at+".proxy", "http://host:port or socks5://host:port", "http", "socks5")
 	}
 	secure := 0
-	if k.upstreamURL(b, b.URL, at+".url") {
+	if k.upstreamURL(b, b.URL, at, at+".url") {
 		secure++
 	}
 	for i, u := range b.Fallback {
-		if k.upstreamURL(b, u, fmt.Sprintf("%s.fallback[%d]", at, i)) {
+		if k.upstreamURL(b, u, at, fmt.Sprintf("%s.fallback[%d]", at, i)) {
 			secure++
 		}
 	}
@@ -74,7 +74,7 @@ func (k network) upstream(b Bridge, at string) {
 }
 
 // upstreamURL checks one URL of a bridge, and reports whether TLS is spoken there.
-func (k network) upstreamURL(b Bridge, text, key string) (secure bool) {
+func (k network) upstreamURL(b Bridge, text, at, key string) (secure bool) {
 	if text == "" {
 		return false
 	}
@@ -84,7 +84,7 @@ func (k network) upstreamURL(b Bridge, text, key string) (secure bool) {
 	}
 	secure = u.Scheme == "mqtts" || u.Scheme == "wss"
 	if !secure && !b.Password.IsZero() && b.Method == "" && !loopback(u.Hostname()) {
-		k.warn(key, "the password crosses the network in the clear with %s://; use mqtts:// or wss://", u.Scheme)
+		k.warn(at+".password", "crosses the network in the clear with %s://; use %ss://", u.Scheme, u.Scheme)
 	}
 	return secure
 }

@@ -73,7 +73,7 @@ gateway.yaml:14: listeners[1].tls.require_certificate: true or false, not "yes p
 gateway.yaml:14: listeners[1].tls.key: missing; add it
 gateway.yaml:14: listeners[1].tls: nobody can log in here; set require_certificate: true, or auth or anonymous: true for the listener
 gateway.yaml:16: bridges[0].rules: nothing would cross this bridge; add a rule
-gateway.yaml:17: bridges[0].url: mqtt://host:port or mqtts://host:port, not "http://cloud.example"
+gateway.yaml:17: bridges[0].url: mqtt://host:port, mqtts://host:port, ws://host:port/path or wss://host:port/path, not "http://cloud.example"
 gateway.yaml:18: bridges[0].window: from 1 to 1024, not 70000
 gateway.yaml:19: bridges[0].keep_alive: a time with its unit, as 20ms, 1s, 2m, 1h30m or 7d, not "30"
 gateway.yaml:21: inputs[0].pull: none or up or down, not "sideways"
@@ -168,10 +168,10 @@ func TestProblems(t *testing.T) {
 		{"prefix in a prefix", good + "  - {name: b, address: \"127.0.0.1:1\", anonymous: true, prefix: hall/}\n  - {name: c, address: \"127.0.0.1:2\", anonymous: true, prefix: hall/2/}\n", `gateway.yaml:5: listeners[2].prefix: "hall/2/" and "hall/" of listeners[1] on line 4 are parts of each other`},
 		{"both logins", good + "  - {name: b, address: \":1\", anonymous: true, tls: {cert: c, key: k, client_ca: a, require_certificate: true}}\n", "gateway.yaml:4: listeners[1].anonymous: contradicts tls.require_certificate; remove one of them"},
 		// Bridges.
-		{"TLS without mqtts", bridge + "    tls: {ca: ca.pem}\n", "gateway.yaml:8: bridges[0].tls: only with an mqtts:// URL"},
+		{"TLS without mqtts", bridge + "    tls: {ca: ca.pem}\n", "gateway.yaml:8: bridges[0].tls: only with an mqtts:// or wss:// URL"},
 		{"cert without key", good + "bridges:\n  - name: c\n    url: mqtts://h\n    tls: {cert: c.pem}\n    rules: [{direction: out, filter: a}]\n", "gateway.yaml:7: bridges[0].tls: cert and key come together; give both or none"},
 		{"user in URL", strings.Replace(bridge, "mqtt://", "mqtt://u:pw@", 1), "gateway.yaml:6: bridges[0].url: no user in the URL; give it as username and password"},
-		{"password in bad URL", strings.Replace(bridge, "mqtt://", "ftp://u:pw@", 1), `gateway.yaml:6: bridges[0].url: mqtt://host:port or mqtts://host:port, not "…@localhost"`},
+		{"password in bad URL", strings.Replace(bridge, "mqtt://", "ftp://u:pw@", 1), `gateway.yaml:6: bridges[0].url: mqtt://host:port, mqtts://host:port, ws://host:port/path or wss://host:port/path, not "…@localhost"`},
 		{"backoff", bridge + "    backoff: {min: 2m, max: 1m}\n", "gateway.yaml:8: bridges[0].backoff: min is longer than max"},
 		{"same client", bridge + "  - name: b\n    url: mqtt://localhost\n    client_id: gh1-cloud\n    rules: [{direction: out, filter: a}]\n", "gateway.yaml:10: bridges[1].client_id: \"b\" connects to the same broker as bridges[0] on line 5"},
 		{"filter", strings.Replace(bridge, "filter: a", "filter: a/b+/c", 1), "gateway.yaml:7: bridges[0].rules[0].filter: + shares a level of the topic filter [MQTT-4.7.1-2]; "},
