@@ -70,6 +70,7 @@ func (c *Client) SessionPresent() bool { return c.present }
 // too; it must not wait, and may publish. Nil says that nobody waits, and then the store may take its time.
 func (c *Client) Publish(p packet.Publish, done func(packet.ReasonCode)) {
 	c.srv.stats.Received.Add(1)
+	c.srv.stats.PayloadReceived.Add(int64(len(p.Payload)))
 	if done == nil && p.QoS == 2 {
 		done = func(packet.ReasonCode) {}
 	}

@@ -103,6 +103,9 @@ func (c *conn) end(err error) {
 	if c.expiry != nil {
 		c.expiry.Stop()
 	}
+	if c.in != nil {
+		c.in.count()
+	}
 	c.exchange.stop()
 	c.close(err)
 	c.link.flushers.Wait() // nothing is appended any more
@@ -117,7 +120,7 @@ func (c *conn) handshake() error {
 			return err
 		}
 	}
-	c.in = newFrames(c.nc, c.listener.Bounds.PacketSize, &c.large, &c.srv.memory)
+	c.in = newFrames(c.nc, c.listener.Bounds.PacketSize, &c.large, c.srv)
 	if c.in.raw != nil {
 		usePort(&c.link.out, newPort(c.in.raw))
 	}
@@ -128,6 +131,7 @@ func (c *conn) handshake() error {
 	if h.Type != packet.CONNECT {
 		return &packet.Error{Clause: "MQTT-3.1.0-1", Reason: packet.ProtocolError, Text: "the first packet is not CONNECT but " + h.Type.String()}
 	}
+	c.srv.stats.Introduced.Add(1)
 	p, err := c.dec.Connect(body)
 	c.link.version = c.dec.Version
 	if err != nil {
@@ -257,6 +261,7 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 		return err
 	}
 	c.srv.stats.Received.Add(1)
+	c.srv.stats.PayloadReceived.Add(int64(len(p.Payload)))
 	refused := c.link.mount.receive(&c.srv.limits, &p.Topic, p.Properties)
 	if e, ok := errors.AsType[*packet.Error](refused); ok && e.Reason == packet.TopicNameInvalid {
 		return e

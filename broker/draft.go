@@ -5,7 +5,9 @@ import "sync"
 // A draft is what waits to be written to a connection. It has a buffer, which grows, only while
 // there is something.
 type draft struct {
-	b *[]byte // nil: nothing
+	b       *[]byte // nil: nothing
+	packets int     // in it that are not counted yet
+	counted int     // bytes of it that are
 }
 
 const (
@@ -15,8 +17,9 @@ const (
 
 var drafts = sync.Pool{New: func() any { b := make([]byte, 0, firstDraft); return &b }}
 
-// open returns the buffer to append to.
+// open returns the buffer to append a packet to.
 func (d *draft) open() *[]byte {
+	d.packets++
 	if d.b == nil {
 		d.b = drafts.Get().(*[]byte)
 	}
@@ -36,8 +39,15 @@ func (d *draft) len() int {
 // take returns what waits; nothing does any more.
 func (d *draft) take() draft {
 	taken := *d
-	d.b = nil
+	*d = draft{}
 	return taken
+}
+
+// count counts what has not been.
+func (d *draft) count(s *Stats) {
+	s.PacketsSent.Add(int64(d.packets))
+	s.BytesSent.Add(int64(len(*d.b) - d.counted))
+	d.packets, d.counted = 0, len(*d.b)
 }
 
 // free gives up what there is.
@@ -46,5 +56,5 @@ func (d *draft) free() {
 		*d.b = (*d.b)[:0]
 		drafts.Put(d.b)
 	}
-	d.b = nil
+	*d = draft{}
 }

@@ -20,8 +20,11 @@ type frames struct {
 	limit  int             // bytes of one packet
 	large  *atomic.Int64   // told the size of buf, if it is not of the pool
 	memory *memory
-	buf    []byte
-	start  int // of what has not been consumed
+	stats  *Stats
+
+	packets, bytes int64 // returned by next and not counted yet
+	buf            []byte
+	start          int // of what has not been consumed
 
 	pooled  *[]byte            // buf, if it is of the pool
 	attempt func(uintptr) bool // try, made once
@@ -39,8 +42,8 @@ const (
 var buffers = sync.Pool{New: func() any { b := make([]byte, pooledBuffer); return &b }}
 
 // newFrames returns a reader of packets up to limit bytes, headers included.
-func newFrames(nc net.Conn, limit int, large *atomic.Int64, m *memory) *frames {
-	f := &frames{r: nc, limit: limit, large: large, memory: m}
+func newFrames(nc net.Conn, limit int, large *atomic.Int64, s *Server) *frames {
+	f := &frames{r: nc, limit: limit, large: large, memory: &s.memory, stats: &s.stats}
 	f.attempt = f.try
 	if s, ok := nc.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {
@@ -69,6 +72,8 @@ func (f *frames) next() (h packet.Header, body []byte, ok bool, err error) {
 		return h, nil, false, nil
 	}
 	f.start += n + h.Length
+	f.packets++
+	f.bytes += int64(n + h.Length)
 	return h, b[n : n+h.Length], true, nil
 }
 
@@ -78,6 +83,7 @@ func (f *frames) more() bool { return f.start < len(f.buf) }
 // fill reads more bytes, after those that are not consumed yet.
 func (f *frames) fill() error {
 	f.waited = false
+	f.count()
 	rest := len(f.buf) - f.start
 	if rest == 0 && f.raw != nil {
 		f.release()
@@ -114,6 +120,15 @@ func (f *frames) fill() error {
 func (f *frames) quiet() {
 	if !f.more() {
 		f.release()
+	}
+}
+
+// count counts what next has returned.
+func (f *frames) count() {
+	if f.packets > 0 {
+		f.stats.PacketsReceived.Add(f.packets)
+		f.stats.BytesReceived.Add(f.bytes)
+		f.packets, f.bytes = 0, 0
 	}
 }
 

@@ -19,6 +19,7 @@ type gate struct {
 	conns     map[*conn]struct{}
 	addresses map[netip.Addr]int
 	listeners map[string]int // by name, those with a limit of their own
+	most      int            // clients that were let in at a time
 	strangers int            // connections that have not been let in by CONNECT
 	revoked   int            // times that clients were disconnected for what they logged in with
 }
@@ -61,6 +62,14 @@ func (g *gate) know(c *conn) {
 	defer g.mu.Unlock()
 	c.known = true
 	g.strangers--
+	g.most = max(g.most, len(g.conns)-g.strangers)
+}
+
+// peak returns how many clients were let in at a time, at most.
+func (g *gate) peak() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return int64(g.most)
 }
 
 // holders returns the connections whose clients have been let in, with their sessions.

@@ -13,7 +13,6 @@ import (
 // A link is the writing side of one network connection: the peer that a session delivers to.
 type link struct {
 	out
-	stats     *Stats
 	aliases   aliasesOut
 	mount     mount
 	maxPacket int                          // bytes that the client takes, 0: any
@@ -190,6 +189,7 @@ func (l *link) put(p *packet.Publish, r *round) bool {
 	}
 	l.publish(p, r)
 	l.stats.Sent.Add(1)
+	l.stats.PayloadSent.Add(int64(len(p.Payload)))
 	return true
 }
 

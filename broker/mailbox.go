@@ -90,6 +90,7 @@ func (m *mailbox) put(i item) {
 	m.ready.give()
 	m.mu.Unlock()
 	m.stats.Sent.Add(1)
+	m.stats.PayloadSent.Add(int64(len(i.p.Payload)))
 }
 
 func (m *mailbox) offer(r *routing, h *hit) bool {

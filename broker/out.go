@@ -20,6 +20,7 @@ type out struct {
 	version   packet.Version
 	limit     int // bytes waiting beyond which there is no room
 	memory    *memory
+	stats     *Stats
 	writeTime time.Duration // for the peer to take what one Write holds
 
 	mu       sync.Mutex
@@ -144,8 +145,9 @@ func (o *out) completeSub(place uint64, s *packet.Suback) {
 // advance sends the acknowledgements whose turn has come. The lock is held.
 func (o *out) advance() {
 	if o.acks.due() {
-		b := o.buf.open()
+		b, first := o.buf.open(), o.acks.first
 		*b = o.acks.leave(*b)
+		o.buf.packets += int(o.acks.first-first) - 1
 	}
 	if !o.buf.empty() {
 		o.start()
@@ -198,6 +200,7 @@ func (o *out) flush() {
 			return
 		}
 		d, port := o.buf.take(), o.port
+		d.count(o.stats)
 		o.writing = cap(*d.b)
 		wanted, drained := o.wanted, o.drained
 		o.wanted = false

@@ -277,6 +277,9 @@ func (g *registry) elapse(n *Session) (will *packet.Will, changes []session.Chan
 	case left(n.expiry) > 0:
 		n.timer = time.AfterFunc(left(n.expiry), func() { g.srv.start(func() { g.due(n) }) })
 	default:
+		if n.expiry > 0 {
+			g.srv.stats.Outlived.Add(1)
+		}
 		changes = append(changes, n.end()...)
 		delete(g.sessions, n.id)
 	}
@@ -334,8 +337,9 @@ func (g *registry) close() (peers []peer) {
 	return peers
 }
 
-// count returns how many sessions there are, and how many of them have a connection.
-func (g *registry) count() (total, connected int) {
+// count returns how many sessions there are, how many of them have a connection, and how many
+// messages wait for them.
+func (g *registry) count() (total, connected, waiting int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, n := range g.sessions {
@@ -343,7 +347,8 @@ func (g *registry) count() (total, connected int) {
 		if n.peer != nil {
 			connected++
 		}
+		waiting += n.state.Queue.Len()
 		n.mu.Unlock()
 	}
-	return len(g.sessions), connected
+	return len(g.sessions), connected, waiting
 }

@@ -60,12 +60,14 @@ func (r *round) write(o *out) {
 	var rest []byte
 	var err error
 	if !d.empty() {
+		d.count(o.stats)
 		//crash:before-write
 		rest, err = o.port.write(*d.b)
 		//crash:written
 	}
 	o.mu.Lock()
 	if len(rest) > 0 && err == nil {
+		d.packets, d.counted = o.buf.packets, len(rest)
 		*d.b = append(append((*d.b)[:0], rest...), *o.buf.open()...)
 		o.buf, d = d, o.buf
 	}

@@ -167,6 +167,7 @@ func (s *Server) Serve(ln net.Listener, l Listener) error {
 
 // accept starts the reader of a connection, unless there are too many.
 func (s *Server) accept(nc net.Conn, l *Listener) {
+	s.stats.Sockets.Add(1)
 	c := newConn(s, nc, l)
 	err := s.gate.enter(c, func() bool { return s.start(c.run) })
 	if err == nil {

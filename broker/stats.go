@@ -11,11 +11,20 @@ import (
 
 // Stats are counters since the server began.
 type Stats struct {
+	Sockets            atomic.Int64 // connections that were accepted
+	Introduced         atomic.Int64 // of them those with a CONNECT
 	Connects           atomic.Int64 // clients that were let in
+	Outlived           atomic.Int64 // sessions that expired
 	Refused            atomic.Int64 // connections that were not
 	Banned             atomic.Int64 // connections turned away because of a ban
 	HeldOff            atomic.Int64 // connections turned away because there were too many attempts before
 	BadLogin           atomic.Int64 // clients refused for what they showed
+	PacketsReceived    atomic.Int64 // MQTT packets from network clients, and the bytes of them
+	BytesReceived      atomic.Int64
+	PacketsSent        atomic.Int64 // and to them
+	BytesSent          atomic.Int64
+	PayloadReceived    atomic.Int64 // bytes of the messages in Received
+	PayloadSent        atomic.Int64 // and in Sent
 	Received           atomic.Int64 // messages from publishers
 	Sent               atomic.Int64 // messages to subscribers, repetitions included
 	Dropped            atomic.Int64 // messages for one client that there was no room for, that its session ended before, or that it might not publish
@@ -40,7 +49,8 @@ const denialPeriod = time.Second
 // A reporter publishes the statistics below $SYS/broker, until the server closes.
 type reporter struct {
 	srv  *Server
-	last map[string]string // as published
+	last map[string]string // as published, by the end of the topic
+	loads
 }
 
 func (r *reporter) run() {
@@ -65,10 +75,10 @@ func (r *reporter) run() {
 
 // report publishes what has changed.
 func (r *reporter) report() {
-	for topic, value := range r.values() {
-		if r.last[topic] != value {
-			r.last[topic] = value
-			r.publish(topic, value)
+	for name, value := range r.values() {
+		if r.last[name] != value {
+			r.last[name] = value
+			r.publish("$SYS/broker/"+name, value)
 		}
 	}
 	for topic, value := range r.srv.losses.reports() {
@@ -76,34 +86,71 @@ func (r *reporter) report() {
 	}
 }
 
-// values returns what there is to tell, by topic.
+// values returns what there is to tell, by topic. Most names are Mosquitto's, as dashboards know
+// them.
 func (r *reporter) values() map[string]string {
 	s := r.srv
-	total, connected := s.registry.count()
-	subs, retained := s.routes.count()
-	number := func(n int64) string { return strconv.FormatInt(n, 10) }
-	return map[string]string{
-		"$SYS/broker/version":                    s.version,
-		"$SYS/broker/uptime":                     number(int64(time.Since(s.began)/time.Second)) + " seconds",
-		"$SYS/broker/clients/connected":          number(int64(connected)),
-		"$SYS/broker/clients/disconnected":       number(int64(total - connected)),
-		"$SYS/broker/clients/total":              number(int64(total)),
-		"$SYS/broker/clients/refused":            number(s.stats.Refused.Load()),
-		"$SYS/broker/clients/banned":             number(s.stats.Banned.Load()),
-		"$SYS/broker/clients/held_off":           number(s.stats.HeldOff.Load()),
-		"$SYS/broker/clients/bad_logins":         number(s.stats.BadLogin.Load()),
-		"$SYS/broker/messages/received":          number(s.stats.Received.Load()),
-		"$SYS/broker/messages/sent":              number(s.stats.Sent.Load()),
-		"$SYS/broker/publish/messages/dropped":   number(s.stats.Dropped.Load()),
-		"$SYS/broker/publish/messages/expired":   number(s.stats.Expired.Load()),
-		"$SYS/broker/publish/messages/too_large": number(s.stats.TooLarge.Load()),
-		"$SYS/broker/clients/slowed":             number(s.stats.Slowed.Load()),
-		"$SYS/broker/denied/publish":             number(s.denials.count[auth.Publish].Load()),
-		"$SYS/broker/denied/subscribe":           number(s.denials.count[auth.Subscribe].Load()),
-		"$SYS/broker/denied/receive":             number(s.denials.count[auth.Receive].Load()),
-		"$SYS/broker/store/refused":              number(s.stats.Unstored.Load()),
-		"$SYS/broker/subscriptions/count":        number(int64(subs)),
-		"$SYS/broker/retained messages/count":    number(int64(retained)),
+	values := map[string]string{
+		"version": s.version,
+		"uptime":  strconv.FormatInt(int64(time.Since(s.began)/time.Second), 10) + " seconds",
+	}
+	for name, n := range s.gauges() {
+		values[name] = strconv.FormatInt(n, 10)
+	}
+	for name, n := range s.counters() {
+		values[name] = strconv.FormatInt(n.Load(), 10)
+	}
+	r.loads.add(values, &s.stats, statsPeriod)
+	return values
+}
+
+// gauges returns what there is now, by the end of its topic.
+func (s *Server) gauges() map[string]int64 {
+	total, connected, waiting := s.registry.count()
+	subs, shared, retained := s.routes.count()
+	return map[string]int64{
+		"clients/connected":          int64(connected),
+		"clients/active":             int64(connected),
+		"clients/disconnected":       int64(total - connected),
+		"clients/inactive":           int64(total - connected),
+		"clients/total":              int64(total),
+		"clients/maximum":            s.gate.peak(),
+		"messages/stored":            int64(waiting + retained),
+		"store/messages/count":       int64(waiting + retained),
+		"subscriptions/count":        int64(subs),
+		"shared_subscriptions/count": int64(shared),
+		"retained messages/count":    int64(retained),
+	}
+}
+
+// counters returns what is counted, by the end of its topic.
+func (s *Server) counters() map[string]*atomic.Int64 {
+	c := &s.stats
+	return map[string]*atomic.Int64{
+		"clients/expired":            &c.Outlived,
+		"clients/refused":            &c.Refused,
+		"clients/banned":             &c.Banned,
+		"clients/held_off":           &c.HeldOff,
+		"clients/bad_logins":         &c.BadLogin,
+		"clients/slowed":             &c.Slowed,
+		"clients/relieved":           &c.Relieved,
+		"messages/received":          &c.PacketsReceived,
+		"messages/sent":              &c.PacketsSent,
+		"bytes/received":             &c.BytesReceived,
+		"bytes/sent":                 &c.BytesSent,
+		"publish/messages/received":  &c.Received,
+		"publish/messages/sent":      &c.Sent,
+		"publish/bytes/received":     &c.PayloadReceived,
+		"publish/bytes/sent":         &c.PayloadSent,
+		"publish/messages/dropped":   &c.Dropped,
+		"publish/messages/expired":   &c.Expired,
+		"publish/messages/too_large": &c.TooLarge,
+		"denied/publish":             &s.denials.count[auth.Publish],
+		"denied/subscribe":           &s.denials.count[auth.Subscribe],
+		"denied/receive":             &s.denials.count[auth.Receive],
+		"store/refused":              &c.Unstored,
+		"heap/current":               &c.Memory,
+		"heap/maximum":               &c.MostMemory,
 	}
 }
 
