@@ -94,10 +94,10 @@ func (r *reporter) values() map[string]string {
 		"version": s.version,
 		"uptime":  strconv.FormatInt(int64(time.Since(s.began)/time.Second), 10) + " seconds",
 	}
-	for name, n := range s.gauges() {
+	for name, n := range r.gauges() {
 		values[name] = strconv.FormatInt(n, 10)
 	}
-	for name, n := range s.counters() {
+	for name, n := range r.counters() {
 		values[name] = strconv.FormatInt(n.Load(), 10)
 	}
 	r.loads.add(values, &s.stats, statsPeriod)
@@ -105,7 +105,8 @@ func (r *reporter) values() map[string]string {
 }
 
 // gauges returns what there is now, by the end of its topic.
-func (s *Server) gauges() map[string]int64 {
+func (r *reporter) gauges() map[string]int64 {
+	s := r.srv
 	total, connected, waiting := s.registry.count()
 	subs, shared, retained := s.routes.count()
 	return map[string]int64{
@@ -124,8 +125,8 @@ func (s *Server) gauges() map[string]int64 {
 }
 
 // counters returns what is counted, by the end of its topic.
-func (s *Server) counters() map[string]*atomic.Int64 {
-	c := &s.stats
+func (r *reporter) counters() map[string]*atomic.Int64 {
+	s, c := r.srv, &r.srv.stats
 	return map[string]*atomic.Int64{
 		"clients/expired":            &c.Outlived,
 		"clients/refused":            &c.Refused,

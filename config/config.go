@@ -86,21 +86,21 @@ type Limits struct {
 	SubscriptionsSize  int64         `yaml:"subscriptions_size,size" default:"64MiB" range:"64KiB..1GiB"` // those of all clients, with 256 bytes for each and 160 for each level that no other has
 	TopicSize          int64         `yaml:"topic_size,size" default:"65535B" range:"32B..65535B"`        // one topic name or filter
 	TopicLevels        int           `yaml:"topic_levels" default:"128" range:"4..128"`
-	ClientIDSize       int64         `yaml:"client_id_size,size" default:"256B" range:"23B..64KiB"`  // one client identifier
-	WillSize           int64         `yaml:"will_size,size" default:"16KiB" range:"256B..1MiB"`      // one will message
-	Memory             int64         `yaml:"memory,size" default:"384MiB" range:"32MiB..64GiB"`      // of the process; from half of it on little is taken from clients
-	Queue              int           `yaml:"queue" default:"100000" range:"1..10000000"`             // messages that wait for one session; newer ones are dropped
-	QueueSize          int64         `yaml:"queue_size,size" default:"1MiB" range:"1KiB..256MiB"`    // their bytes, for a session that is in memory only
-	RetainedSize       int64         `yaml:"retained_size,size" default:"64MiB" range:"64KiB..1GiB"` // all retained messages, with 512 bytes for each
-	OutputSize         int64         `yaml:"output_size,size" default:"256KiB" range:"4KiB..64MiB"`  // bytes on their way to one client beyond which QoS 0 is dropped
-	SessionExpiry      time.Duration `yaml:"session_expiry" default:"7d" range:"1s..365d"`           // longest life of a session without a connection
-	ConnectTimeout     time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`           // from accept to CONNECT, TLS handshake included
-	AuthTimeout        time.Duration `yaml:"auth_timeout" default:"10s" range:"1s..5m"`              // for one enhanced authentication
-	AuthRounds         int           `yaml:"auth_rounds" default:"8" range:"2..100"`                 // messages of a client in it
-	AuthDataSize       int64         `yaml:"auth_data_size,size" default:"4KiB" range:"256B..64KiB"` // one of them
-	WriteTimeout       time.Duration `yaml:"write_timeout" default:"30s" range:"1s..10m"`            // for a client that takes nothing to take something
-	KeepAlive          time.Duration `yaml:"keep_alive" default:"0s" range:"0s..18h12m15s"`          // longest that an MQTT 5.0 client may ask for; 0s any
-	FailedLogins       int           `yaml:"failed_logins" default:"5" range:"1..1000"`              // in a row, for a user name or a client identifier, before the next has to wait; four times as many for an address
-	LoginDelay         time.Duration `yaml:"login_delay" default:"5m" range:"1s..24h"`               // the longest such wait
-	ClientConnects     int           `yaml:"client_connects" default:"60" range:"1..100000"`         // of one client identifier in a minute, before it has to wait
+	ClientIDSize       int64         `yaml:"client_id_size,size" default:"256B" range:"23B..64KiB"`   // one client identifier
+	WillSize           int64         `yaml:"will_size,size" default:"16KiB" range:"256B..1MiB"`       // one will message
+	Memory             int64         `yaml:"memory,size" default:"384MiB" range:"32MiB..64GiB"`       // of the process; from half of it on little is taken from clients
+	Queue              int           `yaml:"queue" default:"100000" range:"1..10000000"`              // messages that wait for one session; newer ones are dropped
+	QueueSize          int64         `yaml:"queue_size,size" default:"1MiB" range:"1KiB..256MiB"`     // their bytes, for a session that is in memory only
+	RetainedSize       int64         `yaml:"retained_size,size" default:"64MiB" range:"256KiB..1GiB"` // all retained messages, with 512 bytes for each
+	OutputSize         int64         `yaml:"output_size,size" default:"256KiB" range:"4KiB..64MiB"`   // bytes on their way to one client beyond which QoS 0 is dropped
+	SessionExpiry      time.Duration `yaml:"session_expiry" default:"7d" range:"1s..365d"`            // longest life of a session without a connection
+	ConnectTimeout     time.Duration `yaml:"connect_timeout" default:"10s" range:"1s..5m"`            // from accept to CONNECT, TLS handshake included
+	AuthTimeout        time.Duration `yaml:"auth_timeout" default:"10s" range:"1s..5m"`               // for one enhanced authentication
+	AuthRounds         int           `yaml:"auth_rounds" default:"8" range:"2..100"`                  // messages of a client in it
+	AuthDataSize       int64         `yaml:"auth_data_size,size" default:"4KiB" range:"256B..64KiB"`  // one of them
+	WriteTimeout       time.Duration `yaml:"write_timeout" default:"30s" range:"1s..10m"`             // for a client that takes nothing to take something
+	KeepAlive          time.Duration `yaml:"keep_alive" default:"0s" range:"0s..18h12m15s"`           // longest that an MQTT 5.0 client may ask for; 0s any
+	FailedLogins       int           `yaml:"failed_logins" default:"5" range:"1..1000"`               // in a row, for a user name or a client identifier, before the next has to wait; four times as many for an address
+	LoginDelay         time.Duration `yaml:"login_delay" default:"5m" range:"1s..24h"`                // the longest such wait
+	ClientConnects     int           `yaml:"client_connects" default:"60" range:"1..100000"`          // of one client identifier in a minute, before it has to wait
 }
