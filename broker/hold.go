@@ -3,6 +3,7 @@ package broker
 import (
 	"math"
 	"slices"
+	"sync/atomic"
 
 	"gateway/broker/session"
 	"gateway/broker/topic"
@@ -69,12 +70,60 @@ func (h *holder) letGo() {
 	h.srv.later(changes)
 }
 
-// barrier returns the position from which on messages are held. The session is locked.
+// barrier returns the position from which on messages are held, or not yet in the store to be read.
+// The session is locked.
 func (h *holder) barrier() uint64 {
-	if len(h.holds) == 0 {
-		return math.MaxUint64
+	lowest := uint64(math.MaxUint64)
+	if len(h.holds) > 0 {
+		lowest = slices.Min(h.holds)
 	}
-	return slices.Min(h.holds)
+	if len(h.early) > 0 {
+		lowest = min(lowest, h.early[0])
+	}
+	return lowest
+}
+
+// attentive reports whether the client is there, and has got all that is for it but what is in memory.
+func (h *holder) attentive() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, _, behind := h.state.Queue.Missing()
+	return h.peer != nil && !h.ended && !behind
+}
+
+// take takes a message that is not durable yet, if it is the next. over tells that it has become so, or
+// never will.
+func (h *holder) take(over *atomic.Bool, q session.Queued) {
+	h.mu.Lock()
+	loaded, next, _ := h.state.Queue.Missing()
+	follows := loaded >= next && q.Position == max(next, 1) // nothing is between it and what is in memory
+	if h.ended || h.peer == nil || over.Load() || !follows || len(h.holds) > 0 {
+		h.mu.Unlock()
+		return
+	}
+	h.early = append(h.early, q.Position)
+	h.lowest = min(h.lowest, q.Position)
+	h.state.Queue.Committed(q, readAhead)
+	changes := (*Session)(h).pump(nil)
+	h.mu.Unlock()
+	h.srv.later(changes)
+}
+
+// stored tells that the message at a position is in the store, or never will be. The session is
+// locked.
+func (h *holder) stored(position uint64) {
+	if i := slices.Index(h.early, position); i >= 0 {
+		h.early = slices.Delete(h.early, i, i+1)
+	}
+}
+
+// failed tells that a message could not be stored. If it was sent before, it is delivered as any other.
+func (h *holder) failed(t *session.Target) {
+	if t.Early {
+		h.mu.Lock()
+		h.stored(t.Position)
+		h.mu.Unlock()
+	}
 }
 
 // missed counts a message that the session did not get because it has ended. If it has not, a quota

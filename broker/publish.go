@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync/atomic"
 
 	"gateway/broker/packet"
 	"gateway/broker/session"
@@ -160,8 +161,9 @@ type unit struct {
 	srv      *Server
 	changes  []session.Change
 	enqueued *session.Enqueued
-	sessions []*Session // of enqueued.To
-	from     *Session   // whose Inbox has id, nil below QoS 2
+	sessions []*Session   // of enqueued.To
+	over     *atomic.Bool // committed was called; nil: nothing is delivered before
+	from     *Session     // whose Inbox has id, nil below QoS 2
 	id       uint16
 	reason   packet.ReasonCode
 	done     func(packet.ReasonCode) // nil: nobody waits
@@ -191,13 +193,25 @@ func (u *unit) submit() bool {
 	}
 	//crash:before-submit
 	v := *u
+	if u.srv.early && v.enqueued != nil {
+		v.over = new(atomic.Bool)
+		for i, t := range v.enqueued.To {
+			t.Early = t.QoS == 1 && (*holder)(v.sessions[i]).attentive()
+		}
+	}
 	u.srv.store.Submit(v.changes, v.done == nil, v.committed)
 	//crash:submitted
+	if v.over != nil {
+		v.deliverEarly()
+	}
 	return true
 }
 
 // committed delivers what is now in the store, and lets the acknowledgement go.
 func (u *unit) committed(err error) {
+	if u.over != nil {
+		u.over.Store(true)
+	}
 	if err != nil {
 		u.srv.stats.Unstored.Add(1)
 		u.reason = reasonOf(err)
@@ -214,6 +228,18 @@ func (u *unit) committed(err error) {
 	u.acknowledge()
 }
 
+// deliverEarly passes on what will be in the store, to those who need not wait for it.
+func (u *unit) deliverEarly() {
+	for i, t := range u.enqueued.To {
+		if t.Early && t.Position > 0 {
+			(*holder)(u.sessions[i]).take(u.over, session.Queued{
+				Position: t.Position, QoS: t.QoS, Retain: t.Retain,
+				SubscriptionIDs: t.SubscriptionIDs, Message: u.enqueued.Message,
+			})
+		}
+	}
+}
+
 // deliverStored passes on what the store has taken, and lets go of the queues that made room for it.
 func (u *unit) deliverStored(err error) {
 	for i, t := range u.enqueued.To {
@@ -221,6 +247,7 @@ func (u *unit) deliverStored(err error) {
 		n := (*holder)(u.sessions[i])
 		switch {
 		case err != nil:
+			n.failed(t)
 		case t.Position > 0:
 			u.sessions[i].committed(session.Queued{
 				Position: t.Position, QoS: t.QoS, Retain: t.Retain,

@@ -29,6 +29,10 @@ type Options struct {
 	// Absent says why the store cannot be read yet, nil if it can. Until Adopt, QoS 1 and 2 are refused:
 	// nobody knows who would have to get them.
 	Absent error
+	// Early lets messages at QoS 1 be sent to clients that are connected before they are durable. Their
+	// publishers are acknowledged when they are durable, or their receivers have acknowledged them. It
+	// is for a store that delays its commits.
+	Early bool
 	// Queues bound the queues of durable sessions, by client identifier. Of the others, those of the
 	// network are bounded by Limits, and those of the gateway's own clients by the store alone.
 	Queues map[string]*session.Room
@@ -51,6 +55,7 @@ type Server struct {
 	began   time.Time
 	stats   Stats
 	denials denials
+	early   bool        // see Options.Early
 	absent  atomic.Bool // see Options.Absent
 	queues  queueBounds
 	losses  losses
@@ -87,6 +92,7 @@ func New(o Options) (*Server, error) {
 		log:     o.Log,
 		version: o.Version,
 		another: o.UseAnother,
+		early:   o.Early,
 		began:   time.Now(),
 		door:    o.Door,
 	}

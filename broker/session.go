@@ -42,6 +42,7 @@ type Session struct {
 	stopgap  bool                // its client has asked for one that is stored, which the store refused
 	unread   bool                // the last read from the store failed
 	holds    []uint64            // what Hold has returned and was not released
+	early    []uint64            // positions that are in the queue and not yet durable
 	lowest   uint64              // of what it has returned since a read from the store began
 	since    time.Time           // when the connection ended
 	timer    *time.Timer         // to the delayed will, or to the end of the session
@@ -154,6 +155,13 @@ func (s *Session) committed(q session.Queued) {
 	if s.ended {
 		s.mu.Unlock()
 		s.srv.stats.Dropped.Add(1)
+		return
+	}
+	(*holder)(s).stored(q.Position)
+	if _, next, _ := s.state.Queue.Missing(); q.Position < next { // it was taken early
+		changes := s.pump(nil) // what follows it may be read from the store now
+		s.mu.Unlock()
+		s.srv.later(changes)
 		return
 	}
 	room := readAhead

@@ -65,6 +65,7 @@ type Store struct {
 	Path            string        `yaml:"path,path"` // default: store.db in gateway.data
 	MaxSize         int64         `yaml:"max_size,size" default:"256MB" range:"1MB..1GB"`
 	TelemetryCommit time.Duration `yaml:"telemetry_commit" default:"1s" range:"0s..1m"` // how long a reading may wait for the disk
+	CommitDelay     time.Duration `yaml:"commit_delay" default:"0s" range:"0s..1s"`     // how long a message waits for the disk
 	Queue           Queue         `yaml:"queue"`                                        // of a session of the network, if not told otherwise
 }
 

@@ -9,6 +9,7 @@ import (
 type unit struct {
 	ops   []op
 	size  int64 // bytes of memory it takes while it waits, about
+	live  int   // ops that have to be written
 	grows int64 // bytes that it adds to the file, about; 0: it may free some
 	done  func(error)
 	err   error // why it has no effect
@@ -20,11 +21,34 @@ func (u *unit) apply(t *txn) (needed int, err error) {
 		if err := o.apply(t); err != nil {
 			return needed, err
 		}
-		if _, ok := o.(*trimOp); !ok { // what it changes, it touches
+		if writes(o) {
 			needed++
 		}
 	}
 	return needed, nil
+}
+
+// writes reports whether an op has to be written, whatever it does to cursors.
+func writes(o op) bool {
+	switch o := o.(type) {
+	case *trimOp:
+		return false
+	case *advanceOp:
+		return !o.void
+	case *enqueueOp:
+		return !o.void()
+	}
+	return true
+}
+
+// writing returns how many ops of the unit have to be written.
+func (u *unit) writing() (n int) {
+	for _, o := range u.ops {
+		if writes(o) {
+			n++
+		}
+	}
+	return n
 }
 
 // A batch is what one commit takes. It is bounded so that a commit of a large backlog on a slow
@@ -40,6 +64,7 @@ const linger = time.Millisecond
 // An intake is the queue before the committer. It is bounded in bytes: put waits while it is full.
 type intake struct {
 	window     time.Duration // how long lazy units may wait
+	delay      time.Duration // how long the others wait for what makes them void
 	maxPending int64
 
 	wake chan struct{} // room for one signal: when it is full the committer will look anyway
@@ -50,17 +75,19 @@ type intake struct {
 	units    []*unit
 	bytes    int64     // of units and of those taken but not committed
 	urgent   int       // units that somebody waits for
+	live     int       // units that have something to be written
 	oldest   time.Time // when the first of units came
+	since    time.Time // when the first of the urgent ones came
 	expected int       // units that end the linger
 	overflow bool      // the notifier holds up the committer: put must not hold up the notifier
 	closed   bool
 }
 
-func newIntake(window time.Duration, maxPending int64) *intake {
+func newIntake(window, delay time.Duration, maxPending int64) *intake {
 	in := &intake{
-		window: window, maxPending: maxPending,
+		window: window, delay: delay, maxPending: maxPending,
 		wake:     make(chan struct{}, 1),
-		register: register{sessions: make(map[string]*entry)},
+		register: register{sessions: make(map[string]*entry), early: make(map[place]early)},
 	}
 	in.room.L = &in.mu
 	return in
@@ -76,21 +103,41 @@ func (in *intake) put(u *unit, lazy bool) bool {
 	if in.closed {
 		return false
 	}
+	in.register.unit = u
 	for _, o := range u.ops {
 		o.place(&in.register)
 	}
+	if u.live = u.writing(); u.live > 0 {
+		in.live++
+	}
+	in.void()
 	if len(in.units) == 0 {
 		in.oldest = time.Now()
 	}
 	in.units = append(in.units, u)
 	in.bytes += u.size
 	if !lazy {
-		in.urgent++
+		if in.urgent++; in.urgent == 1 {
+			in.since = time.Now()
+		}
 	}
 	if len(in.units) == 1 || in.urgent == 1 || in.full() || len(in.units) == in.expected {
 		in.signal()
 	}
 	return true
+}
+
+// void notes which units have nothing left to be written since the last call. If that is all of them,
+// nobody has to wait for them any longer.
+func (in *intake) void() {
+	for _, u := range in.register.voided {
+		if u.live--; u.live == 0 {
+			if in.live--; in.live == 0 {
+				in.signal()
+			}
+		}
+	}
+	in.register.voided = in.register.voided[:0]
 }
 
 func (in *intake) signal() {
@@ -111,8 +158,12 @@ func (in *intake) due() (pause time.Duration, over bool) {
 	switch {
 	case len(in.units) == 0:
 		return -1, in.closed
-	case in.urgent > 0 || in.full() || in.closed:
+	case in.full() || in.closed:
 		return 0, false
+	case in.urgent > 0 && in.live == 0:
+		return 0, false
+	case in.urgent > 0:
+		return max(in.delay-time.Since(in.since), 0), false
 	}
 	return max(in.window-time.Since(in.oldest), 0), false
 }
@@ -135,11 +186,17 @@ func (in *intake) take() []*unit {
 		n++
 	}
 	batch := in.units[:n:n]
+	for _, u := range batch {
+		in.register.settle(u)
+		if u.live > 0 {
+			in.live--
+		}
+	}
 	if n == len(in.units) {
 		in.units, in.urgent = nil, 0
 	} else {
 		// Whether an urgent one is among the rest does not matter: the rest is taken at once.
-		in.units = in.units[n:]
+		in.units, in.since = in.units[n:], time.Time{}
 	}
 	return batch
 }

@@ -20,7 +20,21 @@ type register struct {
 	sessions    map[string]*entry
 	lastSession uint64
 	lastBody    uint64
+
+	early  map[place]early // what waits for the committer and may become void
+	voided []*unit         // one for each op that became void
+	unit   *unit           // whose ops are being placed
 }
+
+// An early is a message that may be sent before it is written.
+type early struct {
+	unit   *unit
+	op     *enqueueOp
+	target *target
+}
+
+// A place is one position in one queue.
+type place struct{ session, position uint64 }
 
 type entry struct {
 	number uint64
@@ -82,6 +96,20 @@ func (c *clock) encode(changes []session.Change) (ops []op, grows int64, err err
 		ops = append(ops, o)
 	}
 	return ops, grows, nil
+}
+
+// settle tells that what is in a unit will be written, unless it is void already.
+func (r *register) settle(u *unit) {
+	if len(r.early) == 0 {
+		return
+	}
+	for _, o := range u.ops {
+		if o, ok := o.(*enqueueOp); ok {
+			for i := range o.targets {
+				delete(r.early, place{o.targets[i].number, o.targets[i].position})
+			}
+		}
+	}
 }
 
 // An openOp is an Opened.
@@ -190,15 +218,34 @@ func (o *keyOp) apply(t *txn) error {
 
 // An advanceOp is an Advanced.
 type advanceOp struct {
+	void     bool // its message is not written either
 	client   string
 	number   uint64
 	position uint64
 	stage    session.Stage
 }
 
-func (o *advanceOp) place(r *register) { o.number = r.number(o.client) }
+func (o *advanceOp) place(r *register) {
+	o.number = r.number(o.client)
+	if o.stage != session.Done {
+		return
+	}
+	at := place{o.number, o.position}
+	e, ok := r.early[at]
+	if !ok {
+		return
+	}
+	e.target.void, o.void = true, true
+	delete(r.early, at)
+	if e.op.void() {
+		r.voided = append(r.voided, e.unit)
+	}
+}
 
 func (o *advanceOp) apply(t *txn) error {
+	if o.void {
+		return nil
+	}
 	if c := t.session(o.number); c != nil {
 		c.advance(o.position, o.stage)
 	}
@@ -253,6 +300,7 @@ type target struct {
 	rule   *session.Rule
 	holder session.Holder
 	from   uint64 // what holder has said
+	void   bool   // it was acknowledged before it was written
 }
 
 func newTarget(to *session.Target) target {
@@ -316,6 +364,9 @@ func (o *enqueueOp) place(r *register) {
 			t.number, t.position = e.number, e.next
 			t.change.Position = e.next
 			e.next++
+			if t.change.Early {
+				r.early[place{t.number, t.position}] = early{r.unit, o, t}
+			}
 		}
 	}
 }
@@ -343,8 +394,21 @@ func (o *enqueueOp) apply(t *txn) error {
 	return t.bucket(bucketRefs).Put(key, numberRecord(references))
 }
 
+// void reports whether nothing of the message has to be written.
+func (o *enqueueOp) void() bool {
+	for i := range o.targets {
+		if !o.targets[i].void {
+			return false
+		}
+	}
+	return len(o.targets) > 0
+}
+
 // put writes the record of one target, and reports whether there is one.
 func (o *enqueueOp) put(t *txn, to *target) (kept bool, err error) {
+	if to.void {
+		return false, nil
+	}
 	c := t.session(to.number)
 	if c == nil {
 		return false, nil

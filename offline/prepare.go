@@ -257,7 +257,7 @@ func (r *rescue) add(change session.Change) error {
 	u := &unit{}
 	u.ops, u.grows, u.err = r.store.clock.encode(changes)
 	u.ops = append(u.ops, extra...)
-	for _, o := range u.ops {
+	for _, o := range u.ops { // none of them is early
 		o.place(register)
 	}
 	r.units = append(r.units, u)

@@ -77,7 +77,7 @@ func (t *txn) refuses(u *unit) error {
 				return t.noRoom()
 			}
 		case *enqueueOp:
-			if err := t.refusesMessage(o, short); err != nil {
+			if err := refusesMessage(t, o, short); err != nil {
 				return err
 			}
 		}
@@ -88,12 +88,12 @@ func (t *txn) refuses(u *unit) error {
 // refusesMessage is refuses for a message. When the whole store is short of room, a queue that has
 // something does with it what its policy says; one that is empty has no share in the shortage, and
 // its publishers are told.
-func (t *txn) refusesMessage(o *enqueueOp, short bool) error {
+func refusesMessage(t *txn, o *enqueueOp, short bool) error {
 	for i := range o.targets {
 		to := &o.targets[i]
-		c := t.session(to.number)
+		c := t.peek(to.number)
 		switch {
-		case c == nil:
+		case c == nil, to.void:
 		case short && (to.policy() == session.Refuse || c.count == 0):
 			return t.noRoom()
 		case to.policy() == session.Refuse && !to.within(c, 1, o.size):
@@ -111,7 +111,7 @@ func (t *txn) noRoom() error {
 // makeRoom sees to it that a queue may take one message more, which needs so many bytes of the
 // file. If it cannot, the message is dropped, and makeRoom reports false.
 func (t *txn) makeRoom(o *enqueueOp, to *target, c *cursor, need int64) (bool, error) {
-	if to.room == nil {
+	if to.room == nil || to.change.Early {
 		return true, nil
 	}
 	e := eviction{t: t, to: to, c: c}
@@ -289,11 +289,8 @@ func (o *trimOp) place(r *register) {
 
 func (o *trimOp) apply(t *txn) error {
 	o.change.Dropped = nil
-	known := t.cursors[o.to.number]
-	if now := t.touched[o.to.number]; now != nil {
-		known = now
-	}
-	if known == nil || known.removed || known.count == 0 {
+	known := t.peek(o.to.number)
+	if known == nil || known.count == 0 {
 		return nil
 	}
 	c := known.clone()

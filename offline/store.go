@@ -23,6 +23,9 @@ type Options struct {
 	Log *slog.Logger // nil: nothing is logged
 	// TelemetryCommit is how long lazy changes may wait for a commit. 0: one second.
 	TelemetryCommit time.Duration
+	// CommitDelay is how long changes that are not lazy wait for a commit, so that messages which are
+	// Done by then are never written. 0: not at all.
+	CommitDelay time.Duration
 	// MaxPending is how many bytes may wait for the committer before Submit waits. 0: 8 MiB.
 	MaxPending int64
 	// MaxBytes is the quota of the file: above it new messages are refused with ErrFull. The file
@@ -134,7 +137,7 @@ func Open(path string, o Options) (_ *Store, err error) {
 
 // assemble puts the parts of a store together, for an open file.
 func assemble(f *file, o Options) *Store {
-	s := &Store{log: o.Log, clock: newClock(o.Clock), file: f, intake: newIntake(o.TelemetryCommit, o.MaxPending)}
+	s := &Store{log: o.Log, clock: newClock(o.Clock), file: f, intake: newIntake(o.TelemetryCommit, o.CommitDelay, o.MaxPending)}
 	s.committer = &committer{
 		file: f, intake: s.intake, clock: s.clock, maxBytes: o.MaxBytes, sweepAt: o.sweepAt, probeAfter: o.probe, compactAt: o.compact,
 		cursors: make(map[uint64]*cursor), dead: make(map[uint64]struct{}),

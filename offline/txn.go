@@ -55,6 +55,19 @@ func (t *txn) session(number uint64) *cursor {
 	return nil
 }
 
+// peek returns the cursor of a session, which is not to be changed, and nil if there is no such
+// session.
+func (t *txn) peek(number uint64) *cursor {
+	c := t.touched[number]
+	if c == nil {
+		c = t.cursors[number]
+	}
+	if c == nil || c.removed {
+		return nil
+	}
+	return c
+}
+
 func (t *txn) touch(number uint64) *cursor {
 	c := t.touched[number]
 	if c == nil {

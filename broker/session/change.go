@@ -78,6 +78,7 @@ type Target struct {
 
 	Room   *Room  // of the queue, nil: any
 	Rule   *Rule  // by which the message came, nil: none
+	Early  bool   // it may be sent before it is durable: no quota drops it, and it is not stored if it is Done by then
 	Holder Holder // needed with DropOldest or an age
 	Held   bool   // its Hold was called; set by the store before done
 }

@@ -126,7 +126,7 @@ func (g *gateway) takeOutputs(c *config.Config) (err error) {
 // and QoS 0; what must be durable is refused.
 func (g *gateway) openStore(c *config.Config) error {
 	g.vault = newVault(c.StorePath(), offline.Options{
-		Log: g.log, TelemetryCommit: c.Store.TelemetryCommit, MaxBytes: c.Store.MaxSize, Clock: g.clock,
+		Log: g.log, TelemetryCommit: c.Store.TelemetryCommit, CommitDelay: c.Store.CommitDelay, MaxBytes: c.Store.MaxSize, Clock: g.clock,
 	})
 	_, absent := g.vault.get()
 	most := limits(c.Limits)
@@ -135,6 +135,7 @@ func (g *gateway) openStore(c *config.Config) error {
 	g.server, err = broker.New(broker.Options{
 		Store: g.vault, Absent: absent, Limits: most, Log: g.log, Version: "gateway " + version,
 		UseAnother: c.Gateway.UseAnotherServer, Door: g.guests.door, Queues: bridgeRooms(c),
+		Early: c.Store.CommitDelay > 0,
 	})
 	return err
 }
