@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"gateway/broker/auth"
 	"gateway/broker/auth/passwd"
