@@ -30,6 +30,7 @@ check: ## before a merge: format, vet, staticcheck, 32-bit tests, ARM binaries s
 	@GOARCH=386 scripts/test
 	@$(MAKE) --no-print-directory arm
 	@scripts/start-arm
+	@scripts/bench-arm
 	@scripts/unit-check
 	@! command -v shellcheck >/dev/null || shellcheck -S warning $$(git ls-files scripts .ci internal/vm/run '*.sh')
 

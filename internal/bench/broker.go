@@ -36,13 +36,10 @@ type broker struct {
 
 // newGateway returns the gateway, which another program may start.
 func newGateway(path, through string) broker {
-	program, args := path, []string{"run"}
-	if through != "" {
-		program, args = through, []string{path, "run"}
-	}
+	command := append(strings.Fields(through), path, "run")
 	return broker{
-		name: "gateway", path: program,
-		args: func(config string) []string { return append(slices.Clip(args), config) },
+		name: "gateway", path: command[0],
+		args: func(config string) []string { return append(slices.Clip(command[1:]), config) },
 		config: func(s site) string {
 			tls := fmt.Sprintf("{cert: %q, key: %q, client_ca: %q, require_certificate: true}", s.certs.server.Cert, s.certs.server.Key, s.certs.authority.Cert)
 			// No limit may be what is measured.
@@ -110,7 +107,7 @@ type process struct {
 	started time.Duration     // until the first CONNACK
 }
 
-// start runs a broker with an empty store and waits for its first CONNACK.
+// start runs a broker with an empty store and waits for its first CONNACK, and for its listeners.
 func (b *bench) start(ctx context.Context, br broker) (*process, error) {
 	folder, err := os.MkdirTemp(b.dir, "data-")
 	if err != nil {
@@ -137,7 +134,7 @@ func (b *bench) start(ctx context.Context, br broker) (*process, error) {
 		w, err := p.dial(ctx, transport{}, "first", readBuffer)
 		if err == nil {
 			p.started = time.Since(began)
-			return p, w.nc.Close()
+			return p, errors.Join(w.nc.Close(), p.opened(ctx))
 		}
 		if ctx.Err() != nil || time.Since(began) > 10*time.Second {
 			p.stop()
@@ -145,6 +142,26 @@ func (b *bench) start(ctx context.Context, br broker) (*process, error) {
 		}
 		time.Sleep(200 * time.Microsecond)
 	}
+}
+
+// opened waits until the other listeners are there, too.
+func (p *process) opened(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, drain)
+	defer cancel()
+	for _, address := range p.at {
+		nc, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+		for err != nil && ctx.Err() == nil {
+			time.Sleep(time.Millisecond)
+			nc, err = new(net.Dialer).DialContext(ctx, "tcp", address)
+		}
+		if err != nil {
+			return err
+		}
+		if err := nc.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // stop ends the process; what it has stored is of no interest.

@@ -5,6 +5,8 @@
 //	go run ./internal/bench -rows all                everything, a quarter of an hour
 //	go run ./internal/bench -rows fanout,idle -repeat 3
 //	go run ./internal/bench -rows all -smoke         does every row work?
+//	go run ./internal/bench -rows all -smoke -gateway dist/gateway-linux-armv6 -through qemu-arm-static
+//	                                                 on that processor, too?
 //
 // The broker has one core to itself and the load another. A row in which the load was busier
 // than the broker is marked: there the broker could do more.
@@ -34,7 +36,7 @@ type settings struct {
 	repeat  int           // measurements of each figure
 	payload int           // bytes of a message
 	smoke   bool          // figures do not matter
-	through string        // program that the gateway is started with
+	through string        // program that the gateway is started with, and its arguments
 }
 
 // A row is one subject of the table: one line or some that belong together.
@@ -82,7 +84,7 @@ func main() {
 	flag.IntVar(&b.repeat, "repeat", 5, "measurements of each figure, whose median is printed")
 	flag.IntVar(&b.payload, "payload", 200, "bytes of a message")
 	flag.BoolVar(&b.smoke, "smoke", false, "only see whether it works: tiny spans and numbers, one measurement of each")
-	flag.StringVar(&b.through, "through", "", "program that starts the gateway, such as qemu-arm-static")
+	flag.StringVar(&b.through, "through", "", "program, with arguments, that starts the gateway, such as qemu-arm-static; the gateway is alone then")
 	flag.Parse()
 	if b.smoke {
 		b.span, b.repeat = 100*time.Millisecond, 1
@@ -121,10 +123,12 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	b.brokers = []broker{newGateway(path, b.through)}
-	if mosquitto, err := newMosquitto(); err != nil {
-		fmt.Fprintln(os.Stderr, "bench: the gateway alone:", err)
-	} else {
-		b.brokers = append(b.brokers, mosquitto)
+	if b.through == "" {
+		if mosquitto, err := newMosquitto(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: the gateway alone:", err)
+		} else {
+			b.brokers = append(b.brokers, mosquitto)
+		}
 	}
 	b.header()
 	for _, r := range chosen {
