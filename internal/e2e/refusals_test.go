@@ -1,0 +1,167 @@
+package e2e
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"gateway/broker/packet"
+	"gateway/internal/client"
+)
+
+var refusals = flag.Duration("refusals", 3*time.Second, "how long TestRefusals lasts; from a minute on its latencies count")
+
+// A regular publishes to itself now and then, and notes how long that takes.
+type regular struct {
+	c    *client.Client
+	sent time.Time
+	came chan time.Duration // of size 1: there is one message under way
+}
+
+// TestRefusals works with a hundred clients while two thousand logins a second are refused: the
+// memory of the gateway stays what it was, every client goes on, and the log has a bounded size.
+func TestRefusals(t *testing.T) {
+	const clients, perSecond = 100, 2000
+	p := newPorch(t)
+	text, err := os.ReadFile(p.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = []byte(strings.Replace(string(text), "limits: {failed_logins: 1000, ", "limits: {connect_rate: 5000, ", 1))
+	if err := os.WriteFile(p.config, []byte(strings.Replace(string(text), "log: debug", "log: info", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	secret := p.device("add", "dev")
+	p.start()
+	url := p.urls["device TCP"]
+	all := make([]*regular, clients)
+	for i := range all {
+		r := &regular{came: make(chan time.Duration, 1)}
+		c, reason := p.dial(url, client.Options{ClientID: fmt.Sprint("good-", i), Username: "dev", Password: secret,
+			Receive: func(packet.Publish) { r.came <- time.Since(r.sent) }})
+		if c == nil {
+			t.Fatal(reason)
+		}
+		subscribe(t, c, fmt.Sprint("good/", i), 1)
+		r.c, all[i] = c, r
+	}
+	// Warm up, and what is refused as well: what is allocated once is no leak.
+	work(t, all, time.Second)
+	storm(t, url, perSecond, time.Second)
+	before, memory, lines := work(t, all, *refusals), resident(t, p.cmd.Process.Pid), len(p.log.lines())
+
+	refused := make(chan int, 1)
+	go func() { refused <- storm(t, url, perSecond, *refusals) }()
+	during := work(t, all, *refusals)
+	n := <-refused
+	grown := resident(t, p.cmd.Process.Pid) - memory
+	t.Logf("%d logins refused in %v; p99 of a message to itself %v, before %v; the gateway has grown by %d KiB of %d; %d lines in the log",
+		n, *refusals, during, before, grown>>10, memory>>10, len(p.log.lines())-lines)
+	if grown > max(memory/4, 8<<20) {
+		t.Errorf("the gateway has grown by %d KiB, of %d", grown>>10, memory>>10)
+	}
+	if got := len(p.log.lines()) - lines; got > 100+100*int(*refusals/time.Minute) {
+		t.Errorf("%d lines in the log", got)
+	}
+	if *refusals >= time.Minute {
+		if n < perSecond*int(*refusals/time.Second)*9/10 {
+			t.Errorf("only %d refusals", n)
+		}
+		if during > 2*before {
+			t.Errorf("p99 is %v, before it was %v", during, before)
+		}
+	}
+}
+
+// work lets each client publish 20 times a second, and returns the 99th percentile of how long a
+// message took.
+func work(t *testing.T, all []*regular, d time.Duration) time.Duration {
+	var mu sync.Mutex
+	var took []time.Duration
+	var working sync.WaitGroup
+	end := time.Now().Add(d)
+	for i, r := range all {
+		working.Go(func() {
+			tick := time.NewTicker(50 * time.Millisecond)
+			defer tick.Stop()
+			for time.Now().Before(end) {
+				<-tick.C
+				r.sent = time.Now()
+				if err := r.c.Send(t.Context(), packet.Publish{Topic: fmt.Sprint("good/", i), Payload: []byte("x"), QoS: 1}, nil); err != nil {
+					t.Error(err)
+					return
+				}
+				select {
+				case d := <-r.came:
+					mu.Lock()
+					took = append(took, d)
+					mu.Unlock()
+				case <-time.After(20 * time.Second):
+					t.Error("a message has not come")
+					return
+				}
+			}
+		})
+	}
+	working.Wait()
+	if len(took) == 0 {
+		t.Fatal("no message came")
+	}
+	slices.Sort(took)
+	return took[len(took)*99/100]
+}
+
+// storm logs in with wrong passwords, with new names each time and as the clients that work, and
+// returns how often that was refused.
+func storm(t *testing.T, url string, perSecond int, d time.Duration) int {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	pace := rate.NewLimiter(rate.Limit(perSecond), perSecond/10)
+	var refused atomic.Int64
+	var storming sync.WaitGroup
+	for range 32 {
+		storming.Go(func() {
+			for pace.Wait(ctx) == nil {
+				n := refused.Load()
+				o := client.Options{ClientID: "good-" + strconv.FormatInt(n%100, 10), Version: packet.V5, Username: "dev", Password: "wrong-password"}
+				if n%2 == 0 {
+					o.ClientID, o.Username = fmt.Sprint("foe-", n), fmt.Sprint("user-", n)
+				}
+				dialing, done := context.WithTimeout(t.Context(), 20*time.Second)
+				c, err := client.Dial(dialing, url, o)
+				done()
+				if err == nil {
+					t.Error("a wrong password lets in")
+					c.Close()
+				}
+				refused.Add(1)
+			}
+		})
+	}
+	storming.Wait()
+	return int(refused.Load())
+}
+
+// resident returns how much memory a process has, in bytes.
+func resident(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := strconv.Atoi(strings.Fields(string(b))[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pages * os.Getpagesize()
+}
