@@ -188,11 +188,14 @@ func (x *exchange) replace(id auth.Identity, revoked int) error {
 	}
 	c.access = newAccess(c.srv, &who, c.listener.Rules)
 	c.session.mu.Lock()
-	if c.session.peer == &c.link {
+	here := c.session.peer == &c.link // no other connection has taken it over
+	if here {
 		adopt(c.session, c.access)
 	}
 	c.session.mu.Unlock()
-	withdraw(c.srv, c.session, c.access)
+	if here {
+		withdraw(c.srv, c.session, c.access)
+	}
 	if c.expiry != nil {
 		c.expiry.Stop()
 		c.expiry = nil
@@ -211,8 +214,10 @@ func (x *exchange) failed(err error) error {
 	if e, ok := err.(*packet.Error); ok {
 		return e
 	}
-	x.c.srv.log.Warn("not authorized again", "client", x.c.client.ID, "user", x.c.client.User, "listener", x.c.listener.Name, "from", x.c.nc.RemoteAddr(), "reason", err)
-	return &packet.Error{Clause: "MQTT-4.12.1-2", Reason: packet.NotAuthorized, Text: "not authorized"}
+	if untold, due := x.c.srv.unauthorized.due(); due {
+		x.c.srv.log.Warn("not authorized again", "client", x.c.client.ID, "user", x.c.client.User, "listener", x.c.listener.Name, "from", x.c.nc.RemoteAddr(), "reason", err, "others_before", untold)
+	}
+	return &packet.Error{Clause: "MQTT-4.12.1-2", Reason: packet.NotAuthorized, Text: notAuthorized}
 }
 
 // stop ends the time of a re-authentication.
