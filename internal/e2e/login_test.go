@@ -399,6 +399,37 @@ func TestOpenSSLRecipes(t *testing.T) {
 	}
 }
 
+// TestCommandsFromTheNetwork holds that without rules a listener that others can reach takes no commands,
+// and one that only this machine reaches does.
+func TestCommandsFromTheNetwork(t *testing.T) {
+	_, port, _ := strings.Cut(freeAddress(t), ":")
+	for _, tt := range []struct {
+		auth    string
+		outside packet.ReasonCode
+	}{
+		{"", packet.NotAuthorized},
+		{"auth: {rules: [{allow: publish, topics: vent/set}]}\n", packet.Success},
+	} {
+		g := newGateway(t, "  - {name: everywhere, address: \":"+port+"\", anonymous: true}\nboard: sim\noutputs: [{point: vent, line: VENT, safe: off}]\n"+tt.auth)
+		g.start()
+		var outside *client.Client
+		eventually(t, 5*time.Second, "the gateway listens to the network", func() (ok bool) {
+			var err error
+			outside, err = client.Dial(t.Context(), "mqtt://127.0.0.1:"+port, client.Options{Version: packet.V5, ClientID: "outside"})
+			return err == nil
+		})
+		defer outside.Close()
+		for c, want := range map[*client.Client]packet.ReasonCode{g.connect(client.Options{Version: packet.V5, ClientID: "inside"}): packet.Success, outside: tt.outside} {
+			reason, err := c.Publish(t.Context(), packet.Publish{Topic: "vent/set", Payload: []byte("on"), QoS: 1})
+			if reason != want || err != nil && !want.Failed() {
+				t.Errorf("with %q: %v, %v; want %v", tt.auth, reason, err, want)
+			}
+		}
+		outside.Close()
+		g.kill()
+	}
+}
+
 // TestMosquittoLogsIn uses the programs that people have, with a user and a password that
 // mosquitto_passwd wrote, over TCP and TLS.
 func TestMosquittoLogsIn(t *testing.T) {
