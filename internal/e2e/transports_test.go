@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"math/big"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -82,20 +81,12 @@ func try(t *testing.T, path string, args ...string) string {
 // TestTransports reaches every kind of listener with the clients that people use.
 func TestTransports(t *testing.T) {
 	a, device, lines := transports(t)
-	certificates := func(l line, ca, cert, key string) (args []string) {
-		if l.tls {
-			args = append(args, ca, a.file)
-		}
-		if l.mutual {
-			args = append(args, cert, device.cert, key, device.key)
-		}
-		return args
-	}
+	m := &matrix{a, device, lines}
 	t.Run("gateway", func(t *testing.T) {
 		for i, l := range lines {
 			for _, version := range []string{"311", "5"} {
 				topic := fmt.Sprintf("matrix/gateway/%d/%s", i, version)
-				args := append([]string{"--url", l.url, "-V", version, "-q", "1"}, certificates(l, "--cafile", "--cert", "--key")...)
+				args := append([]string{"--url", l.url, "-V", version, "-q", "1"}, m.certificates(l, "--cafile", "--cert", "--key")...)
 				try(t, binary, append(append([]string{"pub", "-r"}, args...), topic, "hello")...)
 				if got := try(t, binary, append(append([]string{"sub", "-C", "1", "-W", "10"}, args...), topic)...); got != topic+" hello" {
 					t.Errorf("%s, %s: got %q", l.name, version, got)
@@ -103,60 +94,12 @@ func TestTransports(t *testing.T) {
 			}
 		}
 	})
-	t.Run("mosquitto", func(t *testing.T) {
-		pub, err := exec.LookPath("mosquitto_pub")
-		if err != nil {
-			t.Skip("mosquitto_pub is missing: apt-get install mosquitto-clients")
-		}
-		for i, l := range lines {
-			scheme, rest, _ := strings.Cut(l.url, "://")
-			if strings.HasPrefix(scheme, "ws") {
-				continue // it has no WebSocket
-			}
-			args := certificates(l, "--cafile", "--cert", "--key")
-			if scheme == "unix" {
-				args = append(args, "--unix", rest)
-			} else {
-				host, port, err := net.SplitHostPort(rest)
-				if err != nil {
-					t.Fatal(err)
-				}
-				args = append(args, "-h", host, "-p", port)
-			}
-			for _, version := range []string{"31", "311", "5"} {
-				topic := fmt.Sprintf("matrix/mosquitto/%d/%s", i, version)
-				args := append(args, "-V", version, "-q", "2", "-t", topic, "-i", "m"+version)
-				try(t, pub, append(args, "-r", "-m", "hello")...)
-				if got := try(t, strings.Replace(pub, "_pub", "_sub", 1), append(args, "-C", "1", "-W", "10")...); got != "hello" {
-					t.Errorf("%s, %s: got %q", l.name, version, got)
-				}
-			}
-		}
-	})
-	t.Run("MQTT.js", func(t *testing.T) {
-		node := mqttJS(t)
-		for _, l := range lines {
-			if strings.HasPrefix(l.url, "unix:") {
-				continue // its URLs have no sockets
-			}
-			url := l.url
-			if strings.HasPrefix(url, "ws") {
-				url += "/mqtt"
-			}
-			for _, version := range []string{"3", "4", "5"} {
-				args := []string{"testdata/mqtt.mjs", url, version}
-				if l.tls {
-					args = append(args, a.file)
-				}
-				if l.mutual {
-					args = append(args, device.cert, device.key)
-				}
-				if got := try(t, node, args...); got != "well" {
-					t.Errorf("%s, %s: %s", l.name, version, got)
-				}
-			}
-		}
-	})
+	t.Run("mosquitto", m.mosquitto)
+	t.Run("mosquitto_rr", m.request)
+	t.Run("MQTT.js", m.mqttJS)
+	t.Run("Paho for Python", m.pahoPython)
+	t.Run("Paho for Go", m.pahoGo)
+	t.Run("Paho for Go, 5.0", m.pahoGo5)
 	t.Run("health", func(t *testing.T) {
 		client := http.Client{Transport: &http.Transport{TLSClientConfig: a.client(device), DisableKeepAlives: true}, Timeout: 10 * time.Second}
 		_, address, _ := strings.Cut(lines[2].url, "://")
