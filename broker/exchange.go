@@ -38,6 +38,14 @@ func newExchange(c *conn, p *packet.Connect) (*exchange, error) {
 	return &exchange{c: c, mechanism: c.listener.Mechanisms[i]}, nil
 }
 
+// claim returns the user that a client says to be in its first message, if that can be told.
+func (x *exchange) claim(data []byte) string {
+	if m, ok := x.mechanism.(auth.Claimant); ok && len(data) <= x.c.srv.limits.AuthBytes {
+		return m.Claim(data)
+	}
+	return ""
+}
+
 // connect authenticates the client of a CONNECT: no other packet than AUTH and DISCONNECT is taken
 // until that is done. The step has what is to be sent in the CONNACK.
 func (x *exchange) connect(a auth.Attempt, p *packet.Connect) (auth.Step, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -27,6 +28,8 @@ type doorman struct {
 }
 
 func (*doorman) Name() string { return "DOOR" }
+
+func (*doorman) Claim(data []byte) string { return string(data) }
 
 func (d *doorman) Start(a auth.Attempt) auth.Exchange { return &talk{doorman: d, attempt: a} }
 
@@ -78,7 +81,12 @@ func (onlyPublish) Authorize(_ context.Context, _ *auth.Client, r auth.Request) 
 // guarded runs a broker at whose door stands d.
 func guarded(t *testing.T, d *doorman, limits broker.Limits) *site {
 	t.Helper()
-	s := start(t, nil, limits)
+	return guardedBy(t, d, broker.Options{Limits: limits})
+}
+
+func guardedBy(t *testing.T, d *doorman, o broker.Options) *site {
+	t.Helper()
+	s := startWith(t, nil, o)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -222,6 +230,52 @@ func TestEnhancedLimits(t *testing.T) {
 	}
 	w.send(anew("bob"))
 	w.expect("AUTH Continue authentication DOOR word 1", "DISCONNECT Not authorized", "closed")
+}
+
+// A list is a door that knows names.
+type list struct{ met chan string }
+
+func (list) Knock(netip.Addr) error { return nil }
+
+func (list) Enter(a *auth.Attempt) error {
+	if a.Username == "mallory" {
+		return fmt.Errorf("on the list: %w", auth.ErrBanned)
+	}
+	return nil
+}
+
+func (l list) Met(a *auth.Attempt, _ *auth.Client, wrong bool) error {
+	l.met <- fmt.Sprintf("%s %t", a.Username, wrong)
+	return nil
+}
+
+// Who is kept out or held off by name is so by the name in the first message, before it is asked
+// anything; a name in CONNECT itself comes first.
+func TestClaimedUser(t *testing.T) {
+	l := list{make(chan string, 1)} // one client at a time
+	s := guardedBy(t, &doorman{rounds: 1}, broker.Options{Limits: broker.Limits{AuthBytes: 100}, Door: l})
+	c := by("a", "mallory")
+	w := s.dial(packet.V5)
+	w.send(&c)
+	w.expect("CONNACK Banned", "closed")
+	for _, tt := range []struct{ name, first, second, met string }{
+		{"", "alice", "x", "alice false"},
+		{"", "alice", "no", "alice true"},
+		{"bob", "mallory", "x", "bob false"},
+		{"", strings.Repeat("x", 101), "", " false"},
+	} {
+		c := by("a", tt.first)
+		c.HasUsername, c.Username = tt.name != "", tt.name
+		w := s.dial(packet.V5)
+		w.send(&c)
+		if tt.second != "" {
+			w.expect("AUTH Continue authentication DOOR word 1")
+			w.send(word(tt.second))
+		}
+		if got := <-l.met; got != tt.met {
+			t.Errorf("%.20q as %q: the door has met %q, want %q", tt.first, tt.name, got, tt.met)
+		}
+	}
 }
 
 // A client whose mechanism is slow waits alone.

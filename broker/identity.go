@@ -83,6 +83,9 @@ func refused(c *conn, p *packet.Connect, err error) error {
 
 // attemptOf returns what a client has shown.
 func attemptOf(c *conn, p *packet.Connect) auth.Attempt {
+	if c.exchange != nil && p.Username == "" {
+		p.Username = c.exchange.claim(p.Properties.AuthData)
+	}
 	a := auth.Attempt{ClientID: p.ClientID, Username: p.Username, Password: p.Password, Addr: c.nc.RemoteAddr(), Listener: c.listener.Name}
 	if t, ok := c.nc.(securer); ok {
 		if certs := t.ConnectionState().PeerCertificates; len(certs) > 0 {

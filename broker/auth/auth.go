@@ -92,6 +92,14 @@ type Mechanism interface {
 	Start(a Attempt) Exchange
 }
 
+// A Claimant is a Mechanism that sees in a client's first message which user it says to be. Who is
+// banned or held off by name is turned away then, before anything is asked.
+type Claimant interface {
+	Mechanism
+	// Claim returns the user's name for the Authentication Data of CONNECT, empty if it has none.
+	Claim(data []byte) string
+}
+
 // An Exchange is one authentication by a Mechanism.
 type Exchange interface {
 	// Next takes the Authentication Data of CONNECT, and then of each AUTH. It may block: only

@@ -304,6 +304,9 @@ func TestBadMessages(t *testing.T) {
 		"n,,n=" + long(maxName+1) + ",r=abc",
 		"n,,n=user,r=abc,x=" + long(maxMessage),
 	} {
+		if name := m.Claim([]byte(first)); name != "" {
+			t.Errorf("%.60q: it claims to be %q", first, name)
+		}
 		x := m.Start(auth.Attempt{})
 		if step, err := x.Next(t.Context(), []byte(first)); err == nil {
 			t.Errorf("%.60q: %q", first, step.Data)
@@ -407,6 +410,14 @@ func TestFalseServer(t *testing.T) {
 		}
 		if _, err := c.Next([]byte(bad)); err == nil || c.Verified() {
 			t.Errorf("%q: verified", bad)
+		}
+	}
+}
+
+func TestClaim(t *testing.T) {
+	for first, want := range map[string]string{"n,,n=user,r=abc": "user", "y,a=a=2Cb,n=a=2Cb,r=abc": "a,b"} {
+		if got := (&Mechanism{Hash: SHA256}).Claim([]byte(first)); got != want {
+			t.Errorf("%q: it claims to be %q, want %q", first, got, want)
 		}
 	}
 }

@@ -24,6 +24,15 @@ type Mechanism struct {
 // Name returns the registered name of the mechanism.
 func (m *Mechanism) Name() string { return m.Hash.String() }
 
+// Claim returns the user's name in the first message of a client.
+func (m *Mechanism) Claim(data []byte) string {
+	first, err := parseClientFirst(data)
+	if err != nil {
+		return ""
+	}
+	return first.name
+}
+
 // Start begins an exchange of two messages from each side. The attempt's user name, if it has one,
 // must be that of the exchange.
 func (m *Mechanism) Start(a auth.Attempt) auth.Exchange {

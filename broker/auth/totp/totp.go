@@ -43,6 +43,12 @@ type Mechanism struct {
 // Name returns the authentication method.
 func (m *Mechanism) Name() string { return Name }
 
+// Claim returns the user's name in the first message of a client.
+func (m *Mechanism) Claim(data []byte) string {
+	name, _, _ := split(data)
+	return name
+}
+
 // Start begins an exchange of two messages from the client.
 func (m *Mechanism) Start(a auth.Attempt) auth.Exchange { return &exchange{m: m, attempt: a} }
 
@@ -82,22 +88,32 @@ func (x *exchange) Next(ctx context.Context, data []byte) (auth.Step, error) {
 
 // first checks the first factor.
 func (x *exchange) first(ctx context.Context, data []byte) {
-	parts := strings.Split(string(data), "\x00")
+	name, password, ok := split(data)
 	claimed := x.attempt.Username
 	switch {
-	case len(parts) != 3 || parts[0] != "" && parts[0] != parts[1] || parts[1] == "":
+	case !ok:
 		x.err = errors.New("the first message is not NUL user name NUL password")
 		return
-	case claimed != "" && claimed != parts[1]:
-		x.err = fmt.Errorf("the CONNECT names another user than the method, %q", parts[1])
+	case claimed != "" && claimed != name:
+		x.err = fmt.Errorf("the CONNECT names another user than the method, %q", name)
 		return
 	}
-	x.attempt.Username, x.attempt.Password = parts[1], []byte(parts[2])
+	x.attempt.Username, x.attempt.Password = name, []byte(password)
 	x.id, x.err = x.m.Password.Authenticate(ctx, x.attempt)
 	x.attempt.Password = nil
 	if x.err == nil && x.id.User != x.attempt.Username {
 		x.err = fmt.Errorf("it was found to be user %q", x.id.User)
 	}
+}
+
+// split parts the first message. To act for somebody else, whose name may stand before the first NUL,
+// is not possible.
+func split(data []byte) (name, password string, ok bool) {
+	parts := strings.Split(string(data), "\x00")
+	if len(parts) != 3 || parts[1] == "" || parts[0] != "" && parts[0] != parts[1] {
+		return "", "", false
+	}
+	return parts[1], parts[2], true
 }
 
 // step returns the number of a time's code (RFC 6238, 4.2).

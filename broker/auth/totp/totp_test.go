@@ -128,6 +128,9 @@ func TestLogin(t *testing.T) {
 		{"", "", now, "first message"},
 		{"\x00bob\x00pw\x00", "", now, "first message"},
 	} {
+		if name := m.Claim([]byte(tt.first)); (name == "") != (tt.why == "first message") || !strings.Contains(tt.first, "\x00"+name) && name != "" {
+			t.Errorf("%q: it claims to be %q", tt.first, name)
+		}
 		id, err := login(t, m, auth.Attempt{Username: tt.claimed}, tt.first, tt.code)
 		if tt.why == "" {
 			if err != nil || id.By != "file" || !strings.Contains(tt.first, id.User) || id.User == "" {
