@@ -66,7 +66,9 @@ type Store struct {
 	MaxSize         int64         `yaml:"max_size,size" default:"256MB" range:"1MB..1GB"`
 	TelemetryCommit time.Duration `yaml:"telemetry_commit" default:"1s" range:"0s..1m"` // how long a reading may wait for the disk
 	CommitDelay     time.Duration `yaml:"commit_delay" default:"0s" range:"0s..1s"`     // how long a message waits for the disk
-	Queue           Queue         `yaml:"queue"`                                        // of a session of the network, if not told otherwise
+	WriteBudget     int64         `yaml:"write_budget,size" default:"0B" range:"0B..1000GB"`
+	CardEndurance   int64         `yaml:"card_endurance,size" default:"0B" range:"0B..10000000GB"`
+	Queue           Queue         `yaml:"queue"` // of a session of the network, if not told otherwise
 }
 
 // Limits is section "limits": what any client may ask of the broker. The defaults fit a board

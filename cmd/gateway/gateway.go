@@ -65,7 +65,9 @@ func start(c *config.Config, log *slog.Logger) (g *gateway, err error) {
 	var watching context.Context
 	watching, g.stopWatching = context.WithCancel(context.Background())
 	g.watching.Go(func() { g.vault.serve(watching, log) })
-	g.watching.Go(func() { g.vault.watch(watching, g.server, log) })
+	g.watching.Go(func() {
+		g.vault.watch(watching, g.server, &wear{budget: c.Store.WriteBudget, endurance: c.Store.CardEndurance, log: log}, log)
+	})
 	g.watching.Go(func() { tellExpiries(watching, c, g.server, g.clock.Now, log) })
 	var timing context.Context
 	timing, g.stopClock = context.WithCancel(context.Background())

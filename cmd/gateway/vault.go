@@ -143,14 +143,15 @@ func (v *vault) report() (r storeReport) {
 // storeState is where the state of the store is published, retained.
 const storeState = "$SYS/broker/store/state"
 
-// watch opens the store when that is possible, if it is not open, and publishes its state, until ctx
-// ends.
-func (v *vault) watch(ctx context.Context, server *broker.Server, log *slog.Logger) {
+// watch opens the store when that is possible, if it is not open, and publishes its state and what is
+// written to its disk, until ctx ends.
+func (v *vault) watch(ctx context.Context, server *broker.Server, w *wear, log *slog.Logger) {
 	c, err := server.Connect(broker.ClientOptions{ID: "$store", CleanStart: true})
 	if err != nil {
 		return // the gateway stops
 	}
 	defer c.Close()
+	var counted time.Time
 	last, next, wait := storeReport{}, time.Now(), vaultPeriod
 	tick := time.NewTicker(vaultPeriod)
 	defer tick.Stop()
@@ -173,6 +174,10 @@ func (v *vault) watch(ctx context.Context, server *broker.Server, log *slog.Logg
 			}
 		}
 		last = now
+		if time.Since(counted) >= wearPeriod {
+			counted = time.Now()
+			c.Publish(packet.Publish{Topic: storeWrites, Payload: w.text(v), Retain: true}, nil)
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
