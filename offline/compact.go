@@ -51,6 +51,7 @@ func (c *committer) compact() {
 func (f *file) compact() error {
 	fresh := f.path + compactSuffix
 	txid, err := writeCompact(f.db.Load(), fresh, f.maxSize)
+	//crash:compact-written
 	if err == nil {
 		err = verify(fresh)
 	}
@@ -62,6 +63,7 @@ func (f *file) compact() error {
 	}
 	// From here on the new file is the store. Until the folder is on disk a power cut may bring back
 	// the old one, which has the same in it, but must not get what is committed to the new one.
+	//crash:compact-renamed
 	f.unsynced, f.txid = true, txid
 	old := f.db.Load()
 	if err = f.open(); err != nil {
@@ -69,6 +71,7 @@ func (f *file) compact() error {
 	} else {
 		f.closing.Go(func() { _ = old.Close() }) // which waits for those who read it
 	}
+	//crash:compact-opened
 	return errors.Join(err, f.syncFolder())
 }
 

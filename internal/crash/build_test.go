@@ -39,6 +39,13 @@ var (
 func mutant(t *testing.T, name string, edits ...edit) string {
 	t.Helper()
 	texts := map[string]string{}
+	apply(t, texts, edits...)
+	return build(t, name, texts)
+}
+
+// apply makes edits in some files, and adds those that are not among them yet.
+func apply(t *testing.T, texts map[string]string, edits ...edit) {
+	t.Helper()
 	for _, e := range edits {
 		text, known := texts[e.file]
 		if !known {
@@ -53,7 +60,6 @@ func mutant(t *testing.T, name string, edits ...edit) string {
 		}
 		texts[e.file] = strings.Replace(text, e.old, e.new, 1)
 	}
-	return build(t, name, texts)
 }
 
 // build builds the gateway with some files, named below the root of the module, in place of those

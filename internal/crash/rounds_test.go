@@ -40,6 +40,35 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
+// oftenCompacted makes a gateway that compacts its store every now and then, however large it is,
+// and in the middle of everything.
+var oftenCompacted = []edit{
+	{
+		"offline/compact.go",
+		"size >= c.compactAt && c.used <= min(size/4, compactMost) &&",
+		"size >= 0 && time.Now().UnixNano()%8 == 0 &&",
+	},
+	{
+		"offline/commit.go",
+		"\t\tcase pause == 0:\n",
+		"\t\tcase c.compactDue():\n\t\t\tc.compact()\n\t\tcase pause == 0:\n",
+	},
+}
+
+// TestCompaction is TestPowerCut of a gateway that compacts its store all the time.
+func TestCompaction(t *testing.T) {
+	needDisk(t)
+	s := newSite(t, mutant(t, "compacting", oftenCompacted...), newDisk(), "5.0")
+	s.survive(*rounds/2, func() string {
+		f := fate(s.random.IntN(int(fates)))
+		s.cut(f)
+		return fmt.Sprintf("cut, %v,", f)
+	})
+	if n := s.log.count("the store was compacted"); n < 5 { // in what is left of the log
+		t.Errorf("the store was compacted only %d times", n)
+	}
+}
+
 // survive goes through rounds in which the gateway dies, and fails the test at the first promise
 // that is not kept.
 func (s *site) survive(rounds int, die func() string) {
