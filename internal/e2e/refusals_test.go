@@ -58,15 +58,20 @@ func TestRefusals(t *testing.T) {
 	// Warm up, and what is refused as well: what is allocated once is no leak.
 	work(t, all, time.Second)
 	storm(t, url, perSecond, time.Second)
-	before, memory, lines := work(t, all, *refusals), resident(t, p.cmd.Process.Pid), len(p.log.lines())
+	pid := p.cmd.Process.Pid
+	began := cpuTime(t, pid)
+	before := work(t, all, *refusals)
+	idle := cpuTime(t, pid)
+	memory, lines := resident(t, pid), len(p.log.lines())
 
 	refused := make(chan int, 1)
 	go func() { refused <- storm(t, url, perSecond, *refusals) }()
 	during := work(t, all, *refusals)
 	n := <-refused
-	grown := resident(t, p.cmd.Process.Pid) - memory
-	t.Logf("%d logins refused in %v; p99 of a message to itself %v, before %v; the gateway has grown by %d KiB of %d; %d lines in the log",
-		n, *refusals, during, before, grown>>10, memory>>10, len(p.log.lines())-lines)
+	each := (cpuTime(t, pid) - idle - (idle - began)) / time.Duration(max(n, 1))
+	grown := resident(t, pid) - memory
+	t.Logf("%d logins refused in %v, for %v of the processor each; p99 of a message to itself %v, before %v; the gateway has grown by %d KiB of %d; %d lines in the log",
+		n, *refusals, each, during, before, grown>>10, memory>>10, len(p.log.lines())-lines)
 	if grown > max(memory/4, 8<<20) {
 		t.Errorf("the gateway has grown by %d KiB, of %d", grown>>10, memory>>10)
 	}
