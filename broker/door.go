@@ -29,12 +29,6 @@ func (open) Knock(netip.Addr) error                             { return nil }
 func (open) Enter(*auth.Attempt) error                          { return nil }
 func (open) Met(*auth.Attempt, *auth.Client, bool) (none error) { return nil }
 
-// wrong reports whether a client was refused for what it showed.
-func wrong(err error) bool {
-	e, ok := errors.AsType[*packet.Error](err)
-	return ok && (e.Reason == packet.BadUserNameOrPassword || e.Reason == packet.NotAuthorized)
-}
-
 // knock lets a connection in, or counts and logs that it may not.
 func knock(s *Server, from netip.Addr, listener string) bool {
 	err := s.door.Knock(from)

@@ -57,6 +57,8 @@ func (rightPassword) Authenticate(_ context.Context, a auth.Attempt) (auth.Ident
 		return auth.Identity{User: a.Username}, nil
 	case "service":
 		return auth.Identity{}, auth.ErrUnavailable
+	case "remembered":
+		return auth.Identity{}, fmt.Errorf("%w, %w", auth.ErrUnavailable, auth.ErrBadCredentials)
 	}
 	return auth.Identity{}, auth.ErrBadCredentials
 }
@@ -77,6 +79,7 @@ func TestDoor(t *testing.T) {
 		{"good", "right", packet.Success, packet.Success, "[good true false]"},
 		{"bad", "wrong", packet.BadUserNameOrPassword, packet.BadUserNameOrPassword, "[bad false true]"},
 		{"away", "service", packet.ServerUnavailable, packet.ServerUnavailable, "[away false false]"},
+		{"guess", "remembered", packet.ServerUnavailable, packet.ServerUnavailable, "[guess false true]"},
 	} {
 		for v, want := range map[packet.Version]packet.ReasonCode{packet.V5: tt.v5, packet.V311: tt.v3} {
 			door.mu.Lock()
@@ -95,7 +98,7 @@ func TestDoor(t *testing.T) {
 		}
 	}
 	stats := s.server.Stats()
-	if b, h, l := stats.Banned.Load(), stats.HeldOff.Load(), stats.BadLogin.Load(); b != 4 || h != 2 || l != 2 {
+	if b, h, l := stats.Banned.Load(), stats.HeldOff.Load(), stats.BadLogin.Load(); b != 4 || h != 2 || l != 4 {
 		t.Errorf("%d banned, %d held off, %d bad logins", b, h, l)
 	}
 	door.mu.Lock()

@@ -23,11 +23,11 @@ func (c *conn) identify(p *packet.Connect, props *packet.ConnackProperties) erro
 		if err := c.srv.door.Enter(&a); err != nil {
 			return turnedAway(c, p, err)
 		}
-		who, err := authenticate(c, a, p, props)
-		if wrong(err) {
+		who, wrong, err := authenticate(c, a, p, props)
+		if wrong {
 			c.srv.stats.BadLogin.Add(1)
 		}
-		if kept := c.srv.door.Met(&a, who, wrong(err)); kept != nil && err == nil {
+		if kept := c.srv.door.Met(&a, who, wrong); kept != nil && err == nil {
 			return turnedAway(c, p, kept)
 		}
 		if err != nil {
@@ -43,30 +43,32 @@ func (c *conn) identify(p *packet.Connect, props *packet.ConnackProperties) erro
 	}
 }
 
-// authenticate finds out who shows this.
-func authenticate(c *conn, a auth.Attempt, p *packet.Connect, props *packet.ConnackProperties) (*auth.Client, error) {
+// authenticate finds out who shows this. Wrong says that it is refused for what it shows.
+func authenticate(c *conn, a auth.Attempt, p *packet.Connect, props *packet.ConnackProperties) (who *auth.Client, wrong bool, err error) {
 	var step auth.Step
-	var err error
 	if c.exchange != nil {
 		step, err = c.exchange.connect(a, p)
 		props.HasAuthMethod, props.AuthMethod, props.AuthData = true, p.Properties.AuthMethod, step.Data
 	} else if step.Identity, err = c.listener.Auth.Authenticate(c.srv.ctx, a); err != nil {
+		wrong = errors.Is(err, auth.ErrBadCredentials)
 		err = refused(c, p, err)
 	}
 	if err != nil {
-		return nil, err
+		e, ok := errors.AsType[*packet.Error](err)
+		return nil, wrong || ok && e.Reason == packet.NotAuthorized, err
 	}
 	id := step.Identity
 	if id.ClientID != "" {
 		if err := c.srv.limits.checkClientID(id.ClientID); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		p.ClientID, props.AssignedClientID = id.ClientID, ""
 	}
 	if c.exchange != nil && !c.link.takes(&packet.Connack{Properties: props}) {
-		return nil, errMethodSize
+		return nil, false, errMethodSize
 	}
-	return &auth.Client{Identity: id, ID: p.ClientID, Listener: c.listener.Name, Addr: addrOf(a.Addr), Certificate: a.Certificate}, nil
+	who = &auth.Client{Identity: id, ID: p.ClientID, Listener: c.listener.Name, Addr: addrOf(a.Addr), Certificate: a.Certificate}
+	return who, false, nil
 }
 
 // refused logs why a client may not come in, and returns what it is told.
@@ -102,12 +104,12 @@ const notAuthorized = "not authorized"
 func refusal(err error) *packet.Error {
 	e := &packet.Error{Clause: "3.1.4", Reason: packet.NotAuthorized, Text: notAuthorized}
 	switch {
+	case errors.Is(err, auth.ErrUnavailable):
+		e.Reason, e.Text = packet.ServerUnavailable, auth.ErrUnavailable.Error()
 	case errors.Is(err, auth.ErrBadCredentials):
 		e.Reason, e.Text = packet.BadUserNameOrPassword, auth.ErrBadCredentials.Error()
 	case errors.Is(err, auth.ErrBanned):
 		e.Reason, e.Text = packet.Banned, auth.ErrBanned.Error()
-	case errors.Is(err, auth.ErrUnavailable):
-		e.Reason, e.Text = packet.ServerUnavailable, auth.ErrUnavailable.Error()
 	case errors.Is(err, auth.ErrTooOften):
 		e.Reason, e.Text = packet.ConnectionRateExceeded, "too many attempts, try again later"
 	}

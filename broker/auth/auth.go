@@ -49,7 +49,8 @@ var (
 	ErrBadCredentials = errors.New("bad user name or password")
 	// ErrBanned says that the client is kept out whatever it shows.
 	ErrBanned = errors.New("banned")
-	// ErrUnavailable says that nobody can decide for now: the client should try again later.
+	// ErrUnavailable says that nobody can decide for now: the client should try again later. That is
+	// what it is told, also if ErrBadCredentials is wrapped beside it, by which the failure counts.
 	ErrUnavailable = errors.New("authentication is not available for now")
 	// ErrTooOften says that the client has to wait: too many attempts have failed, or it connects
 	// again and again.

@@ -2,6 +2,7 @@
 package ban
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -215,7 +216,7 @@ func (c *Check) Address(a netip.Addr) error { return c.bans.Load().address(a) }
 // Attempt says whether one who wants to come in is banned.
 func (c *Check) Attempt(a *auth.Attempt) error {
 	x := c.bans.Load()
-	if err := errors.Join(x.client(a.ClientID), x.find(User, a.Username)); err != nil {
+	if err := cmp.Or(x.client(a.ClientID), x.find(User, a.Username)); err != nil {
 		return err
 	}
 	if a.Certificate != nil {
@@ -232,12 +233,12 @@ func (c *Check) Attempt(a *auth.Attempt) error {
 // Client says whether one who is in is banned.
 func (c *Check) Client(client *auth.Client) error {
 	x := c.bans.Load()
-	err := errors.Join(x.client(client.ID), x.find(User, client.User))
-	if client.Certificate != nil {
-		err = errors.Join(err, x.find(Serial, client.Certificate.SerialNumber.Text(16)))
+	err := cmp.Or(x.client(client.ID), x.find(User, client.User))
+	if err == nil && client.Certificate != nil {
+		err = x.find(Serial, client.Certificate.SerialNumber.Text(16))
 	}
-	if !client.Addr.IsLoopback() {
-		err = errors.Join(err, x.address(client.Addr))
+	if err == nil && !client.Addr.IsLoopback() {
+		err = x.address(client.Addr)
 	}
 	return err
 }

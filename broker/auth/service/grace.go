@@ -174,14 +174,18 @@ func (g *grace) refuse(ctx context.Context, w who, proof key, what []byte) {
 	}
 }
 
-// admit tells whether a client may return while the service cannot be asked, and what it said.
-func (g *grace) admit(ctx context.Context, w who, proof key, what []byte) (answer, bool) {
+// admit tells whether a client may return while the service cannot be asked, and what it said. Wrong
+// says that it is known, and shows something else than what the service has accepted.
+func (g *grace) admit(ctx context.Context, w who, proof key, what []byte) (a answer, ok, wrong bool) {
 	known, same := g.find(ctx, w, proof, what)
+	if known.Salt == nil {
+		_, _ = g.hash(ctx, nil, what) // it takes as long as for one that is known
+	}
 	now := g.now()
 	if !same || known.age(now) > g.period || !known.Expires.IsZero() && now.After(known.Expires) {
-		return answer{}, false
+		return answer{}, false, known.Salt != nil && !same
 	}
-	return answer{result: allow, super: known.Super, rules: known.Rules, expires: known.Expires}, true
+	return answer{result: allow, super: known.Super, rules: known.Rules, expires: known.Expires}, true, false
 }
 
 // name returns a short text that stands for a request.

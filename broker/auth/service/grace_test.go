@@ -3,6 +3,7 @@ package service_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -75,8 +76,13 @@ func TestGrace(t *testing.T) {
 			t.Errorf("%s: ann is %+v", when, id)
 		}
 		for _, other := range []auth.Attempt{wrong(), stranger, {}} {
-			if _, err := s.Authenticate(t.Context(), other); err == nil {
+			_, err := s.Authenticate(t.Context(), other)
+			if err == nil {
 				t.Errorf("%s: %s %q is in", when, other.Username, other.Password)
+			}
+			// Without the service only a wrong secret of a known client is known to be a failure.
+			if away := errors.Is(err, auth.ErrUnavailable); away && errors.Is(err, auth.ErrBadCredentials) != (ann && bytes.Equal(other.Password, wrong().Password)) {
+				t.Errorf("%s: %s %q: %v", when, other.Username, other.Password, err)
 			}
 		}
 		if publish("a") != a || publish("c") {

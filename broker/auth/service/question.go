@@ -179,7 +179,7 @@ func (q *question) ask(ctx context.Context, c *http.Client, v *template.Values, 
 		return answer{result: deny, why: err.Error()}, nil
 	}
 	if err != nil {
-		return answer{}, err
+		return answer{}, bare(err)
 	}
 	resp, err := c.Do(r)
 	if err != nil {

@@ -268,8 +268,12 @@ func (s *Service) withoutService(ctx context.Context, a *auth.Attempt, k key, v 
 	case Next:
 		return auth.Identity{}, fmt.Errorf("the HTTP service does not answer (%w): %w", why, auth.ErrUnknown)
 	case Cached:
-		if got, ok := s.grace.admit(ctx, who{a.ClientID, a.Username}, k, shown(v, s.auth, s.super)); ok {
+		got, ok, wrong := s.grace.admit(ctx, who{a.ClientID, a.Username}, k, shown(v, s.auth, s.super))
+		switch {
+		case ok:
 			return s.identity(a, got)
+		case wrong: // the client is told what others are told, and the failure is counted
+			return auth.Identity{}, fmt.Errorf("the HTTP service does not answer (%w), and has accepted something else before: %w, %w", why, auth.ErrUnavailable, auth.ErrBadCredentials)
 		}
 		return auth.Identity{}, fmt.Errorf("the HTTP service does not answer (%w), and has not accepted this before: %w", why, auth.ErrUnavailable)
 	}
