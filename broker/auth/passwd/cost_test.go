@@ -1,6 +1,9 @@
 package passwd
 
 import (
+	"bytes"
+	"crypto/pbkdf2"
+	"crypto/sha512"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -38,5 +41,19 @@ func TestInvent(t *testing.T) {
 	}
 	if len(seen) != len(costs) {
 		t.Errorf("%d costs of %d", len(seen), len(costs))
+	}
+}
+
+func TestStretch(t *testing.T) {
+	for iterations := range 200 {
+		password, salt := bytes.Repeat([]byte("p"), iterations), bytes.Repeat([]byte("s"), iterations%40)
+		size := 16 + iterations%241
+		want, err := pbkdf2.Key(sha512.New, string(password), salt, iterations+1, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := stretch(password, salt, iterations+1, size); !bytes.Equal(got, want) {
+			t.Fatalf("%d iterations, %d bytes: %x, want %x", iterations+1, size, got, want)
+		}
 	}
 }

@@ -1,7 +1,6 @@
 package passwd
 
 import (
-	"crypto/pbkdf2"
 	"crypto/rand"
 	"crypto/sha512"
 	"crypto/subtle"
@@ -69,11 +68,7 @@ func (c cost) of(password, salt []byte) []byte {
 		sum := sha512.Sum512(append(password[:len(password):len(password)], salt...))
 		return sum[:]
 	case PBKDF2:
-		key, err := pbkdf2.Key(sha512.New, string(password), salt, c.iterations, c.keySize)
-		if err != nil {
-			return nil // no key fits; only a FIPS module refuses what parse lets through
-		}
-		return key
+		return stretch(password, salt, c.iterations, c.keySize)
 	default:
 		return argon2.IDKey(password, salt, uint32(c.iterations), c.memory, c.threads, uint32(c.keySize))
 	}
