@@ -61,16 +61,15 @@ func OpenLetter(bridge string, dead packet.Publish) (l Letter, ok bool) {
 // before everything else.
 type terms struct {
 	welcome
-	version packet.Version
-	lost    bool       // the cloud has no session
-	policy  LostPolicy // for what may have arrived then
-	poison  uint16     // identifier of a message that the cloud closed connections for; 0: none
+	lost   bool       // the cloud has no session
+	policy LostPolicy // for what may have arrived then
+	poison uint16     // identifier of a message that the cloud closed connections for; 0: none
 }
 
-// never returns why the cloud can never take a message, as far as it has said so; empty: it can.
-// again: it may have been sent before.
-func (t *terms) never(p packet.Publish, again bool) string {
-	switch size := p.Size(t.version); {
+// never returns why the cloud can never take a message of a version, as far as it has said so; empty:
+// it can. again: it may have been sent before.
+func (t *terms) never(v packet.Version, p packet.Publish, again bool) string {
+	switch size := p.Size(v); {
 	case t.packet > 0 && size > t.packet:
 		return fmt.Sprintf("a packet of %d bytes, the cloud takes %d", size, t.packet)
 	case p.QoS > t.qos:

@@ -243,7 +243,7 @@ func TestTooManyHops(t *testing.T) {
 	l := newLedger(t, 0)
 	c, config := five(t, l, dialect{})
 	around := message("up/a", 1, 0)
-	around.Properties = &packet.PublishProperties{User: []packet.UserProperty{{Name: HopsProperty, Value: "8"}}}
+	around.Properties = &packet.PublishProperties{User: []packet.UserProperty{{Name: HopsProperty, Value: "4"}}}
 	l.add(around, message("up/a", 1, 1))
 	b, _ := start(t, config)
 	l.empty(t)

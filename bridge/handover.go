@@ -36,14 +36,14 @@ type handover struct {
 func newHandover(c Config, lanes []*lane, l *life, d *drops) *handover {
 	h := &handover{
 		intake: intake{
-			inbox: lanes[strictLane].session, rules: c.Rules, life: l, drops: d,
+			inbox: lanes[strictLane].session, rules: c.Rules, life: l, drops: d, version: c.upstream().version(),
 			receipts: receipts{slots: make(chan struct{}, maxReceipts)},
 		},
 		flight: flight{
 			lanes: lanes, window: c.Window, limit: c.Window, timeout: c.AckTimeout, end: l.end,
 			out: make(map[uint16]*delivery),
 		},
-		terms: terms{version: c.upstream().version(), policy: c.LostSession},
+		terms: terms{policy: c.LostSession},
 		name:  c.Name, log: d.log, pacer: newPacer(c.ReplayRate),
 	}
 	h.watch = time.AfterFunc(c.AckTimeout, h.late)

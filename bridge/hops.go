@@ -11,17 +11,18 @@ import (
 const (
 	// HistoricalProperty marks a message that follows fresh ones after an outage.
 	HistoricalProperty = "gateway-historical"
-	// HopsProperty counts the bridges that a message has come over.
+	// HopsProperty counts how often a message has crossed a bridge.
 	HopsProperty = "gateway-hops"
 )
 
-// maxHops is how many bridges a message may come over: enough for a site behind a site behind a
-// site, and few enough that rules which form a circle are noticed at once.
-const maxHops = 8
+// maxHops is how many times a message may cross a bridge, in either direction: enough for a site
+// behind a site behind a site. Two gateways that fetch from each other what they also send double
+// a message at each crossing, so a circle ends with a dozen copies.
+const maxHops = 4
 
-// properties returns the properties of an outgoing message; ok is false when it has come over too
-// many bridges.
-func properties(p packet.Publish, historical bool) (*packet.PublishProperties, bool) {
+// crossing returns the properties of a message that crosses a bridge; ok is false when it has done
+// so too often.
+func crossing(p packet.Publish, historical bool) (*packet.PublishProperties, bool) {
 	var out packet.PublishProperties
 	if p.Properties != nil {
 		out = *p.Properties
@@ -41,7 +42,10 @@ func properties(p packet.Publish, historical bool) (*packet.PublishProperties, b
 	return &out, true
 }
 
-// hopsOf returns how many bridges a message says that it has come over.
+// circle is why a message that has crossed too many bridges ends.
+const circle = "it has crossed too many bridges: rules carry it in a circle"
+
+// hopsOf returns how many bridges a message says that it has crossed.
 func hopsOf(p packet.Publish) int {
 	if p.Properties == nil {
 		return 0

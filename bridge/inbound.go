@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,6 +64,7 @@ type intake struct {
 	life     *life
 	link     link
 	drops    *drops
+	version  packet.Version
 	receipts receipts
 	heard    time.Time // of the cloud, on the connection before; zero: this is the first
 	backlog  backlog
@@ -79,6 +81,12 @@ func (in *intake) publish(p packet.Publish) error {
 		in.drops.add("no incoming rule maps the topic", remote)
 	}
 	p.Topic = local
+	if in.version >= packet.V5 && ok {
+		historical := p.Properties != nil && slices.Contains(p.Properties.User, packet.UserProperty{Name: HistoricalProperty, Value: "1"})
+		if p.Properties, ok = crossing(p, historical); !ok {
+			in.drops.add(circle, remote)
+		}
+	}
 	in.backlog.mark(&p, time.Now())
 	if p.QoS == 0 {
 		if ok {

@@ -143,13 +143,13 @@ func (h *handover) forward(ctx context.Context, l *lane, p packet.Publish, wasAc
 	}
 	if h.version >= packet.V5 {
 		var ok bool
-		if out.Properties, ok = properties(p, l.history); !ok {
-			h.drops.add(fmt.Sprintf("it has come over %d bridges: they carry it in a circle", maxHops), p.Topic)
+		if out.Properties, ok = crossing(p, l.history); !ok {
+			h.drops.add(circle, p.Topic)
 			d.skip()
 			return nil
 		}
 	}
-	if why := h.never(out, p.Dup); why != "" {
+	if why := h.never(h.version, out, p.Dup); why != "" {
 		h.bury(d, why)
 		return nil
 	}

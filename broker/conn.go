@@ -360,9 +360,11 @@ func (c *conn) subscribe(body []byte) error {
 		f.Filter = c.link.mount.filter(f.Filter)
 	}
 	if c.bridge {
-		// A bridge needs the flag to keep the other side's retained messages the same.
+		// A bridge needs the flag to keep the other side's retained messages the same, and must not
+		// get back what it brings.
 		for i := range p.Filters {
-			p.Filters[i].RetainAsPublished = true
+			f := &p.Filters[i]
+			f.RetainAsPublished, f.NoLocal = true, !isShared(f.Filter)
 		}
 	}
 	denied := c.access.subscribe(&p)

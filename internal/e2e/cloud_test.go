@@ -26,7 +26,8 @@ type cloud struct {
 
 	reader  pair // of the consumer, see collect
 	books   *ledger
-	present atomic.Bool // the consumer is connected and has subscribed
+	spoken  packet.Version // of the bridge, see say
+	present atomic.Bool    // the consumer is connected and has subscribed
 }
 
 // newCloud starts a cloud with certificates of an authority of its own, or skips the test if

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -43,6 +44,19 @@ listeners:
 	}
 	showOnFailure(t, "gateway", g.log)
 	return g
+}
+
+// extend adds a section to the configuration, before the gateway is started.
+func (g *gateway) extend(section string) {
+	g.t.Helper()
+	f, err := os.OpenFile(g.config, os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString(section)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		g.t.Fatal(err)
+	}
 }
 
 // start runs the gateway and waits until it answers.

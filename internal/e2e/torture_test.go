@@ -59,15 +59,15 @@ var troubles = []trouble{
 		return func() { line.divert(c.address) }
 	}},
 	{"takes everything and acknowledges nothing", func(t *testing.T, c *cloud, line *link) func() {
-		line.divert(c.impostor(t, func(nc net.Conn) { say(nc, &packet.Connack{SessionPresent: true}) }))
+		line.divert(c.impostor(t, func(nc net.Conn) { c.say(nc, &packet.Connack{SessionPresent: true}) }))
 		return func() { line.divert(c.address) }
 	}},
 	{"refuses: server unavailable", func(t *testing.T, c *cloud, line *link) func() {
-		line.divert(c.impostor(t, func(nc net.Conn) { say(nc, &packet.Connack{Reason: packet.ServerUnavailable}) }))
+		line.divert(c.impostor(t, func(nc net.Conn) { c.say(nc, &packet.Connack{Reason: packet.ServerUnavailable}) }))
 		return func() { line.divert(c.address) }
 	}},
 	{"refuses: not authorized", func(t *testing.T, c *cloud, line *link) func() {
-		line.divert(c.impostor(t, func(nc net.Conn) { say(nc, &packet.Connack{Reason: packet.NotAuthorized}) }))
+		line.divert(c.impostor(t, func(nc net.Conn) { c.say(nc, &packet.Connack{Reason: packet.NotAuthorized}) }))
 		return func() { line.divert(c.address) }
 	}},
 	{"answers what is no MQTT", func(t *testing.T, c *cloud, line *link) func() {
@@ -101,14 +101,18 @@ var forgetful = trouble{"the cloud comes back without its sessions", func(t *tes
 // gateway find it as quick as before, and when it is over nothing is missing, nothing at QoS 2
 // came twice, and the order is kept.
 func TestTorture(t *testing.T) {
-	books, _ := endure(t, troubles...)
-	books.audit(t)
+	for _, version := range []string{"3.1.1", "5.0"} {
+		t.Run(version, func(t *testing.T) {
+			books, _ := endure(t, version, troubles...)
+			books.audit(t)
+		})
+	}
 }
 
 // TestForgetfulCloud loses nothing at QoS 1. Of the messages at QoS 2 that were on their way, each
 // in a state that only the cloud knew, the gateway says that their fate is unknown.
 func TestForgetfulCloud(t *testing.T) {
-	books, log := endure(t, forgetful)
+	books, log := endure(t, "3.1.1", forgetful)
 	if len(log.lines("the cloud has lost its session")) == 0 {
 		t.Error("the log says nothing of it")
 	}
@@ -122,15 +126,18 @@ func TestForgetfulCloud(t *testing.T) {
 	}
 }
 
-// endure lets the troubles come and go under load. It returns the books, when all is quiet again,
+// endure lets the troubles of a bridge that speaks a version come and go under load. It returns the books, when all is quiet again,
 // and the gateway's log.
-func endure(t *testing.T, troubles ...trouble) (*ledger, *output) {
+func endure(t *testing.T, version string, troubles ...trouble) (*ledger, *output) {
 	t.Helper()
 	c := newCloud(t)
 	books := newLedger()
 	c.collect(books, 2)
 	line := newLink(t, c.address)
-	g := newGateway(t, bridge(line.address(), c.file, c.valid("greenhouse")))
+	if c.spoken = packet.V311; version == "5.0" {
+		c.spoken = packet.V5
+	}
+	g := newGateway(t, speaking(version, bridge(line.address(), c.file, c.valid("greenhouse"))))
 	g.start()
 	load, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -332,8 +339,9 @@ func (c *cloud) impostor(t *testing.T, answer func(net.Conn)) (address string) {
 	return ln.Addr().String()
 }
 
-func say(nc net.Conn, p *packet.Connack) {
-	_, _ = nc.Write(p.Append(nil, packet.V311)) // the peer may have gone
+// say answers a bridge in the version that it speaks.
+func (c *cloud) say(nc net.Conn, p *packet.Connack) {
+	_, _ = nc.Write(p.Append(nil, c.spoken)) // the peer may have gone
 }
 
 // deaf returns an address whose SYNs are dropped: the queue of its listener is full.
