@@ -170,11 +170,18 @@ func (s *Server) handleUnsubscribe(n *Session, p *packet.Unsubscribe, done func(
 	s.conclude(changes, ack, done)
 }
 
+// Reserved reports whether a topic is the gateway's own, so that clients cannot publish to it: one of
+// its statistics, of the notes of its bridges, or of their dead letters.
+func Reserved(name string) bool {
+	return strings.HasPrefix(name, "$") &&
+		(strings.HasPrefix(name, sys) || strings.HasPrefix(name, "$bridge/") || strings.HasPrefix(name, "$dead/"))
+}
+
 // checkTopic decides about the topic of a message from a client. Statistics are the server's
 // own to publish (5.0, 4.7.2).
 func (l *Limits) checkTopic(name string) error {
-	if len(name) >= 5 && name[:5] == "$SYS/" {
-		return &packet.Error{Clause: "4.7.2", Reason: packet.NotAuthorized, Text: "topics below $SYS/ are the gateway's own"}
+	if Reserved(name) {
+		return &packet.Error{Clause: "4.7.2", Reason: packet.NotAuthorized, Text: "topics below $SYS/, $bridge/ and $dead/ are the gateway's own"}
 	}
 	if !l.fits(name) {
 		return &packet.Error{Clause: "4.7", Reason: packet.TopicNameInvalid, Text: "the topic name is longer or deeper than limits.topic_size and limits.topic_levels allow"}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gateway/broker"
 	"gateway/broker/auth"
 	"gateway/broker/topic"
 	"gateway/config"
@@ -101,8 +102,8 @@ func (q *question) ask(c *config.Config, action, name string) (auth.Verdict, err
 	if q.qos < 0 || q.qos > 2 {
 		return auth.Verdict{}, fmt.Errorf("--qos is from 0 to 2, not %d", q.qos)
 	}
-	if strings.HasPrefix(name, "$SYS/") && r.Action == auth.Publish {
-		return auth.Verdict{Rule: "topics below $SYS/ are the gateway's own"}, nil
+	if broker.Reserved(name) && r.Action == auth.Publish {
+		return auth.Verdict{Rule: "topics below $SYS/, $bridge/ and $dead/ are the gateway's own"}, nil
 	}
 	if !strings.HasPrefix(r.Topic, "$SYS/") {
 		r.Topic = l.Prefix + r.Topic
