@@ -86,3 +86,25 @@ func TestDecide(t *testing.T) {
 		}
 	}
 }
+
+// The gateway is administered by super users, and by whom a rule allows it: having no rules is none.
+func TestControl(t *testing.T) {
+	for _, tt := range []struct {
+		id      auth.Identity
+		rules   auth.Authorizer
+		allowed bool
+	}{
+		{auth.Identity{}, nil, false},
+		{auth.Identity{}, law{}, false},
+		{auth.Identity{}, law{Allowed: true, Rule: "yes"}, true},
+		{auth.Identity{Rules: law{Allowed: true, Rule: "yes"}}, nil, true},
+		{auth.Identity{Super: true}, nil, true},
+	} {
+		for _, action := range []auth.Action{auth.Publish, auth.Subscribe} {
+			v := auth.Decide(t.Context(), &auth.Client{Identity: tt.id}, tt.rules, auth.Request{Action: action, Topic: auth.Control + "devices/v1"})
+			if v.Allowed != tt.allowed {
+				t.Errorf("%+v, %+v: %+v", tt.id, tt.rules, v)
+			}
+		}
+	}
+}

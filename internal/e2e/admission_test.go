@@ -464,3 +464,59 @@ func TestControl(t *testing.T) {
 	order("devices", `{"command":"enable","name":"dev"}`, "")
 	order("devices", `{"command":"remove","name":"dev"}`, "")
 }
+
+// TestServiceRules lets the service decide what its clients do: by acl_req, by rules in its answer, and
+// as super users, who alone may administer the gateway.
+func TestServiceRules(t *testing.T) {
+	p := newPorch(t)
+	text, err := os.ReadFile(p.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	acl := fmt.Sprintf(`    acl_req: {url: "%s/acl", method: GET, params: {who: "%%u", topic: "%%t", access: "%%A"}}
+    super_req: {url: "%s/super", method: GET, params: {who: "%%u"}}
+    cache_ttl`, p.service.URL, p.service.URL)
+	if err := os.WriteFile(p.config, []byte(strings.Replace(string(text), "    cache_ttl", acl, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.serve(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/super" && r.FormValue("who") == "root", r.URL.Path == "/acl" && r.FormValue("topic") == "open":
+		case r.URL.Path == "/acl" && strings.HasPrefix(r.FormValue("topic"), "$CONTROL"):
+		case r.URL.Path == "/auth":
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, `{"result":"allow","acl":[{"permission":"deny","topic":"closed"},{"permission":"allow","action":"publish","topic":"own/${username}"}]}`)
+		default:
+			w.WriteHeader(http.StatusForbidden)
+		}
+	})
+	p.start()
+	for _, tt := range []struct {
+		user, topic        string
+		publish, subscribe packet.ReasonCode
+	}{
+		{"ann", "open", packet.Success, packet.Success},
+		{"ann", "closed", packet.NotAuthorized, packet.NotAuthorized},
+		{"ann", "own/ann", packet.Success, packet.NotAuthorized},
+		{"ann", "own/bob", packet.NotAuthorized, packet.NotAuthorized},
+		{"ann", "$CONTROL/bans/v1/response", packet.NotAuthorized, packet.NotAuthorized},
+		{"root", "own/bob", packet.Success, packet.Success},
+		{"root", "$CONTROL/bans/v1/response", packet.Success, packet.Success},
+	} {
+		c, reason := p.dial(p.urls["http TCP"], client.Options{Version: packet.V5, Username: tt.user, Password: "right-password"})
+		if c == nil {
+			t.Fatal(reason)
+		}
+		done := make(chan packet.ReasonCode, 1)
+		if err := c.Send(t.Context(), packet.Publish{Topic: tt.topic, QoS: 1}, func(r packet.ReasonCode, _ error) { done <- r }); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-done; got != tt.publish && (got.Failed() || tt.publish.Failed()) {
+			t.Errorf("%s publishes to %s: %s, want %s", tt.user, tt.topic, got, tt.publish)
+		}
+		got, err := c.Subscribe(t.Context(), packet.Subscription{Filter: tt.topic})
+		if err != nil || got[0] != tt.subscribe {
+			t.Errorf("%s subscribes to %s: %s, %v, want %s", tt.user, tt.topic, got, err, tt.subscribe)
+		}
+	}
+}
