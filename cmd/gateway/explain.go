@@ -58,7 +58,7 @@ func newExplain() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&q.client, "client", "", "its client identifier")
-	flags.StringVar(&q.user, "user", "", "its user name; none: it is anonymous")
+	flags.StringVar(&q.user, "user", "", "its user name; none: that of its certificate, or it is anonymous")
 	flags.StringVar(&q.listener, "listener", "", "the listener that it connects to; none: the first one")
 	flags.StringVar(&q.address, "address", "", "the IP address that it comes from")
 	flags.StringVar(&q.certificate, "certificate", "", "PEM file of its certificate")
@@ -118,6 +118,9 @@ func (q *question) ask(c *config.Config, action, name string) (auth.Verdict, err
 		if who.Certificate, err = certificateOf(q.certificate); err != nil {
 			return auth.Verdict{}, fmt.Errorf("--certificate %s: %w", q.certificate, err)
 		}
+		if err := named(&who, l); err != nil {
+			return auth.Verdict{}, fmt.Errorf("--certificate %s: %w", q.certificate, err)
+		}
 	}
 	a, err := openAccess(c)
 	if err != nil {
@@ -136,6 +139,19 @@ func (q *question) on(c *config.Config) (config.Listener, error) {
 		names = append(names, l.Name)
 	}
 	return config.Listener{}, fmt.Errorf("there is no listener %q, but %q", q.listener, names)
+}
+
+// named gives a client without a user name those of its certificate.
+func named(c *auth.Client, l config.Listener) error {
+	if c.User != "" {
+		return nil
+	}
+	id, err := auth.Certificate{User: l.Names.User, ClientID: l.Names.ClientID}.Authenticate(context.Background(), auth.Attempt{Certificate: c.Certificate})
+	c.User = id.User
+	if id.ClientID != "" {
+		c.ID = id.ClientID
+	}
+	return err
 }
 
 // certificateOf reads the first certificate of a PEM file.
