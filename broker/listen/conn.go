@@ -39,7 +39,7 @@ var errProtocol = errors.New("this is not what the listener speaks")
 
 // HandshakeContext agrees with the client on what is spoken. It must have returned nil before Read
 // and Write are called, and takes as long as the deadlines of the connection allow. ctx ends the
-// TLS part of it early.
+// TLS part of it early, and an answer to HTTP that waits for others.
 //
 // An HTTP request is answered here. The error is io.EOF then, with some words around: there was a
 // connection, but no client of the broker.
@@ -73,8 +73,12 @@ func (c *Conn) agree(ctx context.Context) error {
 	if speaks == MQTT {
 		return nil
 	}
-	e := exchange{o: &c.l.o, below: newUndated(c.Conn, c.stream())}
-	ws, err := e.serve(c.rest)
+	e := exchange{o: &c.l.o, below: newUndated(c.Conn, c.stream()), from: c.RemoteAddr()}
+	if c.tls != nil {
+		state := c.tls.ConnectionState()
+		e.tls = &state
+	}
+	ws, err := e.serve(ctx, c.rest)
 	c.mu.Lock()
 	c.ws, c.rest = ws, nil
 	c.mu.Unlock()

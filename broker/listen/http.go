@@ -3,12 +3,15 @@ package listen
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/gorilla/websocket"
@@ -27,18 +30,21 @@ type exchange struct {
 	o     *Options
 	below *undated
 	in    *bufio.Reader
+	from  net.Addr
+	tls   *tls.ConnectionState // nil: no TLS
 }
 
-// serve reads the request, of which rest has come already, and answers it. It returns a WebSocket
+// serve reads the request, of which rest has come already, and answers it; ctx ends what waits for
+// others. It returns a WebSocket
 // or an error; io.EOF, with some words around, when all is well and nothing more will come.
-func (e *exchange) serve(rest []byte) (*webSocket, error) {
+func (e *exchange) serve(ctx context.Context, rest []byte) (*webSocket, error) {
 	wire := &noting{Reader: e.below}
 	head := &io.LimitedReader{R: io.MultiReader(bytes.NewReader(rest), wire), N: maxHead}
 	e.in = bufio.NewReaderSize(head, 1024)
 	r, err := http.ReadRequest(e.in)
 	switch {
 	case err == nil:
-		return e.answer(r)
+		return e.answer(r.WithContext(ctx))
 	case head.N == 0:
 		e.reply(http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("more than %d bytes", maxHead))
 		return nil, fmt.Errorf("HTTP request: more than %d bytes", maxHead)
@@ -67,6 +73,9 @@ func (e *exchange) answer(r *http.Request) (*webSocket, error) {
 	switch {
 	case takes&HTTP > 0 && r.URL.Path == "/health" && r.Method == http.MethodGet:
 		e.reply(http.StatusOK, "ok")
+		return nil, fmt.Errorf("answered an HTTP request: %w", io.EOF)
+	case takes&HTTP > 0 && e.o.API != nil && strings.HasPrefix(r.URL.Path, "/api/"):
+		e.ask(r)
 		return nil, fmt.Errorf("answered an HTTP request: %w", io.EOF)
 	case takes&WebSocket == 0 || r.URL.Path != web.Path && r.URL.Path != "/" || !websocket.IsWebSocketUpgrade(r):
 		e.reply(http.StatusNotFound, "not found")
@@ -102,6 +111,31 @@ func (w *Web) welcomes(r *http.Request) bool {
 	}
 	return slices.ContainsFunc(w.Origins, func(o string) bool { return o == "*" || strings.EqualFold(o, origin) })
 }
+
+// ask lets the interface answer.
+func (e *exchange) ask(r *http.Request) {
+	r.RemoteAddr, r.TLS = e.from.String(), e.tls
+	w := response{header: make(http.Header), status: http.StatusOK}
+	e.o.API.ServeHTTP(&w, r)
+	w.header.Set("Content-Length", strconv.Itoa(w.body.Len()))
+	w.header.Set("Connection", "close")
+	var head bytes.Buffer
+	fmt.Fprintf(&head, "HTTP/1.1 %d %s\r\n", w.status, http.StatusText(w.status))
+	_ = w.header.Write(&head) // a buffer takes everything
+	head.WriteString("\r\n")
+	_, _ = e.below.Write(append(head.Bytes(), w.body.Bytes()...)) // the client may be gone
+}
+
+// A response is one that is sent when it is whole.
+type response struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (w *response) Header() http.Header         { return w.header }
+func (w *response) WriteHeader(status int)      { w.status = status }
+func (w *response) Write(b []byte) (int, error) { return w.body.Write(b) }
 
 // reply sends a whole response; the connection ends after it.
 func (e *exchange) reply(status int, text string) {

@@ -10,6 +10,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/http"
 	"sync"
 )
 
@@ -20,7 +21,7 @@ type Protocols byte
 const (
 	MQTT      Protocols = 1 << iota // since CONNECT begins with 0x10
 	WebSocket                       // MQTT in binary messages; since a request begins with GET
-	HTTP                            // GET /health, which is 200 OK
+	HTTP                            // GET /health, which is 200 OK, and what is below /api/
 )
 
 // Options are what a Listener is made from.
@@ -32,7 +33,10 @@ type Options struct {
 	Plain     bool      // with TLS: connections that do not begin with a TLS handshake are taken too
 	WebSocket Web
 	Socket    Socket
-	Log       *slog.Logger // required with TLS
+	// API answers requests below /api/ where HTTP is spoken, whose head and body have up to 8 KB
+	// together; nil: there are none. Each has RemoteAddr and, over TLS, TLS.
+	API http.Handler
+	Log *slog.Logger // required with TLS
 }
 
 // Web are the settings of MQTT over WebSocket.

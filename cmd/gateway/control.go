@@ -128,7 +128,7 @@ func (c *control) handle(topic string, payload []byte) reply {
 		return r
 	}
 	if o.Command != "list" && o.Command != "show" {
-		c.log.Info("an administrator over MQTT", "topic", topic, "command", o.Command, "device", o.Name, "ban", o.Ban)
+		c.log.Info("an administrator's order is carried out", "topic", topic, "command", o.Command, "device", o.Name, "ban", o.Ban)
 	}
 	return r
 }

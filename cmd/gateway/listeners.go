@@ -99,6 +99,9 @@ func (g *gateway) open(ctx context.Context, l config.Listener, packetSize int64)
 	for _, p := range l.Protocols {
 		o.Protocols |= protocols[p]
 	}
+	if t := treatment(l, g.methods, g.access, g.guests); !l.Anonymous {
+		o.API = &api{control: &g.guests.control, door: g.guests.door, who: t.Auth, rules: t.Rules, listener: l.Name, log: g.log}
+	}
 	if t := l.TLS; t != nil {
 		o.Plain = t.Plain
 		o.TLS = &listen.Files{
