@@ -12,6 +12,7 @@ import (
 
 	"gateway/broker"
 	"gateway/broker/packet"
+	"gateway/broker/session"
 	"gateway/offline"
 )
 
@@ -180,4 +181,31 @@ func TestEarlyOrder(t *testing.T) {
 		r.Close()
 	}
 	wait.Wait()
+}
+
+// A client that is connected and takes nothing is bounded as any other.
+func TestEarlyIsBounded(t *testing.T) {
+	store, err := offline.Open(filepath.Join(t.TempDir(), "store"), offline.Options{CommitDelay: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := broker.New(broker.Options{Store: store, Early: true, Log: slog.New(slog.DiscardHandler),
+		Queues: map[string]*session.Room{"receiver": {Quota: session.Quota{Messages: 20}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = server.Close(), store.Close() }()
+	join(t, server, "receiver", 1)
+	from, err := server.Connect(broker.ClientOptions{ID: "publisher", CleanStart: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := make(chan packet.ReasonCode, 1)
+	for range 100 {
+		from.Publish(packet.Publish{Topic: "e", QoS: 1, Payload: []byte("m")}, func(r packet.ReasonCode) { answers <- r })
+		<-answers
+	}
+	if n, _, _ := store.Count("receiver"); n != 20 || server.Stats().Dropped.Load() != 80 {
+		t.Errorf("%d messages wait, %d were dropped", n, server.Stats().Dropped.Load())
+	}
 }

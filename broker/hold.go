@@ -83,12 +83,20 @@ func (h *holder) barrier() uint64 {
 	return lowest
 }
 
-// attentive reports whether the client is there, and has got all that is for it but what is in memory.
-func (h *holder) attentive() bool {
+// mostEarly is how many messages a client may have to acknowledge that gets another before it is
+// durable.
+const mostEarly = 32
+
+// attentive reports whether the client is there and keeps up, so that it will get a message at once
+// and is far from what bounds its queue.
+func (h *holder) attentive(to *session.Target, size int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_, _, behind := h.state.Queue.Missing()
-	return h.peer != nil && !h.ended && !behind
+	q := &h.state.Queue
+	n, bytes := int64(q.Len()), int64(q.Bytes()+size)
+	return h.peer != nil && !h.ended && h.peer.room() && n < mostEarly &&
+		(to.Room == nil || to.Room.Quota.Holds(2*n+2, 2*bytes)) &&
+		(to.Rule == nil || to.Rule.Quota.Holds(2*n+2, 2*bytes))
 }
 
 // take takes a message that is not durable yet, if it is the next. over tells that it has become so, or

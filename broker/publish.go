@@ -196,7 +196,7 @@ func (u *unit) submit() bool {
 	if u.srv.early && v.enqueued != nil {
 		v.over = new(atomic.Bool)
 		for i, t := range v.enqueued.To {
-			t.Early = t.QoS == 1 && (*holder)(v.sessions[i]).attentive()
+			t.Early = t.QoS == 1 && (*holder)(v.sessions[i]).attentive(t, v.enqueued.Message.Publish.Size(packet.V5))
 		}
 	}
 	u.srv.store.Submit(v.changes, v.done == nil, v.committed)
