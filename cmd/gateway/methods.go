@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -14,6 +13,7 @@ import (
 
 	"gateway/broker"
 	"gateway/broker/auth"
+	"gateway/broker/auth/roster"
 	"gateway/broker/auth/scram"
 	"gateway/broker/auth/totp"
 	"gateway/broker/packet"
@@ -57,11 +57,9 @@ func (m *methods) secret(path string) []byte {
 		return b
 	}
 	fresh := make([]byte, size)
-	_, _ = rand.Read(fresh) // never fails
-	if err == nil {
-		err = fmt.Errorf("%s has %d bytes, not %d", path, len(b), size)
-	} else if errors.Is(err, fs.ErrNotExist) {
-		err = os.WriteFile(path, fresh, 0o600)
+	_, _ = rand.Read(fresh)                           // never fails
+	if err == nil || errors.Is(err, fs.ErrNotExist) { // one of another size is of nobody's making
+		err = roster.Replace(path, fresh)
 	}
 	if err != nil {
 		m.log.Warn("after the next start it can be told which users of SCRAM do not exist", "error", err, "remedy", "let the gateway write "+path)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -475,6 +476,26 @@ auth:
 				t.Errorf("with %.5s…: %v, %s", tt.password, err, got)
 			}
 		}
+	})
+
+	t.Run("guessing", func(t *testing.T) {
+		for range 20 {
+			p, err := scram.NewClient(scram.SHA256, "victim", "a guess")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = client.Dial(t.Context(), address, client.Options{Version: packet.V5, Prover: p})
+			var refusal *client.Error
+			switch {
+			case !errors.As(err, &refusal):
+				t.Fatal(err)
+			case refusal.Reason == packet.ConnectionRateExceeded:
+				return
+			case refusal.Reason != packet.NotAuthorized:
+				t.Fatal(err)
+			}
+		}
+		t.Error("a password can be guessed as often as one likes")
 	})
 
 	// What is told of a user that does not exist stays the same over a restart.
