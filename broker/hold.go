@@ -46,12 +46,19 @@ func (b *queueBounds) target(n *Session, name string) *session.Target {
 type holder Session
 
 // Hold tells the store from which position on it may drop messages, and keeps them from being sent
-// until letGo. What is in memory, and will be soon, is on its way to the client.
+// until letGo. To a client that takes some, what is in memory, and will be soon, is on its way; with
+// one that is away or stuck it is what was sent.
 func (h *holder) Hold() (from uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	from, _, _ = h.state.Queue.Missing()
-	if h.peer != nil {
+	q := &h.state.Queue
+	_, next, _ := q.Missing()
+	oldest := next - uint64(q.Len())
+	moves := h.peer != nil && oldest != h.stuckAt
+	if h.stuckAt = oldest; !moves {
+		q.Unload()
+	}
+	if from, _, _ = q.Missing(); moves {
 		from += readAhead
 	}
 	h.holds = append(h.holds, from)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -285,5 +286,39 @@ func TestStoredMessages(t *testing.T) {
 			t.Errorf("limit %d, quota %d: %d messages wait, want %d", tt.limit, tt.quota, n, tt.want)
 		}
 		l.close()
+	}
+}
+
+// A client that is connected and stuck, as a bridge whose cloud is gone, loses the oldest of what was
+// not sent to it.
+func TestStuckClientLosesTheOldest(t *testing.T) {
+	l := &ledger{t: t, path: filepath.Join(t.TempDir(), "store"),
+		rooms: map[string]*session.Room{"stuck": {Quota: session.Quota{Messages: 30, Full: session.DropOldest}}}}
+	l.open()
+	defer l.close()
+	stuck, from := l.connect("stuck"), l.connect("publisher") // which take 10 at a time
+	if _, err := stuck.Subscribe(packet.Subscribe{Filters: []packet.Subscription{{Filter: "t", QoS: 1}}}); err != nil {
+		t.Fatal(err)
+	}
+	answers := make(chan packet.ReasonCode, 1)
+	for i := range 200 {
+		from.Publish(packet.Publish{Topic: "t", QoS: 1, Payload: fmt.Append(nil, i)}, func(r packet.ReasonCode) { answers <- r })
+		<-answers
+	}
+	var got []int
+	for range 30 {
+		p, _, err := stuck.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		if _, err := fmt.Sscan(string(p.Payload), &n); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, n)
+		stuck.Done(p.ID)
+	}
+	if got[0] != 0 || got[9] != 9 || got[11] < 180 || got[29] != 199 || !slices.IsSorted(got) {
+		t.Errorf("got %v", got)
 	}
 }

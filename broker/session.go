@@ -43,6 +43,7 @@ type Session struct {
 	unread   bool                // the last read from the store failed
 	holds    []uint64            // what Hold has returned and was not released
 	early    []uint64            // positions that are in the queue and not yet durable
+	stuckAt  uint64              // the oldest position when Hold was called last
 	lowest   uint64              // of what it has returned since a read from the store began
 	since    time.Time           // when the connection ended
 	timer    *time.Timer         // to the delayed will, or to the end of the session
