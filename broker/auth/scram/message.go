@@ -81,7 +81,7 @@ func (a *attributes) value(name byte) string {
 func (a *attributes) bytes(name byte) []byte {
 	s := a.value(name)
 	b, err := encoding.DecodeString(s)
-	if err != nil {
+	if err != nil || strings.ContainsAny(s, "\r\n") { // which the decoder skips
 		a.fail(fmt.Errorf("attribute %c= is not in base64", name))
 	}
 	return b

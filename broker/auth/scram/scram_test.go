@@ -326,6 +326,7 @@ func TestBadMessages(t *testing.T) {
 		{"n,,", "r=NONCE,c=biws,p=PROOF"},            // order
 		{"n,,", "c=biws,r=NONCE,m=x,p=PROOF,p=AAAA"}, // two proofs
 		{"n,,", "c=biw,r=NONCE,p=PROOF"},             // no base64
+		{"n,,", "c=bi\nws,r=NONCE,p=PROOF"},          // base64 with a new line
 		{"n,,", "c=biws,r=NONCE,x,p=PROOF"},
 		{"y,,", "c=biws,r=NONCE,p=PROOF"}, // n,, after y,,
 		{"n,a=user,", "c=biws,r=NONCE,p=PROOF"},
