@@ -231,8 +231,13 @@ func ownLikeFolder(f *os.File) error {
 }
 
 // Follow hands what is in the file, or why it cannot be read, to see: now, and whenever it has
-// changed, until ctx ends. It looks every so often.
+// changed, until ctx ends. Where the kernel does not tell of changes it looks every so often.
 func (l *Ledger[R]) Follow(ctx context.Context, every time.Duration, see func([]R, error)) {
+	news, wait := told(ctx, filepath.Dir(l.path))
+	defer wait()
+	if news != nil {
+		every = toldEvery
+	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	last := ""
@@ -242,6 +247,7 @@ func (l *Ledger[R]) Follow(ctx context.Context, every time.Duration, see func([]
 			see(l.Read())
 		}
 		select {
+		case <-news:
 		case <-tick.C:
 		case <-ctx.Done():
 			return

@@ -125,8 +125,14 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
+// The kernel tells of changes, but not in a folder that is not there yet.
 func TestFollow(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "entries")
+	t.Run("told", func(t *testing.T) { follow(t, t.TempDir()) })
+	t.Run("untold", func(t *testing.T) { follow(t, filepath.Join(t.TempDir(), "later")) })
+}
+
+func follow(t *testing.T, folder string) {
+	path := filepath.Join(folder, "entries")
 	l := ledger.New[entry](path, "entries")
 	seen := make(chan string) // unbuffered: each look waits until it is asked for
 	ctx, cancel := context.WithCancel(t.Context())
@@ -152,6 +158,9 @@ func TestFollow(t *testing.T) {
 		}
 	}
 	expect("0 <nil>")
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	for i := 1; i < 4; i++ {
 		if err := l.Change(add("x")); err != nil {
 			t.Fatal(err)
