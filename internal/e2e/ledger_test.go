@@ -23,6 +23,8 @@ type ledger struct {
 	strange  []string // arrivals that nobody sent
 	doubled  []string // QoS 2 messages that arrived again
 	arrivals int
+
+	overtaking bool // fresh messages may arrive before older ones
 }
 
 type account struct {
@@ -120,7 +122,7 @@ func (l *ledger) audit(t *testing.T) {
 		if twice > 0 && a.qos == 2 {
 			t.Errorf("%s: %d QoS 2 messages arrived more than once", topic, twice)
 		}
-		if disorder > 0 {
+		if disorder > 0 && !l.overtaking {
 			t.Errorf("%s: %d messages arrived behind a later one", topic, disorder)
 		}
 		if acked == 0 {
