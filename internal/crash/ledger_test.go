@@ -185,7 +185,7 @@ func (l *ledger) hoarded(waiting map[string][]int, reported int64) (faults []str
 				continue
 			}
 			if gone++; n > oldest {
-				faults = append(faults, fmt.Sprintf("%s: %s number %d was acknowledged and is not there, though %d is", atHoard, topic, n, oldest))
+				faults = append(faults, fmt.Sprintf("%s: %s number %d was acknowledged and is not there, though %d is: %v", atHoard, topic, n, oldest, waiting[topic]))
 			}
 		}
 	}

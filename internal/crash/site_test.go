@@ -98,7 +98,7 @@ func newSite(t *testing.T, binary string, d *disk, version string) *site {
 }
 
 const uplinkSection = `store:
-  queue: {messages: 1000, full: drop_oldest}
+  queue: {messages: 5000, full: drop_oldest}
 bridges:
   - name: cloud
     version: %s
@@ -345,7 +345,7 @@ func startCloud(t *testing.T) (address string) {
 	address = freeAddress(t)
 	_, port, _ := net.SplitHostPort(address)
 	file := filepath.Join(t.TempDir(), "mosquitto.conf")
-	config := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\nmax_queued_messages 1000000\n", port)
+	config := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n", port)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
