@@ -113,7 +113,8 @@ func TestDeniedSaysWhy(t *testing.T) {
 // What a client may not receive does not reach it, whichever way it would come, and is counted.
 func TestReceive(t *testing.T) {
 	open := start(t, nil, broker.Limits{})
-	s := open.listen(broker.Listener{Name: "test", Rules: &ban{denied: []string{"receive no"}}})
+	rules := &ban{denied: []string{"receive no"}}
+	s := open.listen(broker.Listener{Name: "test", Rules: rules})
 	p := open.connect(packet.V5, clean("publisher"))
 	both := func(qos packet.QoS, id uint16, make func(string, string, packet.QoS, uint16) *packet.Publish) {
 		p.send(make("no", "x", qos, id), make("yes", "x", qos, id+1))
@@ -150,6 +151,38 @@ func TestReceive(t *testing.T) {
 	if got := open.store.queued("a"); got != 1 {
 		t.Errorf("%d messages are kept for the client, want the one that it may receive", got)
 	}
+	low := s.connect(packet.V5, clean("low"))
+	low.send(subscribe(1, filter("+", 0)))
+	low.expect("SUBACK 1 [Success]", "PUBLISH yes=x q0 retain")
+	low.silent()
+
+	// What was allowed when it was queued, and is not when it would be sent.
+	w.send(ack(packet.PUBACK, 4), &packet.Disconnect{})
+	w.expect("closed")
+	p.send(publish("yes", "late", 1, 9), publish("other", "late", 1, 10))
+	p.expect("PUBACK 9", "PUBACK 10")
+	rules.set("receive yes")
+	w = s.again(packet.V5, kept("a"))
+	w.expect("PUBLISH other=late q1 id6")
+	w.silent()
+}
+
+// [MQTT-4.3.3-10]: what was taken at QoS 2 is completed, though it may not be published any more.
+func TestDeniedAfterItWasTaken(t *testing.T) {
+	rules := &ban{}
+	s := start(t, nil, broker.Limits{}).listen(broker.Listener{Name: "test", Rules: rules})
+	w := s.connect(packet.V5, clean("a"))
+	w.send(publish("x", "1", 2, 7))
+	w.expect("PUBREC 7 No matching subscribers")
+	rules.set("publish x")
+	again := publish("x", "1", 2, 7)
+	again.Dup = true
+	w.send(again)
+	w.expect("PUBREC 7")
+	w.send(ack(packet.PUBREL, 7))
+	w.expect("PUBCOMP 7")
+	w.send(publish("x", "2", 2, 7))
+	w.expect("PUBREC 7 Not authorized")
 }
 
 // A will must be allowed when the client leaves it and when it is published.
