@@ -170,7 +170,9 @@ func (c *conn) serve() error {
 			continue
 		}
 		if complete {
-			c.silence.broken()
+			if err := c.silence.broken(); err != nil {
+				return err
+			}
 			complete = false
 		}
 		if err := c.in.fill(); err != nil {

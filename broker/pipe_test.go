@@ -41,15 +41,15 @@ func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"
 // pipe connects by a pipe, with TLS if there is a configuration, without saying CONNECT.
 func (s *site) pipe(v packet.Version, config *tls.Config) *wire {
 	s.t.Helper()
-	return s.pipeThrough(v, config, func(nc net.Conn) net.Conn { return nc })
+	return s.pipeThrough(v, config, same, same)
 }
 
-// pipeThrough is pipe, with something on the client's side of the way.
-func (s *site) pipeThrough(v packet.Version, config *tls.Config, way func(net.Conn) net.Conn) *wire {
+// pipeThrough is pipe, with something on the client's side of the way and on the broker's.
+func (s *site) pipeThrough(v packet.Version, config *tls.Config, there, here func(net.Conn) net.Conn) *wire {
 	s.t.Helper()
 	ln := &pipes{conns: make(chan net.Conn, 1), end: make(chan struct{})}
 	client, server := net.Pipe()
-	client = way(client)
+	client, server = there(client), here(server)
 	if config == nil {
 		ln.conns <- server
 	} else {

@@ -19,6 +19,9 @@ func TestRest(t *testing.T) {
 	}{
 		{"socket", (*site).dial},
 		{"TLS", func(s *site, v packet.Version) *wire { return s.pipe(v, selfSigned(s.t)) }},
+		{"WebSocket", func(s *site, v packet.Version) *wire {
+			return s.pipeThrough(v, nil, same, func(nc net.Conn) net.Conn { return &stern{Conn: nc} })
+		}},
 	} {
 		t.Run(way.name, func(t *testing.T) {
 			eachVersion(t, func(t *testing.T, v packet.Version) {
@@ -50,6 +53,23 @@ func TestRest(t *testing.T) {
 	}
 }
 
+func same(nc net.Conn) net.Conn { return nc }
+
+// A stern connection keeps its first error, as a WebSocket does.
+type stern struct {
+	net.Conn
+	err error // of the reader alone
+}
+
+func (s *stern) DeadlinePasses() bool { return false }
+
+func (s *stern) Read(b []byte) (n int, err error) {
+	if s.err == nil {
+		n, s.err = s.Conn.Read(b)
+	}
+	return n, s.err
+}
+
 // Halves are a connection on whose way each write is torn in two, with a pause in between.
 type halves struct {
 	net.Conn
@@ -70,7 +90,7 @@ func (h halves) Write(b []byte) (int, error) {
 func TestRestWithinRecord(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil, broker.Limits{})
-	w := s.pipeThrough(packet.V311, selfSigned(t), func(nc net.Conn) net.Conn { return halves{nc, 300 * time.Millisecond} })
+	w := s.pipeThrough(packet.V311, selfSigned(t), func(nc net.Conn) net.Conn { return halves{nc, 300 * time.Millisecond} }, same)
 	c := clean("torn")
 	w.send(&c)
 	w.expect("CONNACK Success…")

@@ -17,13 +17,17 @@ type silence struct {
 	alarmed bool          // its deadline is an alarm
 	most    time.Duration // 1.5 times the keep alive, 0: any
 	since   time.Time
-	rest    bool // the client is known to be quiet
+	rest    bool      // the client is known to be quiet
+	fresh   time.Time // when one without alarm has rested last
 }
 
 // How long after a packet the silence is first looked at, and how long after that if it was none.
+// Without an alarm nobody knows when it has begun: such a connection rests after a packet, but only
+// so often.
 const (
 	quietTime = 100 * time.Millisecond
 	busyTime  = 2 * time.Second
+	freshTime = time.Second
 )
 
 // errQuiet says that nothing has come for a while, and that the connection may go on.
@@ -36,22 +40,29 @@ func (s *silence) begin(nc net.Conn) {
 		s.alarmed = p.DeadlinePasses()
 	}
 	_ = nc.SetReadDeadline(time.Time{})
-	s.broken()
+	_ = s.broken()
+	s.fresh = time.Time{} // it rests after the next packet, often the last for long
 }
 
-// broken starts anew, as a packet is complete [MQTT-3.1.2-22].
-func (s *silence) broken() {
-	if !s.alarmed && s.most == 0 {
-		return
-	}
+// broken starts anew, as a packet is complete [MQTT-3.1.2-22]. It returns errQuiet if the connection
+// is to rest now.
+func (s *silence) broken() error {
 	s.since = time.Now()
-	switch {
-	case !s.alarmed:
-		_ = s.nc.SetReadDeadline(s.since.Add(s.most))
-	case s.rest:
-		s.rest = false
-		s.alarm(s.since.Add(quietTime))
+	if s.alarmed {
+		if s.rest {
+			s.rest = false
+			s.alarm(s.since.Add(quietTime))
+		}
+		return nil
 	}
+	if s.most > 0 {
+		_ = s.nc.SetReadDeadline(s.since.Add(s.most))
+	}
+	if s.since.Sub(s.fresh) < freshTime {
+		return nil
+	}
+	s.fresh = s.since
+	return errQuiet
 }
 
 // alarm sets the deadline to a time, but not beyond the keep alive.
