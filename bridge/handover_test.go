@@ -358,3 +358,41 @@ func TestOversizedMessageFromTheCloud(t *testing.T) {
 	}
 	c.mu.Unlock()
 }
+
+// The same message very often within a second raises one alarm for it; it is sent all the same.
+func TestCirclesAreTold(t *testing.T) {
+	l := newLedger(t, 0)
+	c := newCloud(t, l)
+	for range echoLimit {
+		l.add(packet.Publish{Topic: "up/a", QoS: 1, Payload: []byte("1")})
+	}
+	b, _ := start(t, testConfig(t, l, c.url()))
+	l.empty(t)
+	if n := len(c.arrived("site/up/a")); n < echoLimit || b.State().Circling != 1 {
+		t.Errorf("%d messages arrived, state %+v", n, b.State())
+	}
+}
+
+func TestEchoes(t *testing.T) {
+	var e echoes
+	now, alarms := time.Unix(1_800_000_000, 0), 0
+	see := func(topic, payload string, n int, pause time.Duration) {
+		for range n {
+			if e.circles(topic, []byte(payload), now) {
+				alarms++
+			}
+			now = now.Add(pause)
+		}
+	}
+	see("a", "1", 1000, time.Second/(echoLimit/2)) // often, for a sensor
+	for i := range 1000 {
+		see("a", strconv.Itoa(i), 1, 0) // many that differ
+	}
+	if alarms != 0 {
+		t.Errorf("%d alarms without a circle", alarms)
+	}
+	see("a", "1", 2*echoLimit, time.Millisecond)
+	if alarms != 1 {
+		t.Errorf("%d alarms of one circle", alarms)
+	}
+}

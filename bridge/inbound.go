@@ -174,6 +174,7 @@ type drops struct {
 	log   *slog.Logger
 	count atomic.Int64
 	aside atomic.Int64 // dead letters
+	round atomic.Int64 // alarms of messages that seem to go round, which are not dropped
 }
 
 // add counts a message, and reports the first of them.
@@ -187,5 +188,13 @@ func (d *drops) add(why, topic string) {
 func (d *drops) dead(why, topic string) {
 	if d.aside.Add(1) == 1 {
 		d.log.Warn("the cloud can never take a message, it is put aside; more of them are only counted", "topic", topic, "why", why)
+	}
+}
+
+// circle counts an alarm, and reports the first of them.
+func (d *drops) circle(topic string) {
+	if d.round.Add(1) == 1 {
+		d.log.Warn("the same message leaves again and again: if rules of several gateways carry it in a circle, let the bridges speak version 5.0, which ends that",
+			"topic", topic, "times_a_second", echoLimit)
 	}
 }

@@ -149,6 +149,9 @@ func (h *handover) forward(ctx context.Context, l *lane, p packet.Publish, wasAc
 			return nil
 		}
 	}
+	if h.version < packet.V5 && h.echoes.circles(remote, p.Payload, time.Now()) {
+		h.drops.circle(p.Topic)
+	}
 	if why := h.never(h.version, out, p.Dup); why != "" {
 		h.bury(d, why)
 		return nil

@@ -26,6 +26,9 @@ type State struct {
 	Dropped int64      `json:"dropped,omitempty"`
 	// Dead counts the messages that were put aside since the start, see DeadTopic.
 	Dead int64 `json:"dead,omitempty"`
+	// Circling counts the seconds in which the same message left very often, since the start; 3.1.1
+	// only.
+	Circling int64 `json:"circling,omitempty"`
 	// SessionsLost counts how often the cloud came back without its session, since the start.
 	SessionsLost int    `json:"sessions_lost,omitempty"`
 	LastError    string `json:"last_error,omitempty"`
@@ -51,7 +54,7 @@ func (b *Bridge) State() State {
 	b.mu.Unlock()
 	s.Since = b.date(since)
 	s.Dropped = b.drops.count.Load()
-	s.Dead = b.drops.aside.Load()
+	s.Dead, s.Circling = b.drops.aside.Load(), b.drops.round.Load()
 	if b.config.Backlog == nil {
 		return s
 	}
