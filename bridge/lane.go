@@ -12,7 +12,7 @@ import (
 
 // Lanes are the queues of a bridge. The first one has what goes in strict order. The others exist
 // when a rule says live first: one of them at a time has the subscriptions of these rules, and so
-// the fresh messages; the others have the backlogs of former outages, see rotate.
+// the fresh messages; the others have the backlogs of former outages, see Bridge.lanes.
 const (
 	strictLane = 0
 	liveLanes  = 3
