@@ -58,15 +58,15 @@ func OpenFile(path string) (*File, error) {
 }
 
 // Look reads the file if it has changed since the last look, and reports whether it has. After an
-// error the rules of before still count.
+// error the rules of before still count, and the file is read again when it has changed again.
 func (f *File) Look() (changed bool, err error) {
 	f.looking.Lock()
 	defer f.looking.Unlock()
+	state := "none"
 	st, err := os.Stat(f.path)
-	if err != nil {
-		return false, fmt.Errorf("ACL file: %w", err)
+	if err == nil {
+		state = fmt.Sprint(st.ModTime().UnixNano(), st.Size())
 	}
-	state := fmt.Sprint(st.ModTime().UnixNano(), st.Size())
 	if state == f.state {
 		return false, nil
 	}

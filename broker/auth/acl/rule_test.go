@@ -160,6 +160,19 @@ func TestLook(t *testing.T) {
 	if changed, err := f.Look(); changed || err == nil || !may("b") {
 		t.Errorf("%t, %v", changed, err)
 	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if changed, err := f.Look(); changed || err == nil || !may("b") {
+		t.Errorf("%t, %v", changed, err)
+	}
+	if changed, err := f.Look(); changed || err != nil {
+		t.Errorf("the same trouble is told again: %t, %v", changed, err)
+	}
+	write("topic c\n")
+	if changed, err := f.Look(); !changed || err != nil || !may("c") {
+		t.Errorf("%t, %v", changed, err)
+	}
 }
 
 // FuzzFile holds that any text is refused or gives rules that can be asked.

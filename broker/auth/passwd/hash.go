@@ -113,7 +113,8 @@ func Hash(password []byte, k Kind, iterations int) (string, error) {
 
 func encode(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
 
-// parse reads what stands behind a name in a file.
+// parse reads what stands behind a name in a file. Its errors do not repeat it: it could be a
+// password.
 func parse(words string) (h hash, err error) {
 	parts := strings.Split(strings.TrimSpace(words), "$")
 	switch {
@@ -151,11 +152,11 @@ func parse(words string) (h hash, err error) {
 // parseArgon reads "v=19" and "m=47104,t=1,p=1".
 func parseArgon(version, params string) (cost, error) {
 	if version != fmt.Sprintf("v=%d", argon2.Version) {
-		return cost{}, fmt.Errorf("argon2id of version %.10q, not v=%d", version, argon2.Version)
+		return cost{}, fmt.Errorf("another version of argon2id than v=%d", argon2.Version)
 	}
 	p := strings.Split(params, ",")
 	if len(p) != 3 || !strings.HasPrefix(p[0], "m=") || !strings.HasPrefix(p[1], "t=") || !strings.HasPrefix(p[2], "p=") {
-		return cost{}, fmt.Errorf("the parameters of argon2id are m=KiB,t=TIME,p=THREADS, not %.40q", params)
+		return cost{}, fmt.Errorf("the parameters of argon2id are m=KiB,t=TIME,p=THREADS")
 	}
 	memory, err := number(p[0][2:], "KiB of memory", maxMemory)
 	if err != nil {
@@ -175,7 +176,7 @@ func parseArgon(version, params string) (cost, error) {
 func number(s, what string, most int) (int, error) {
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 1 || n > most {
-		return 0, fmt.Errorf("from 1 to %d %s, not %.20q", most, what, s)
+		return 0, fmt.Errorf("%s are a number from 1 to %d", what, most)
 	}
 	return n, nil
 }
