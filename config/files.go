@@ -27,7 +27,7 @@ func (c *Config) checkFiles(now time.Time) Problems {
 			continue
 		}
 		at := fmt.Sprintf("listeners[%d].tls", i)
-		f.pair(l.TLS.Cert, l.TLS.Key, Secret{}, at, x509.ExtKeyUsageServerAuth)
+		f.pair(l.TLS.Cert, l.TLS.Key, l.TLS.KeyPassword, at, x509.ExtKeyUsageServerAuth)
 		f.authorities(l.TLS.ClientCA, at+".client_ca")
 		f.revocations(l.TLS.CRL, at+".crl")
 	}
@@ -116,10 +116,6 @@ func (f *fileChecker) pair(cert, key string, password Secret, at string, usage x
 	if err != nil || keyPEM == nil {
 		return
 	}
-	if encrypted(keyPEM) {
-		f.report(at+".key", "%s is encrypted, and nobody is there to type its password; run: openssl pkey -in %[1]s -out plain.key && chmod 640 plain.key, and give plain.key", key)
-		return
-	}
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
 		f.report(at, "%s and %s: %s; give a PEM certificate and the key that it was made for", cert, key, oneLine(err))
@@ -132,19 +128,6 @@ func (f *fileChecker) pair(cert, key string, password Secret, at string, usage x
 	}
 	if usage == x509.ExtKeyUsageServerAuth && len(pair.Leaf.DNSNames)+len(pair.Leaf.IPAddresses) == 0 {
 		f.report(at+".cert", "%s has no subject alternative name, clients refuse it; make another with: gateway ca server NAME", cert)
-	}
-}
-
-// encrypted reports whether a key in PEM needs a password (RFC 7468, section 11; RFC 1421, 4.6.1.1).
-func encrypted(keyPEM []byte) bool {
-	for {
-		var block *pem.Block
-		if block, keyPEM = pem.Decode(keyPEM); block == nil {
-			return false
-		}
-		if block.Type == "ENCRYPTED PRIVATE KEY" || strings.HasSuffix(block.Headers["Proc-Type"], "ENCRYPTED") {
-			return true
-		}
 	}
 }
 

@@ -61,6 +61,7 @@ type Bounds struct {
 type TLS struct {
 	Cert               string `yaml:"cert,path,required"`                             // PEM, the server's certificate and what follows up to the CA
 	Key                string `yaml:"key,path,required"`                              // PEM
+	KeyPassword        Secret `yaml:"key_password"`                                   // of an encrypted key
 	ClientCA           string `yaml:"client_ca,path"`                                 // PEM, the CAs that sign clients' certificates
 	CRL                string `yaml:"crl,path"`                                       // PEM, lists of revoked certificates, signed by these CAs
 	RequireCertificate bool   `yaml:"require_certificate" default:"false"`            // no connection without one; its common name becomes the user name

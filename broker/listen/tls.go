@@ -12,8 +12,9 @@ import (
 
 // Files are the PEM files of a TLS listener.
 type Files struct {
-	Cert, Key string // the server's certificate with its chain, and its private key
-	ClientCA  string // who may sign client certificates; empty: none are asked for
+	Cert, Key string                            // the server's certificate with its chain, and its private key
+	ReadKey   func(file string) ([]byte, error) // reads Key as PEM that is not encrypted; nil: it is not
+	ClientCA  string                            // who may sign client certificates; empty: none are asked for
 	// CRL are the lists of revoked certificates that the CAs in ClientCA have signed; empty: none.
 	// A list that should have been followed by another stays in force.
 	CRL string
@@ -36,7 +37,7 @@ type keys struct {
 
 // load reads the files.
 func (f *Files) load() (*keys, error) {
-	cert, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+	cert, err := f.pair()
 	if err != nil {
 		return nil, fmt.Errorf("load certificate %s with key %s: %w", f.Cert, f.Key, err)
 	}
@@ -74,6 +75,22 @@ func (f *Files) load() (*keys, error) {
 	// Unlike VerifyPeerCertificate it is called for resumed sessions, too.
 	k.config.VerifyConnection = func(s tls.ConnectionState) error { return k.check(s.VerifiedChains) }
 	return k, nil
+}
+
+// pair reads the server's certificate and key.
+func (f *Files) pair() (tls.Certificate, error) {
+	if f.ReadKey == nil {
+		return tls.LoadX509KeyPair(f.Cert, f.Key)
+	}
+	cert, err := os.ReadFile(f.Cert)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := f.ReadKey(f.Key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
 }
 
 // now is the time by which certificates are judged. A board without a battery for its clock begins

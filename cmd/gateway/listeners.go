@@ -105,7 +105,8 @@ func (g *gateway) open(ctx context.Context, l config.Listener, packetSize int64)
 	if t := l.TLS; t != nil {
 		o.Plain = t.Plain
 		o.TLS = &listen.Files{
-			Cert: t.Cert, Key: t.Key, ClientCA: t.ClientCA, CRL: t.CRL, RequireCertificate: t.RequireCertificate,
+			ReadKey: func(file string) ([]byte, error) { return config.ReadKey(file, t.KeyPassword) },
+			Cert:    t.Cert, Key: t.Key, ClientCA: t.ClientCA, CRL: t.CRL, RequireCertificate: t.RequireCertificate,
 			Now: g.clock.Now,
 		}
 		if t.MinVersion == "1.3" {
