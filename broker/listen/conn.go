@@ -212,7 +212,8 @@ func (c *Conn) Write(b []byte) (n int, err error) {
 	return n, err
 }
 
-// Close ends the connection, with the farewell that WebSocket and TLS have for it.
+// Close ends the connection, with the farewell that WebSocket and TLS have for it. It takes a
+// second at most.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	t, ws, polite := c.tls, c.ws, !c.failed && !c.closed
@@ -220,6 +221,11 @@ func (c *Conn) Close() error {
 	c.mu.Unlock()
 	if c.l != nil {
 		c.l.leave(c)
+	}
+	if polite && (ws != nil || t != nil) {
+		// A peer that takes nothing goes without.
+		cut := time.AfterFunc(controlTime, func() { _ = c.Conn.Close() })
+		defer cut.Stop()
 	}
 	if ws != nil && polite {
 		ws.farewell()
