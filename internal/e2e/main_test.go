@@ -27,6 +27,9 @@ var (
 var binary string
 
 func TestMain(m *testing.M) {
+	if order := os.Getenv(asStorm); order != "" {
+		os.Exit(rage(order))
+	}
 	flag.Parse()
 	os.Exit(run(m))
 }
