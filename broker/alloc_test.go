@@ -18,7 +18,7 @@ import (
 // or with many. The clients here allocate nothing either.
 func TestMessageAllocates(t *testing.T) {
 	for _, v := range []packet.Version{packet.V311, packet.V5} {
-		for _, together := range []int{1, 50} {
+		for _, together := range []int{1, 50, 1000} {
 			t.Run(fmt.Sprintf("level %d, %d together", v, together), func(t *testing.T) {
 				s := start(t, nil, broker.Limits{})
 				var subscribers []*wire

@@ -11,8 +11,8 @@ type draft struct {
 }
 
 const (
-	firstDraft = 1 << 10  // bytes of a new buffer
-	mostDraft  = 64 << 10 // bytes beyond which a buffer is not kept for others
+	firstDraft = 1 << 10   // bytes of a new buffer
+	mostDraft  = 256 << 10 // bytes beyond which a buffer is not kept for others: what waits for a client by default
 )
 
 var drafts = sync.Pool{New: func() any { b := make([]byte, 0, firstDraft); return &b }}
