@@ -48,8 +48,8 @@ type Files struct {
 	NotAfter  time.Time
 }
 
-// Init creates an authority in dir, which is created too, with mode 0700. name is its common
-// name. It does not touch an authority that exists.
+// Init creates an authority in dir, which is created too, with mode 0700, and its list of revoked
+// certificates, which has none. name is its common name. It does not touch an authority that exists.
 func Init(dir, name string, life time.Duration) (*Authority, error) {
 	return initAt(dir, name, life, time.Now)
 }
@@ -76,7 +76,11 @@ func initAt(dir, name string, life time.Duration, now func() time.Time) (*Author
 	if _, err := a.sign(template, key, "ca", life); err != nil {
 		return nil, err
 	}
-	return Open(dir)
+	if a, err = Open(dir); err != nil {
+		return nil, err
+	}
+	a.now = now
+	return a, a.Revoke() // a list without entries, so that listeners can name it from the beginning
 }
 
 // Open returns the authority in dir.

@@ -268,7 +268,7 @@ func TestRevokedCertificate(t *testing.T) {
 	for _, name := range []string{"good", "stolen", "never"} {
 		ca("client", name)
 	}
-	ca("revoke", "never") // so that there is a list
+	ca("revoke", "never")
 	address := freeAddress(t)
 	g := newGateway(t, fmt.Sprintf(`  - name: devices
     address: %s
