@@ -111,7 +111,7 @@ func TestCluster(t *testing.T) {
 	up, down := newLink(t, c.nodes[0].mqtt), newLink(t, c.nodes[1].mqtt)
 	c.works(c.nodes[0].mqtt)
 	books := newLedger()
-	(&cloud{authority: c.authority, address: down.address(), log: c.log}).collect(books, 1)
+	(&cloud{authority: c.authority, address: down.address(), log: c.log}).collect(books, 1, nil)
 	g := newGateway(t, bridge(up.address(), c.file, c.valid("greenhouse")))
 	g.start()
 	load, stop := context.WithCancel(t.Context())

@@ -29,14 +29,7 @@ func outages(t *testing.T, version, replay string) {
 	visit := mosquitto(t, "mosquitto_pub")
 	cloud, books, sensor := newCloud(t), newLedger(), &readings{seen: map[float64]bool{}}
 	line := newLink(t, cloud.address)
-	cloud.consume("greenhouse/up/#", func(m packet.Publish) {
-		topic := strings.TrimPrefix(m.Topic, "greenhouse/")
-		if topic == "up/sensor" {
-			sensor.add(m.Payload)
-		} else {
-			books.arrive(topic, m.Payload)
-		}
-	})
+	cloud.collect(books, 2, sensor.add)
 	usb := newPort(t)
 	usb.plug()
 	section := speaking(version, bridge(line.address(), cloud.file, cloud.valid("greenhouse")))
@@ -68,7 +61,7 @@ func outages(t *testing.T, version, replay string) {
 	}
 	t.Logf("%d rounds, -seed %d", *rounds, s)
 	start := time.Now()
-	o := &outage{random: rand.New(rand.NewPCG(s, s)), line: line, gateway: g}
+	o := &outage{random: rand.New(rand.NewPCG(s, s)), line: line, gateway: g, cloud: cloud}
 	for i := range *rounds {
 		t.Logf("round %d at %s, after arrival %d: %s", i, time.Now().UTC().Format(clock), books.total(), o.round())
 		before, readingsBefore := books.total(), sensor.count()
@@ -105,6 +98,7 @@ type outage struct {
 	random  *rand.Rand
 	line    *link
 	gateway *gateway
+	cloud   *cloud
 }
 
 // round cuts and kills in one of three orders, and brings both back. It returns what it did.
@@ -114,6 +108,10 @@ func (o *outage) round() string {
 		fail, how = o.line.blackhole, "line black"
 	}
 	o.wait(400)
+	if o.random.IntN(4) == 0 { // the cloud too, in order: mosquitto keeps nothing when it is killed
+		o.cloud.restart()
+		how += " after the cloud was restarted"
+	}
 	switch o.random.IntN(3) {
 	case 0: // the queue grows, then the power goes
 		fail()

@@ -132,7 +132,7 @@ func endure(t *testing.T, version string, troubles ...trouble) (*ledger, *output
 	t.Helper()
 	c := newCloud(t)
 	books := newLedger()
-	c.collect(books, 2)
+	c.collect(books, 2, nil)
 	line := newLink(t, c.address)
 	if c.spoken = packet.V311; version == "5.0" {
 		c.spoken = packet.V5
@@ -249,8 +249,9 @@ func (g *gateway) latency(d time.Duration) latency {
 	return latency{all[len(all)/2], all[len(all)*99/100]}
 }
 
-// collect enters what the cloud passes on in the books, through its restarts.
-func (c *cloud) collect(books *ledger, qos packet.QoS) {
+// collect enters what the cloud passes on in the books, through its restarts. What a sensor says, if
+// there is one, goes to sensor.
+func (c *cloud) collect(books *ledger, qos packet.QoS, sensor func(payload []byte)) {
 	ctx, cancel := context.WithCancel(c.t.Context())
 	c.books = books
 	var work sync.WaitGroup
@@ -261,7 +262,13 @@ func (c *cloud) collect(books *ledger, qos packet.QoS) {
 		defer cancel()
 		conn, err := client.Dial(dialing, "mqtts://"+c.address, client.Options{
 			ClientID: "collector", KeepAlive: 60, KeepSession: true, Session: session, TLS: c.client(c.reader),
-			Receive: func(m packet.Publish) { books.arrive(strings.TrimPrefix(m.Topic, "greenhouse/"), m.Payload) },
+			Receive: func(m packet.Publish) {
+				if topic := strings.TrimPrefix(m.Topic, "greenhouse/"); topic == "up/sensor" {
+					sensor(m.Payload)
+				} else {
+					books.arrive(topic, m.Payload)
+				}
+			},
 		})
 		if err != nil {
 			return err
