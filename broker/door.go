@@ -25,9 +25,9 @@ type Door interface {
 // open is a door without anybody at it.
 type open struct{}
 
-func (open) Knock(netip.Addr) error                             { return nil }
-func (open) Enter(*auth.Attempt) error                          { return nil }
-func (open) Met(*auth.Attempt, *auth.Client, bool) (none error) { return nil }
+func (open) Knock(netip.Addr) error                      { return nil }
+func (open) Enter(*auth.Attempt) error                   { return nil }
+func (open) Met(*auth.Attempt, *auth.Client, bool) error { return nil }
 
 // knock lets a connection in, or counts and logs that it may not.
 func knock(s *Server, from netip.Addr, listener string) bool {

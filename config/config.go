@@ -105,5 +105,5 @@ type Limits struct {
 	KeepAlive          time.Duration `yaml:"keep_alive" default:"0s" range:"0s..18h12m15s"`           // longest that an MQTT 5.0 client may ask for; 0s any
 	FailedLogins       int           `yaml:"failed_logins" default:"5" range:"1..1000"`               // in a row, for a user name or a client identifier, before the next has to wait; four times as many for an address
 	LoginDelay         time.Duration `yaml:"login_delay" default:"5m" range:"1s..24h"`                // the longest such wait
-	ClientConnects     int           `yaml:"client_connects" default:"60" range:"1..100000"`          // of one client identifier in a minute, before it has to wait
+	ClientConnects     int           `yaml:"client_connects" default:"60" range:"1..100000"`          // of one client identifier in a minute, before it has to wait; this machine does not count
 }

@@ -33,12 +33,6 @@ type Request struct {
 	Params map[string]string
 }
 
-// Check says what is wrong with a Request; key is the parameter or header in question, if it is one.
-func (r *Request) Check() (key string, err error) {
-	_, key, err = r.parse("")
-	return key, err
-}
-
 // A question is a Request that was found right.
 type question struct {
 	what   string // for logs and errors
@@ -56,6 +50,7 @@ type param struct {
 	value template.Template
 }
 
+// parse checks a Request. With an error comes the key in question.
 func (r *Request) parse(what string) (q *question, key string, err error) {
 	q = &question{what: what, method: strings.ToUpper(r.Method), header: make(http.Header)}
 	if q.url, err = url.Parse(r.URL); err != nil || q.url.Host == "" || q.url.Scheme != "http" && q.url.Scheme != "https" {

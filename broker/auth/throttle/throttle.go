@@ -22,7 +22,7 @@ import (
 type Limits struct {
 	Failures int           // logins that may fail before there is a delay, for a user name or a client identifier; four times as many for an address; default 5
 	Delay    time.Duration // the longest delay; default 5 min
-	Connects int           // of one client identifier in a minute; default 60
+	Connects int           // of one client identifier in a minute, over the network; default 60
 	Names    int           // user names, client identifiers and addresses that are remembered; default 4,096
 }
 
@@ -237,8 +237,8 @@ func (t *Throttle) Done(a *auth.Attempt, o Outcome) {
 		t.trusted.Put(who, 0)
 		if who.from.IsValid() {
 			t.good.Put(who.from, now)
+			t.connected(a.ClientID, now)
 		}
-		t.connected(a.ClientID, now)
 	}
 }
 

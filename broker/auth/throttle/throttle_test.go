@@ -201,6 +201,11 @@ func TestFlapping(t *testing.T) {
 			}
 			time.Sleep(7 * time.Second)
 		}
+		for i := range 100 {
+			if !try(th, attempt("script", "u", "127.0.0.1"), throttle.Admitted) {
+				t.Fatalf("a client of this machine is held off after %d", i)
+			}
+		}
 	})
 }
 
