@@ -120,13 +120,6 @@ func (c *cloud) connect(name string, o client.Options) *client.Client {
 	return conn
 }
 
-// consume subscribes a persistent session at QoS 2 and hands every message over.
-func (c *cloud) consume(filter string, receive func(packet.Publish)) {
-	c.t.Helper()
-	consumer := c.connect("consumer", client.Options{KeepSession: true, Session: client.NewSession(), Receive: receive})
-	subscribe(c.t, consumer, filter, 2)
-}
-
 func subscribe(t *testing.T, c *client.Client, filter string, qos packet.QoS) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
