@@ -62,7 +62,9 @@ func prepare(path string, hard int64, log *slog.Logger) (*Salvaged, error) {
 	cause := verify(path)
 	if cause == nil {
 		// Nobody may take for the store, if that is moved away, what was left unfinished beside it.
-		return nil, errors.Join(removeIf(fresh), removeIf(path+compactSuffix))
+		// A gateway that was killed may have left the folder with a rename that is not on disk. The
+		// next power cut would bring the file of before back, and take away what is committed from now on.
+		return nil, errors.Join(removeIf(fresh), removeIf(path+compactSuffix), syncFolder(filepath.Dir(path)))
 	}
 	if errors.Is(cause, ErrVersion) || !errors.Is(cause, ErrDamaged) {
 		return nil, cause
