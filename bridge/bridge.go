@@ -243,6 +243,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	b.queues = nil
 	b.enter(Connecting, nil)
 	b.publishState(open, nil)
+	var first error // of the URLs that were tried since the last rest
 	for ctx.Err() == nil {
 		var t try
 		if err == nil {
@@ -262,13 +263,18 @@ func (b *Bridge) Run(ctx context.Context) error {
 		var openErr error
 		if open == nil {
 			open, openErr = b.open(ctx)
-			err = cmp.Or(openErr, err)
 		}
+		again := b.targets.next(t) && openErr == nil
+		if again && !t.used { // it is told what was wrong with the URL that is preferred
+			b.log.Debug("a URL of the cloud cannot be used", "error", t.err)
+			first, err = cmp.Or(first, t.err), nil
+			continue
+		}
+		err, first = cmp.Or(openErr, first, err), nil
 		if b.enter(Down, err) || b.State().Queued != b.published {
 			b.publishState(open, nil)
 		}
-		err = openErr
-		if b.targets.next(t) && openErr == nil {
+		if err = openErr; again {
 			continue
 		}
 		rest(ctx, wait.next(), b.routes)

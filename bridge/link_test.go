@@ -55,6 +55,37 @@ func TestFailoverAndReturn(t *testing.T) {
 	}
 }
 
+// While no URL can be used, each for a reason of its own, the reason of the first is told, once.
+func TestAllURLsFail(t *testing.T) {
+	l := newLedger(t, 0)
+	tries := make(chan struct{}, 1000)
+	greet := proxyServer(t, func(conn net.Conn) (string, error) {
+		conn.Read(make([]byte, 100))
+		io.WriteString(conn, "\x20\x02\x00\x05") // CONNACK: not authorised
+		tries <- struct{}{}
+		return "", io.EOF
+	})
+	config := testConfig(t, l, "mqtt://127.0.0.1:1")
+	config.URLs = append(config.URLs, "mqtt://"+greet)
+	var told strings.Builder
+	config.Log = slog.New(slog.NewTextHandler(&told, nil))
+	b, stop := start(t, config)
+	for range 5 {
+		select {
+		case <-tries:
+		case <-time.After(20 * time.Second):
+			t.Fatal("no try of the second URL")
+		}
+	}
+	if s := b.State(); !strings.Contains(s.LastError, "127.0.0.1:1: connection refused") {
+		t.Errorf("%+v", s)
+	}
+	stop()
+	if n := strings.Count(told.String(), "bridge down"); n != 1 {
+		t.Errorf("%d lines tell it:\n%s", n, &told)
+	}
+}
+
 // The next try is at once when the routes of the machine change, and not before.
 func TestNetworkReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
