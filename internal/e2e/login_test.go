@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -400,30 +401,47 @@ func TestOpenSSLRecipes(t *testing.T) {
 }
 
 // TestCommandsFromTheNetwork holds that without rules a listener that others can reach takes no commands,
-// and one that only this machine reaches does.
+// and one that only this machine reaches does; and that only there one reads what others have tried.
 func TestCommandsFromTheNetwork(t *testing.T) {
 	_, port, _ := strings.Cut(freeAddress(t), ":")
 	for _, tt := range []struct {
-		auth    string
-		outside packet.ReasonCode
+		auth            string
+		inside, outside packet.ReasonCode
 	}{
-		{"", packet.NotAuthorized},
-		{"auth: {rules: [{allow: publish, topics: vent/set}]}\n", packet.Success},
+		{"", packet.Success, packet.NotAuthorized},
+		{"auth: {rules: [{allow: subscribe, topics: $SYS/#, listeners: local}, {allow: publish, topics: vent/set, listeners: everywhere}]}\n", packet.NotAuthorized, packet.Success},
 	} {
 		g := newGateway(t, "  - {name: everywhere, address: \":"+port+"\", anonymous: true}\nboard: sim\noutputs: [{point: vent, line: VENT, safe: off}]\n"+tt.auth)
 		g.start()
 		var outside *client.Client
+		var told, toldInside atomic.Bool
+		inside := g.connect(client.Options{Version: packet.V5, ClientID: "inside", Receive: func(packet.Publish) { toldInside.Store(true) }})
+		if _, err := inside.Subscribe(t.Context(), packet.Subscription{Filter: "$SYS/broker/last_denied"}); err != nil {
+			t.Fatal(err)
+		}
 		eventually(t, 5*time.Second, "the gateway listens to the network", func() (ok bool) {
 			var err error
-			outside, err = client.Dial(t.Context(), "mqtt://127.0.0.1:"+port, client.Options{Version: packet.V5, ClientID: "outside"})
+			outside, err = client.Dial(t.Context(), "mqtt://127.0.0.1:"+port, client.Options{Version: packet.V5, ClientID: "outside", Receive: func(p packet.Publish) {
+				if p.Topic == "$SYS/broker/last_denied" {
+					told.Store(true)
+				}
+			}})
 			return err == nil
 		})
 		defer outside.Close()
-		for c, want := range map[*client.Client]packet.ReasonCode{g.connect(client.Options{Version: packet.V5, ClientID: "inside"}): packet.Success, outside: tt.outside} {
+		reasons, err := outside.Subscribe(t.Context(), packet.Subscription{Filter: "$SYS/broker/#"})
+		if err != nil || (reasons[0] == packet.NotAuthorized) != (tt.auth != "") {
+			t.Errorf("with %q: statistics: %v, %v", tt.auth, reasons, err)
+		}
+		for c, want := range map[*client.Client]packet.ReasonCode{inside: tt.inside, outside: tt.outside} {
 			reason, err := c.Publish(t.Context(), packet.Publish{Topic: "vent/set", Payload: []byte("on"), QoS: 1})
 			if reason != want || err != nil && !want.Failed() {
 				t.Errorf("with %q: %v, %v; want %v", tt.auth, reason, err, want)
 			}
+		}
+		eventually(t, 5*time.Second, "the denial is told", toldInside.Load)
+		if _, err := outside.Subscribe(t.Context(), packet.Subscription{Filter: "$SYS/broker/uptime"}); err != nil || told.Load() {
+			t.Errorf("with %q: the last denial is told to others too, %v", tt.auth, err)
 		}
 		outside.Close()
 		g.kill()
