@@ -108,3 +108,22 @@ func salvaged(t *testing.T, files map[string][]byte) (facts []string) {
 	}
 	return facts
 }
+
+// TestKillThenCut kills a gateway that has just given its compacted store the name of the store, and
+// takes the power from the next one: what that has acknowledged is not lost with the name.
+func TestKillThenCut(t *testing.T) {
+	needDisk(t)
+	_, texts := points(t)
+	apply(t, texts, oftenCompacted...)
+	s := newSite(t, build(t, "points", texts), newDisk(), "3.1.1")
+	s.begin()
+	s.kill()
+	for range 5 {
+		s.expectDeath("offline.compact-renamed@1")
+		s.expectDeath("offline.compact-written@1")
+		s.cut(allLost)
+		if faults := s.inspect(); len(faults) > 0 {
+			s.fail("killed, then cut", faults)
+		}
+	}
+}
