@@ -14,11 +14,11 @@ import (
 // alarm at which the silence is looked at; others have theirs moved.
 type silence struct {
 	nc      net.Conn
-	alarmed bool          // its deadline is an alarm
 	most    time.Duration // 1.5 times the keep alive, 0: any
 	since   time.Time
-	rest    bool      // the client is known to be quiet
-	fresh   time.Time // when one without alarm has rested last
+	fresh   int64 // when one without alarm has rested last, in Unix milliseconds
+	alarmed bool  // its deadline is an alarm
+	rest    bool  // the client is known to be quiet
 }
 
 // How long after a packet the silence is first looked at, and how long after that if it was none.
@@ -41,7 +41,7 @@ func (s *silence) begin(nc net.Conn) {
 	}
 	_ = nc.SetReadDeadline(time.Time{})
 	_ = s.broken()
-	s.fresh = time.Time{} // it rests after the next packet, often the last for long
+	s.fresh = 0 // it rests after the next packet, often the last for long
 }
 
 // broken starts anew, as a packet is complete [MQTT-3.1.2-22]. It returns errQuiet if the connection
@@ -58,11 +58,11 @@ func (s *silence) broken() error {
 	if s.most > 0 {
 		_ = s.nc.SetReadDeadline(s.since.Add(s.most))
 	}
-	if s.since.Sub(s.fresh) < freshTime {
-		return nil
+	if now := s.since.UnixMilli(); now < s.fresh || now-s.fresh >= freshTime.Milliseconds() {
+		s.fresh = now
+		return errQuiet
 	}
-	s.fresh = s.since
-	return errQuiet
+	return nil
 }
 
 // alarm sets the deadline to a time, but not beyond the keep alive.
