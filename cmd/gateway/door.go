@@ -45,6 +45,8 @@ func (d *door) Enter(a *auth.Attempt) error {
 func (d *door) Met(a *auth.Attempt, c *auth.Client, wrong bool) error {
 	outcome := throttle.Undecided
 	switch {
+	case c != nil && a.Username != "" && c.User != a.Username:
+		outcome = throttle.Passed
 	case c != nil:
 		outcome = throttle.Admitted
 	case wrong:

@@ -204,6 +204,7 @@ type Outcome byte
 const (
 	Undecided Outcome = iota // nobody could tell, or the client has not gone on
 	Refused                  // for what it showed
+	Passed                   // let in, but not as the user that it names
 	Admitted
 )
 

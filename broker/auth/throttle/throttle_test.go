@@ -236,3 +236,22 @@ func TestBounded(t *testing.T) {
 	}
 	runtime.KeepAlive(th)
 }
+
+// Who is let in whatever name it gives, as on an anonymous listener, has no more guesses by that at
+// the password of that name.
+func TestPassedIsNoProof(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th := throttle.New(throttle.Limits{Failures: 3})
+		a := attempt("c", "anna", "192.0.2.1")
+		guesses := 0
+		for range 10 {
+			if try(th, a, throttle.Refused) {
+				guesses++
+			}
+			try(th, a, throttle.Passed)
+		}
+		if guesses != 3 {
+			t.Errorf("%d guesses, want 3", guesses)
+		}
+	})
+}
