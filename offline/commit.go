@@ -248,11 +248,11 @@ func (c *committer) try(units []*unit) (live []*unit, err error) {
 		//crash:before-commit
 		return c.clock.note(tx, false)
 	})
+	for u, err := range refused { // whatever becomes of the others
+		u.err = fmt.Errorf("store: %w", err)
+	}
 	if err != nil && err != errNothing {
 		return live, reason(err)
-	}
-	for u, err := range refused {
-		u.err = fmt.Errorf("store: %w", err)
 	}
 	if err == nil {
 		c.adopt(t.touched)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -197,6 +199,41 @@ func TestOneBatch(t *testing.T) {
 	if got := strings.Join(payloads(t, s, "a"), " "); got != "7 8 9" {
 		t.Errorf("queue %s", got)
 	}
+}
+
+// TestRefusedAndFailed: a message that is refused in a batch whose commit then fails was not taken.
+func TestRefusedAndFailed(t *testing.T) {
+	var fails atomic.Bool
+	entered, leave := make(chan struct{}, 100), make(chan struct{}, 100)
+	s := open(t, storePath(t), Options{commit: func(db *bolt.DB, fn func(*bolt.Tx) error) error {
+		entered <- struct{}{}
+		<-leave
+		if err := commit(db, fn); err != nil || !fails.Load() {
+			return err
+		}
+		return syscall.EIO
+	}})
+	leave <- struct{}{}
+	a := openSession(t, s, "a")
+	<-entered
+	s.Submit([]session.Change{enqueue("first", to("a", a))}, false, nil)
+	<-entered // what comes now shares the next commit
+	errs := make(chan error, 2)
+	report := func(err error) { errs <- err }
+	s.Submit([]session.Change{enqueue("refused", bounded("a", a, &session.Quota{Messages: 1, Full: session.Refuse}, nil))}, false, report)
+	s.Submit([]session.Change{enqueue("failed", to("a", a))}, false, report)
+	leave <- struct{}{} // the first is stored
+	<-entered
+	fails.Store(true)
+	leave <- struct{}{}
+	for range 2 {
+		if err := <-errs; err == nil {
+			t.Error("a message that is nowhere was taken")
+		}
+	}
+	fails.Store(false)
+	close(leave)
+	must(t, commitNow(s, enqueue("after", to("a", a))))
 }
 
 // TestAge: what is too old is dropped by the next message, or when somebody asks for it, and without
