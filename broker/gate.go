@@ -20,12 +20,34 @@ type gate struct {
 	addresses map[netip.Addr]int
 	listeners map[string]int // by name, those with a limit of their own
 	most      int            // clients that were let in at a time
-	strangers int            // connections that have not been let in by CONNECT
+	strangers strangers      // connections that have not been let in by CONNECT
 	revoked   int            // times that clients were disconnected for what they logged in with
 }
 
 func newGate(l *Limits) gate {
-	return gate{limits: l, conns: make(map[*conn]struct{}), addresses: make(map[netip.Addr]int), listeners: make(map[string]int)}
+	return gate{
+		limits: l, conns: make(map[*conn]struct{}), addresses: make(map[netip.Addr]int), listeners: make(map[string]int),
+		strangers: strangers{on: make(map[string]int), from: make(map[netip.Addr]int)},
+	}
+}
+
+// strangers counts connections that have not been let in: those of one listener, which may wait for
+// a slow service, keep nobody out of another, and those from one address nobody from elsewhere.
+type strangers struct {
+	all  int
+	on   map[string]int     // by listener
+	from map[netip.Addr]int // by address of the network
+}
+
+func (s *strangers) add(c *conn, n int) {
+	s.all += n
+	s.on[c.listener.Name] += n
+	if !c.address.IsValid() {
+		return
+	}
+	if s.from[c.address] += n; s.from[c.address] == 0 {
+		delete(s.from, c.address)
+	}
 }
 
 // enter admits a connection and starts it with start, or says why not.
@@ -39,14 +61,16 @@ func (g *gate) enter(c *conn, start func() bool) error {
 		return fmt.Errorf("there are %d connections here, as many as the listener's limits.connections allows", c.listener.Bounds.Connections)
 	case c.address.IsValid() && g.addresses[c.address] >= l.AddressConnections:
 		return fmt.Errorf("there are %d connections from this address, as many as limits.address_connections allows", l.AddressConnections)
-	case g.strangers >= l.Handshakes:
-		return fmt.Errorf("there are %d connections without CONNECT, as many as limits.handshakes allows", g.strangers)
+	case g.strangers.on[c.listener.Name] >= l.Handshakes:
+		return fmt.Errorf("there are %d connections on this listener that have not been let in, as many as limits.handshakes allows", l.Handshakes)
+	case c.address.IsValid() && g.strangers.from[c.address] >= (l.Handshakes+1)/2:
+		return fmt.Errorf("there are %d connections from this address that have not been let in, half of what limits.handshakes allows", (l.Handshakes+1)/2)
 	}
 	if !start() {
 		return net.ErrClosed
 	}
 	g.conns[c] = struct{}{}
-	g.strangers++
+	g.strangers.add(c, 1)
 	if c.listener.Bounds.Connections > 0 {
 		g.listeners[c.listener.Name]++
 	}
@@ -61,8 +85,8 @@ func (g *gate) know(c *conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	c.known = true
-	g.strangers--
-	g.most = max(g.most, len(g.conns)-g.strangers)
+	g.strangers.add(c, -1)
+	g.most = max(g.most, len(g.conns)-g.strangers.all)
 }
 
 // peak returns how many clients were let in at a time, at most.
@@ -123,7 +147,7 @@ func (g *gate) leave(c *conn) {
 	defer g.mu.Unlock()
 	delete(g.conns, c)
 	if !c.known {
-		g.strangers--
+		g.strangers.add(c, -1)
 	}
 	if c.listener.Bounds.Connections > 0 {
 		g.listeners[c.listener.Name]--

@@ -12,7 +12,7 @@ import (
 type Limits struct {
 	Connections        int           // network connections at a time; default 1,000
 	AddressConnections int           // of them from one address of the network, this machine not counted; default 100
-	Handshakes         int           // of them without CONNECT; default 100
+	Handshakes         int           // of them on one listener that have not been let in; half as many from one address; default 100
 	ConnectRate        int           // connections per second that are accepted, the rest waits; default 200
 	MessageRate        int           // messages per second from one client, before it is slowed down; default any
 	ByteRate           int           // their bytes; default any

@@ -76,7 +76,7 @@ type Store struct {
 type Limits struct {
 	Connections        int           `yaml:"connections" default:"500" range:"1..100000"`
 	AddressConnections int           `yaml:"address_connections" default:"100" range:"1..100000"`         // of them from one address of the network; this machine does not count
-	Handshakes         int           `yaml:"handshakes" default:"100" range:"1..100000"`                  // of them that have not been let in yet
+	Handshakes         int           `yaml:"handshakes" default:"100" range:"1..100000"`                  // of them that have not been let in yet, on one listener
 	ConnectRate        int           `yaml:"connect_rate" default:"200" range:"1..100000"`                // connections accepted per second; the rest waits
 	MessageRate        int           `yaml:"message_rate" default:"0" range:"0..1000000"`                 // messages per second from one client, beyond which it is slowed down; 0 any
 	ByteRate           int64         `yaml:"byte_rate,size" default:"0" range:"0..1GiB"`                  // their bytes per second; 0 any
