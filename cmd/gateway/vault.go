@@ -151,16 +151,20 @@ func (v *vault) watch(ctx context.Context, server *broker.Server, w *wear, log *
 		return // the gateway stops
 	}
 	defer c.Close()
+	_, err = v.get()
+	adopted := err == nil // by the server, when it began
 	var counted time.Time
 	last, next, wait := storeReport{}, time.Now(), vaultPeriod
 	tick := time.NewTicker(vaultPeriod)
 	defer tick.Stop()
 	for {
-		if _, err := v.get(); err != nil && !time.Now().Before(next) {
-			if v.open() {
-				log.Info("the store is open: what was kept in it goes on")
-				if err := server.Adopt(); err != nil {
-					log.Error("what the store has kept cannot be read", "error", err)
+		if !adopted && !time.Now().Before(next) {
+			if _, err := v.get(); err == nil || v.open() {
+				err := server.Adopt()
+				if adopted = err == nil; adopted {
+					log.Info("the store is open: what was kept in it goes on")
+				} else {
+					log.Error("what the store has kept cannot be read: it is tried again", "error", err, "again_in", wait)
 				}
 			}
 			next, wait = time.Now().Add(wait), min(2*wait, vaultPatience)
