@@ -160,12 +160,9 @@ func (l *Ledger[R]) Change(change func([]R) ([]R, error)) error {
 
 // lock waits for its turn to change the file.
 func (l *Ledger[R]) lock() (unlock func(), err error) {
-	f, err := os.OpenFile(l.path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := openLock(l.path + ".lock")
 	if err != nil {
 		return nil, err
-	}
-	if err := ownLikeFolder(f); err != nil {
-		return nil, errors.Join(err, f.Close())
 	}
 	for {
 		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX); !errors.Is(err, syscall.EINTR) {
@@ -176,6 +173,23 @@ func (l *Ledger[R]) lock() (unlock func(), err error) {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
 	}
 	return func() { _ = f.Close() }, nil // which ends the lock
+}
+
+// openLock opens the lock, or makes it. The folder belongs to the gateway's user, who must not get root
+// to open or to give away another file by a link of this name.
+func openLock(path string) (*os.File, error) {
+	const how = os.O_RDWR | syscall.O_NOFOLLOW
+	f, err := os.OpenFile(path, how|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return os.OpenFile(path, how, 0)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := ownLikeFolder(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // write puts a new file into the place of the old one.

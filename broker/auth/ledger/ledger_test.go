@@ -181,3 +181,26 @@ func follow(t *testing.T, folder string) {
 	cancel()
 	<-done
 }
+
+// A link in the place of the lock leads nobody to another file.
+func TestLockIsNoLink(t *testing.T) {
+	folder := t.TempDir()
+	path := filepath.Join(folder, "entries")
+	victim := filepath.Join(folder, "victim")
+	if err := os.Symlink(victim, path+".lock"); err != nil {
+		t.Fatal(err)
+	}
+	for _, there := range []bool{false, true} {
+		if there {
+			if err := os.WriteFile(victim, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := ledger.New[entry](path, "entries").Change(add("a")); err == nil {
+			t.Errorf("a file at the end of a link (there: %t) was opened", there)
+		}
+		if _, err := os.Stat(victim); !there && err == nil {
+			t.Error("a file at the end of a link was made")
+		}
+	}
+}

@@ -17,6 +17,9 @@ const (
 	maxRules  = 256      // of one client
 )
 
+// lastSecond is the end of the year 9999, beyond which no text has a form for a time.
+const lastSecond = 253402300799
+
 // A result is what the service decided.
 type result byte
 
@@ -100,7 +103,7 @@ func parseObject(body []byte) (answer, error) {
 		}
 	}
 	if o.Expires != nil {
-		a.expires = time.Unix(*o.Expires, 0)
+		a.expires = time.Unix(min(max(*o.Expires, 0), lastSecond), 0)
 	}
 	return a, nil
 }

@@ -194,3 +194,24 @@ func TestGraceFileDamaged(t *testing.T) {
 		t.Error("a file that is not ours is replaced")
 	}
 }
+
+// A time that no text has a form for, as one in milliseconds, does not keep the file from being written.
+func TestGraceWithStrangeTimes(t *testing.T) {
+	for _, expires := range []string{"9999999999999", "9223372036854775807"} {
+		e, u := serveEcho(t)
+		e.mu.Lock()
+		e.reply = func(*http.Request, string) (int, string) { return 200, `{"result":"allow","expire_at":` + expires + `}` }
+		e.mu.Unlock()
+		file := filepath.Join(t.TempDir(), "accepted")
+		s := start(t, service.Options{Auth: request(u), OnError: service.Cached, Grace: time.Hour, GraceFile: file})
+		if _, err := s.Authenticate(t.Context(), dev); err != nil {
+			t.Errorf("%s: %v", expires, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Errorf("%s: %v", expires, err)
+		}
+		if b, err := os.ReadFile(file); err != nil || !bytes.Contains(b, []byte(dev.ClientID)) {
+			t.Errorf("%s: the file has %q, %v", expires, b, err)
+		}
+	}
+}
