@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
+	"time"
 
 	"gateway/broker/auth"
 )
@@ -29,6 +31,25 @@ type api struct {
 	rules    auth.Authorizer // nil: everything is allowed
 	listener string
 	log      *slog.Logger
+
+	mu     sync.Mutex
+	told   time.Time // the last line about somebody who was turned away
+	untold int       // how many were since then
+}
+
+// turnedAwayEvery is the time between two lines: strangers can be turned away as often as they like.
+const turnedAwayEvery = 10 * time.Second
+
+// turnedAway logs who may not do something, unless somebody was logged just now.
+func (a *api) turnedAway(r *http.Request, user string, reason any) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.told.IsZero() && time.Since(a.told) < turnedAwayEvery {
+		a.untold++
+		return
+	}
+	a.log.Warn("HTTP request not authorized", "listener", a.listener, "from", r.RemoteAddr, "user", user, "path", r.URL.Path, "reason", reason, "others_before", a.untold)
+	a.told, a.untold = time.Now(), 0
 }
 
 // ServeHTTP answers a request.
@@ -56,12 +77,13 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if status == http.StatusUnauthorized {
 			w.Header().Set("WWW-Authenticate", `Basic realm="gateway", charset="UTF-8"`)
 		}
-		a.log.Warn("HTTP request not authorized", "listener", a.listener, "from", r.RemoteAddr, "path", r.URL.Path, "reason", why)
+		user, _, _ := r.BasicAuth()
+		a.turnedAway(r, user, why)
 		deny(w, status, http.StatusText(status))
 		return
 	}
 	if v := auth.Decide(r.Context(), client, a.rules, auth.Request{Action: auth.Publish, Topic: topic, QoS: 1}); !v.Allowed {
-		a.log.Warn("HTTP request denied", "listener", a.listener, "from", r.RemoteAddr, "user", client.User, "path", r.URL.Path, "rule", v.Rule)
+		a.turnedAway(r, client.User, v.Rule)
 		deny(w, http.StatusForbidden, v.Rule)
 		return
 	}

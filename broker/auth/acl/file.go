@@ -225,6 +225,9 @@ func fits(pattern string, c *auth.Client, name string) bool {
 	if strings.Contains(pattern, "%u") && c.User == "" {
 		return false
 	}
+	if strings.HasPrefix(name, "$") && !strings.HasPrefix(pattern, "$") {
+		return false // a client that is called $CONTROL does not administer the gateway
+	}
 	return topic.Match(expand(pattern, c), name)
 }
 

@@ -127,7 +127,8 @@ func (r *Rule) matches(c *auth.Client, q auth.Request) bool {
 }
 
 // forClient returns a rule's filter for a client. A name with a character that means something in
-// a filter would make it another filter, and fits none.
+// a filter would make it another filter, and fits none; nor does one that would make its topics those
+// of the gateway itself, as the user $CONTROL would.
 func forClient(filter string, c *auth.Client) (string, bool) {
 	if !strings.Contains(filter, "%") {
 		return filter, true
@@ -136,7 +137,7 @@ func forClient(filter string, c *auth.Client) (string, bool) {
 		if !strings.Contains(filter, v.mark) {
 			continue
 		}
-		if v.value == "" || strings.ContainsAny(v.value, "+#/\x00") {
+		if v.value == "" || strings.ContainsAny(v.value, "+#/\x00") || v.value[0] == '$' && strings.HasPrefix(filter, v.mark) {
 			return "", false
 		}
 	}

@@ -197,3 +197,27 @@ func FuzzFile(f *testing.F) {
 		}
 	})
 }
+
+// Whoever may choose a name, as with a service that lets everybody register, does not get the gateway's own
+// topics by it.
+func TestNamesOfTheGateway(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "acl")
+	if err := os.WriteFile(path, []byte("pattern readwrite %u/#\npattern readwrite %c/#\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := acl.OpenFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := []acl.Rule{{Allow: true, Actions: []auth.Action{auth.Publish, auth.Subscribe, auth.Receive}, Topics: []string{"%u/#", "%c/#"}, MaxQoS: 2}}
+	for _, l := range []*acl.Law{acl.Law{File: file}.Prepare(), acl.Law{Rules: rules}.Prepare()} {
+		for name, want := range map[string]bool{"$CONTROL": false, "$SYS": false, "$dead": false, "anna": true} {
+			for _, who := range []auth.Client{{Identity: auth.Identity{User: name}, ID: "c"}, {ID: name}} {
+				q := auth.Request{Action: auth.Publish, Topic: name + "/devices/v1"}
+				if v := l.Authorize(t.Context(), &who, q); v.Allowed != want {
+					t.Errorf("user %q, client %q publishes %s: %+v", who.User, who.ID, q.Topic, v)
+				}
+			}
+		}
+	}
+}

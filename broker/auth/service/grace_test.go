@@ -200,7 +200,9 @@ func TestGraceWithStrangeTimes(t *testing.T) {
 	for _, expires := range []string{"9999999999999", "9223372036854775807"} {
 		e, u := serveEcho(t)
 		e.mu.Lock()
-		e.reply = func(*http.Request, string) (int, string) { return 200, `{"result":"allow","expire_at":` + expires + `}` }
+		e.reply = func(*http.Request, string) (int, string) {
+			return 200, `{"result":"allow","expire_at":` + expires + `}`
+		}
 		e.mu.Unlock()
 		file := filepath.Join(t.TempDir(), "accepted")
 		s := start(t, service.Options{Auth: request(u), OnError: service.Cached, Grace: time.Hour, GraceFile: file})

@@ -120,7 +120,7 @@ func (r *rule) levels(c *auth.Client) []string {
 	levels := strings.Split(r.Topic, "/")
 	for i, level := range levels {
 		own := strings.NewReplacer("${clientid}", c.ID, "${username}", c.User).Replace(level)
-		if own != level && strings.ContainsAny(own, "+#/") {
+		if own != level && (strings.ContainsAny(own, "+#/") || i == 0 && strings.HasPrefix(own, "$")) {
 			own = "\x00" // fits nothing
 		}
 		levels[i] = own

@@ -74,6 +74,17 @@ func TestRuleOfAnswer(t *testing.T) {
 	}
 }
 
+// A name that a client has chosen does not make a rule one for the gateway's own topics.
+func TestRuleForNameOfTheGateway(t *testing.T) {
+	rs := rules{[]rule{{Permission: "allow", Topic: "${username}/#"}}, ""}
+	for name, want := range map[string]bool{"$CONTROL": false, "ann": true} {
+		c := &auth.Client{Identity: auth.Identity{User: name}}
+		if v := rs.Authorize(t.Context(), c, auth.Request{Topic: name + "/devices/v1"}); v.Allowed != want {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+}
+
 // What a service says is at worst no answer; what is one decides without a panic, and is the same
 // after it was on disk.
 func FuzzAnswer(f *testing.F) {
