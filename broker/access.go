@@ -32,13 +32,18 @@ func (a *access) denied(r auth.Request) string {
 	if a == nil {
 		return ""
 	}
+	return a.verdict(r).Rule
+}
+
+// verdict decides about a request, and notes it if it is denied; only then it has a Rule.
+func (a *access) verdict(r auth.Request) auth.Verdict {
 	v := auth.Decide(a.ctx, a.client, a.rules, r)
 	if v.Allowed {
-		return ""
+		return auth.Verdict{Allowed: true}
 	}
 	a.denials.count[r.Action].Add(1)
 	a.denials.note(a.client, r, v.Rule)
-	return v.Rule
+	return v
 }
 
 // receives reports whether the client may have a message. It does not block.
@@ -68,10 +73,21 @@ func (a *access) will(w *packet.Will) string {
 
 // filter returns why the client may not subscribe with a filter; it is empty if it may.
 func (a *access) filter(f string, qos packet.QoS) string {
+	return a.denied(toSubscribe(f, qos))
+}
+
+// keeps reports whether the client may keep a subscription that it has: nobody has said that it may
+// not. A service that is away for a while must not cost it what it would get later.
+func (a *access) keeps(f string) bool {
+	v := a.verdict(toSubscribe(f, 0))
+	return v.Allowed || v.Unsure
+}
+
+func toSubscribe(f string, qos packet.QoS) auth.Request {
 	if _, rest, shared, err := topic.ParseShared(f); shared && err == nil {
 		f = rest
 	}
-	return a.denied(auth.Request{Action: auth.Subscribe, Topic: f, QoS: byte(qos)})
+	return auth.Request{Action: auth.Subscribe, Topic: f, QoS: byte(qos)}
 }
 
 // subscribe says which filters of a SUBSCRIBE the client may not have. Those that are not valid

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -334,5 +335,52 @@ func TestLastDenied(t *testing.T) {
 	want := map[string]string{"client": "a", "user": "anna", "listener": "yard", "from": "127.0.0.1", "action": "publish", "topic": "no", "reason": "test.rules:1: deny publish no"}
 	if fmt.Sprint(last) != fmt.Sprint(want) {
 		t.Errorf("%v, want %v", last, want)
+	}
+}
+
+// A rule cannot be asked about subscriptions while it is away.
+type away struct{ gone, denies atomic.Bool }
+
+func (a *away) Authorize(_ context.Context, _ *auth.Client, r auth.Request) auth.Verdict {
+	switch {
+	case r.Action == auth.Subscribe && a.gone.Load():
+		return auth.Verdict{Rule: "away", Unsure: true}
+	case r.Action == auth.Subscribe && a.denies.Load():
+		return auth.Verdict{Rule: "denied"}
+	}
+	return auth.Verdict{Allowed: true, Rule: "allowed"}
+}
+
+// A client that returns while nobody can say whether it may have its subscriptions keeps them, and
+// gets no new ones. It loses them when it is said that it may not.
+func TestSubscriptionsWhileNobodyAnswers(t *testing.T) {
+	rules := new(away)
+	s := start(t, nil, broker.Limits{}).listen(broker.Listener{Name: "test", Rules: rules})
+	w := s.connect(packet.V5, kept("c"))
+	w.send(subscribe(1, filter("a", 1)))
+	w.expect("SUBACK 1 [Granted QoS 1]")
+	for _, tt := range []struct{ gone, denies, gets bool }{{true, true, true}, {false, false, true}, {false, true, false}} {
+		w.send(&packet.Disconnect{})
+		w.expect("closed")
+		rules.gone.Store(tt.gone)
+		rules.denies.Store(tt.denies)
+		w = s.connect(packet.V5, kept("c"))
+		if tt.gone {
+			w.send(subscribe(2, filter("b", 1)))
+			w.expect("SUBACK 2 [Not authorized]")
+		}
+		other := s.connect(packet.V5, clean("other"))
+		other.send(publish("a", "x", 1, 3))
+		if !tt.gets {
+			other.expect("PUBACK 3 No matching subscribers")
+			continue
+		}
+		other.expect("PUBACK 3")
+		h, body := w.frame()
+		p, err := w.dec.Publish(h.Flags, body)
+		if err != nil || p.Topic != "a" {
+			t.Fatalf("%+v: %+v, %v", tt, p, err)
+		}
+		w.send(&packet.Ack{Type: packet.PUBACK, ID: p.ID})
 	}
 }

@@ -142,7 +142,7 @@ func withdraw(s *Server, n *Session, a *access) {
 	n.mu.Unlock()
 	var changes []session.Change
 	for _, f := range filters {
-		if a.filter(f, 0) != "" && s.routes.unsubscribe(n, f) {
+		if !a.keeps(f) && s.routes.unsubscribe(n, f) {
 			changes = append(changes, &session.Unsubscribed{Client: n.id, Filter: f})
 		}
 	}

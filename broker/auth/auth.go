@@ -152,6 +152,7 @@ type Request struct {
 type Verdict struct {
 	Allowed bool
 	Rule    string // the rule's text with file and line, or why there is none
+	Unsure  bool   // not allowed because nobody could be asked: what was allowed before is not taken away
 }
 
 // An Authorizer decides about requests. It is asked for every message: it must be quick, or

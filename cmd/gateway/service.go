@@ -73,7 +73,7 @@ func (noService) Authenticate(context.Context, auth.Attempt) (auth.Identity, err
 
 // Authorize allows nothing.
 func (noService) Authorize(context.Context, *auth.Client, auth.Request) auth.Verdict {
-	return auth.Verdict{Rule: "the HTTP service cannot be asked"}
+	return auth.Verdict{Rule: "the HTTP service cannot be asked", Unsure: true}
 }
 
 // askedFirst lets the HTTP service decide about what its own clients do, and the configuration about

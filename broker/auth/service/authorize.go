@@ -39,7 +39,7 @@ func (r Rules) Authorize(ctx context.Context, c *auth.Client, q auth.Request) au
 	case s.o.OnError == Cached && s.grace.granted(w, name(v, s.acl)):
 		return auth.Verdict{Allowed: true, Rule: "the HTTP service does not answer, and has allowed this before"}
 	default:
-		return auth.Verdict{Rule: fmt.Sprintf("the HTTP service does not answer: %v", err)}
+		return auth.Verdict{Rule: fmt.Sprintf("the HTTP service does not answer: %v", err), Unsure: true}
 	}
 	switch got.result {
 	case allow:
