@@ -19,6 +19,9 @@ func TestKill(t *testing.T) {
 	for i, version := range versions {
 		t.Run(version, func(t *testing.T) {
 			s := newSite(t, product(t), nil, version)
+			if s.random.IntN(2) == 0 {
+				s.delay()
+			}
 			s.survive((*rounds+i)/2, func() string { s.kill(); return "killed" })
 		})
 	}
@@ -31,6 +34,9 @@ func TestPowerCut(t *testing.T) {
 	for i, version := range versions {
 		t.Run(version, func(t *testing.T) {
 			s := newSite(t, product(t), newDisk(), version)
+			if s.random.IntN(2) == 0 {
+				s.delay()
+			}
 			s.survive((*rounds+i)/2, func() string {
 				f := fate(s.random.IntN(int(fates)))
 				s.cut(f)
