@@ -40,6 +40,10 @@ type answer struct {
 	expires time.Time // zero: never
 }
 
+// errOnlyThis says that the service is there, and has failed at this question. Whoever finds one that
+// does that must not keep the others out by asking it again and again.
+var errOnlyThis = errors.New("status 500")
+
 // parseAnswer reads an answer: the status alone decides, as for NanoMQ, unless the body says it in
 // the way of EMQX 5. An error says that it is no answer.
 //
@@ -54,6 +58,8 @@ func parseAnswer(status int, kind string, body []byte) (answer, error) {
 	case status == http.StatusRequestTimeout, status == http.StatusTooManyRequests:
 	case status >= 400 && status < 500:
 		return answer{result: deny, why: fmt.Sprintf("status %d", status)}, nil
+	case status == http.StatusInternalServerError:
+		return answer{}, errOnlyThis
 	}
 	return answer{}, fmt.Errorf("status %d", status)
 }

@@ -331,7 +331,8 @@ func (s *Service) ask(ctx context.Context, q *question, v *template.Values) (ans
 	if s.ctx.Err() != nil {
 		return answer{}, net.ErrClosed
 	}
-	if changed := q.result(err == nil); changed && err != nil {
+	works := err == nil || errors.Is(err, errOnlyThis)
+	if changed := q.result(works); changed && !works {
 		s.o.Log.Warn("the HTTP service does not work: it is asked now and then only", "request", q.what, "error", err)
 	} else if changed {
 		s.o.Log.Info("the HTTP service works again", "request", q.what)

@@ -355,7 +355,7 @@ func TestPlacesAndBreaker(t *testing.T) {
 		}
 		time.Sleep(2 * time.Millisecond) // so that they meet
 		now.Add(-1)
-		return 500, ""
+		return 503, ""
 	}
 	var log lockedBuffer
 	s := start(t, service.Options{Auth: request(u), Pool: 3, Log: slog.New(slog.NewTextHandler(&log, nil))})
@@ -534,5 +534,29 @@ func TestRules(t *testing.T) {
 		if got != tt.want || asked != tt.asked {
 			t.Errorf("%+v: %s (%s) after %q", tt, got, v.Rule, asked)
 		}
+	}
+}
+
+// Who shows something at which the service fails does not keep others out by that.
+func TestFailureAtOneQuestion(t *testing.T) {
+	e, u := serveEcho(t)
+	e.mu.Lock()
+	e.reply = func(_ *http.Request, body string) (int, string) {
+		if strings.Contains(body, "evil") {
+			return 500, ""
+		}
+		return 200, ""
+	}
+	e.mu.Unlock()
+	s := start(t, service.Options{Auth: request(u)})
+	evil := dev
+	evil.Username = "evil"
+	for range 20 {
+		if _, err := s.Authenticate(t.Context(), evil); word(err) != auth.ErrUnavailable.Error() {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Authenticate(t.Context(), dev); err != nil {
+		t.Error(err)
 	}
 }
