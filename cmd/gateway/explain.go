@@ -105,6 +105,9 @@ func (q *question) ask(c *config.Config, action, name string) (auth.Verdict, err
 	if broker.Reserved(name) && r.Action == auth.Publish {
 		return auth.Verdict{Rule: "topics below $SYS/, $bridge/ and $dead/ are the gateway's own"}, nil
 	}
+	if l.Prefix != "" && name[0] == '$' && r.Action == auth.Publish {
+		return auth.Verdict{Rule: "topics that begin with $ are not for the clients of a listener with a prefix"}, nil
+	}
 	if !strings.HasPrefix(r.Topic, "$SYS/") {
 		r.Topic = l.Prefix + r.Topic
 	}

@@ -162,7 +162,7 @@ func FuzzExplain(f *testing.F) {
 			}
 			for range 10 {
 				q.qos, q.retain = 1+r.IntN(2), r.IntN(3) == 0
-				name := strings.TrimPrefix(r.name(), "$")
+				name := r.name()
 				reason, err := w.Publish(ctx, packet.Publish{Topic: name, QoS: packet.QoS(q.qos), Retain: q.retain})
 				if err != nil && !reason.Failed() {
 					t.Fatal(err)
