@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"gateway/board/clock"
 	"gateway/broker"
 	"gateway/broker/auth"
 	"gateway/broker/auth/ban"
@@ -15,7 +16,6 @@ import (
 	"gateway/broker/auth/service"
 	"gateway/broker/auth/throttle"
 	"gateway/broker/packet"
-	"gateway/clock"
 	"gateway/config"
 )
 

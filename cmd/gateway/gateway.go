@@ -10,11 +10,11 @@ import (
 	"sync"
 
 	"gateway/board"
+	"gateway/board/clock"
 	"gateway/board/guard"
 	"gateway/board/linux"
 	"gateway/board/sim"
 	"gateway/broker"
-	"gateway/clock"
 	"gateway/config"
 	"gateway/offline"
 )

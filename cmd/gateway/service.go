@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"gateway/board/clock"
 	"gateway/broker/auth"
 	"gateway/broker/auth/service"
-	"gateway/clock"
 	"gateway/config"
 )
 

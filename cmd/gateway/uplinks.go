@@ -11,13 +11,13 @@ import (
 	"strings"
 	"time"
 
+	"gateway/board/clock"
 	"gateway/bridge"
 	"gateway/broker"
 	"gateway/broker/auth/scram"
 	"gateway/broker/listen"
 	"gateway/broker/packet"
 	"gateway/broker/session"
-	"gateway/clock"
 	"gateway/config"
 )
 

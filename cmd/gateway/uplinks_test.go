@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"gateway/clock"
+	"gateway/board/clock"
 	"gateway/config"
 )
 

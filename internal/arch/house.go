@@ -34,7 +34,6 @@ var House = Plan{
 		{1, "broker/listen", "", false},
 		{1, "sensors", "", false},
 		{1, "board", "", false},
-		{1, "clock", "", false},
 		{2, "internal/client", "broker/packet broker/topic broker/listen", false}, // for the command line and the tests
 		{1, "internal/ca", "", false},                                             // for the command line
 		// The ground floor is what the tests stand on. Nothing that is shipped sees it.
@@ -48,7 +47,6 @@ var House = Plan{
 		{"github.com/eclipse/paho.mqtt.golang", "bridge"},
 		{"github.com/eclipse/paho.golang", "bridge"},
 		{"github.com/gorilla/websocket", "broker/listen"},
-		{"github.com/golang-jwt/jwt", "broker/auth"},
 		{"golang.org/x/crypto", "broker/auth/passwd"},
 		{"periph.io/x/host", "board/linux"},
 		{"periph.io/x/conn", "board/linux"},
