@@ -119,11 +119,13 @@ func (rs rules) out(local string) (rule Rule, remote string, ok bool) {
 	return Rule{}, "", false
 }
 
-// in maps a topic of the cloud to the local one.
+// in maps a topic of the cloud to the local one. It is none of those that begin with $, whatever
+// prefix is taken away: by them the gateway is administered.
 func (rs rules) in(remote string) (local string, ok bool) {
 	for _, r := range rs {
 		if t, ok := strings.CutPrefix(remote, r.RemotePrefix); ok && r.Direction&In != 0 && topic.Match(r.remote(), remote) {
-			return r.LocalPrefix + t, fits(r.LocalPrefix + t)
+			local := r.LocalPrefix + t
+			return local, fits(local) && local[0] != '$'
 		}
 	}
 	return "", false

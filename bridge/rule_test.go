@@ -50,6 +50,22 @@ func TestMapping(t *testing.T) {
 	}
 }
 
+// The cloud cannot reach the gateway's own topics by a prefix that is taken away.
+func TestNothingOfTheGatewayComesIn(t *testing.T) {
+	rs := rules{{Direction: Both, Filter: "#", RemotePrefix: "site/"}, {Direction: In, Filter: "+/v1", RemotePrefix: "x/"}}
+	if err := rs.check(true); err != nil {
+		t.Fatal(err)
+	}
+	for _, remote := range []string{"site/$CONTROL/bans/v1", "site/$SYS/broker/uptime", "site/$dead/a", "x/$CONTROL/v1"} {
+		if local, ok := rs.in(remote); ok {
+			t.Errorf("%q comes in as %q", remote, local)
+		}
+	}
+	if local, ok := rs.in("site/a$/b"); !ok || local != "a$/b" {
+		t.Errorf("a$/b comes in as %q, %t", local, ok)
+	}
+}
+
 func TestSubscriptions(t *testing.T) {
 	rs := rules{
 		{Direction: Both, Filter: "a/#", LocalPrefix: "l/", RemotePrefix: "r/", QoS: 1},
