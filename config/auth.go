@@ -156,8 +156,8 @@ func (k logins) methods(c *Config, l Listener, at string) {
 		case m == "PASSWORD-TOTP":
 			k.want(c.Auth.TOTPFile != "", at, "%s needs auth.totp_file, the file that gateway totp writes", m)
 			k.want(c.Auth.PasswordFile != "", at, "%s needs auth.password_file, the file that gateway passwd writes", m)
-			if l.Anonymous || len(l.Auth) > 0 {
-				k.warn(at, "whoever leaves the method out leaves the second factor out; better give %s a listener without anonymous and auth", m)
+			if l.Anonymous || len(l.Auth) > 0 || l.TLS != nil && l.TLS.RequireCertificate {
+				k.warn(at, "whoever leaves the method out leaves the second factor out; better give %s a listener without anonymous, auth and require_certificate", m)
 			}
 		case strings.HasPrefix(m, "SCRAM-"):
 			k.want(c.Auth.ScramFile != "", at, "%s needs auth.scram_file, the file that gateway scram writes", m)

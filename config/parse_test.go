@@ -339,6 +339,25 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// Whoever can log in without the method needs no second factor: that is said.
+func TestSecondFactorWarning(t *testing.T) {
+	const tls = "tls: {cert: c, key: k, client_ca: a%s}"
+	for _, tt := range []struct {
+		listener string
+		warned   bool
+	}{
+		{fmt.Sprintf(tls, ""), false},
+		{fmt.Sprintf(tls, ", require_certificate: true"), true},
+		{fmt.Sprintf(tls, "") + ", auth: passwords", true},
+		{fmt.Sprintf(tls, "") + ", anonymous: true", true},
+	} {
+		c := parse(t, "listeners: [{name: d, address: ':8883', methods: [PASSWORD-TOTP], "+tt.listener+"}]\nauth: {password_file: p, totp_file: t}\n")
+		if got := strings.Contains(c.Warnings.Error(), "leaves the second factor out"); got != tt.warned {
+			t.Errorf("%s: %v", tt.listener, c.Warnings)
+		}
+	}
+}
+
 func TestSecretsHide(t *testing.T) {
 	c := parse(t, good+"bridges: [{name: a, url: mqtt://localhost, username: u, password: s3cret, rules: [{direction: out, filter: a}]}]\n")
 	b := c.Bridges[0]
