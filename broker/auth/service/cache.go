@@ -12,6 +12,9 @@ import (
 	"gateway/broker/auth/template"
 )
 
+// maxNames bounds the names of a client, in bytes, whose answers are kept: strangers choose them.
+const maxNames = 4 << 10
+
 // A key stands for all that an answer depends on.
 type key [sha256.Size]byte
 
@@ -70,7 +73,7 @@ func (c *cache) get(k key) (answer, bool) {
 
 // put keeps an answer for life, if it is one to be kept.
 func (c *cache) put(k key, client, user string, a answer, life time.Duration) {
-	if life <= 0 {
+	if life <= 0 || len(client)+len(user) > maxNames {
 		return
 	}
 	until := time.Now().Add(life)

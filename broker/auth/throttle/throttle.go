@@ -8,6 +8,7 @@ package throttle
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/netip"
@@ -126,12 +127,22 @@ func subjects(a *auth.Attempt) []subject {
 		all = append(all, subject{byAddress, from.String()})
 	}
 	if a.Username != "" {
-		all = append(all, subject{byUser, a.Username})
+		all = append(all, subject{byUser, short(a.Username)})
 	}
 	if a.ClientID != "" {
-		all = append(all, subject{byClient, a.ClientID})
+		all = append(all, subject{byClient, short(a.ClientID)})
 	}
 	return all
+}
+
+// short returns what stands for a name here. MQTT allows names of 64 KiB, of which a few thousand would fill
+// a board.
+func short(name string) string {
+	if len(name) <= sha256.Size {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return string(sum[:])
 }
 
 // addressOf returns where an attempt comes from; it is not valid for this machine.
@@ -157,10 +168,10 @@ func (t *Throttle) Enter(a *auth.Attempt) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	if trip, ok := t.trips.Get(a.ClientID); ok && now.Before(trip.until) {
+	if trip, ok := t.trips.Get(short(a.ClientID)); ok && now.Before(trip.until) {
 		return held("the client connects again and again", trip.until.Sub(now))
 	}
-	who := pair{a.ClientID, a.Username, addressOf(a)}
+	who := pair{short(a.ClientID), short(a.Username), addressOf(a)}
 	if _, ok := t.trusted.Get(who); !ok {
 		for _, s := range subjects(a) {
 			if err := t.check(s, now); err != nil {
@@ -213,7 +224,7 @@ func (t *Throttle) Done(a *auth.Attempt, o Outcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	who := pair{a.ClientID, a.Username, addressOf(a)}
+	who := pair{short(a.ClientID), short(a.Username), addressOf(a)}
 	for _, s := range subjects(a) {
 		c, ok := t.counts.Get(s)
 		if !ok {
@@ -238,7 +249,7 @@ func (t *Throttle) Done(a *auth.Attempt, o Outcome) {
 		t.trusted.Put(who, 0)
 		if who.from.IsValid() {
 			t.good.Put(who.from, now)
-			t.connected(a.ClientID, now)
+			t.connected(short(a.ClientID), now)
 		}
 	}
 }

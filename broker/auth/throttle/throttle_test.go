@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -233,6 +234,30 @@ func TestBounded(t *testing.T) {
 	storm(2)
 	if after := memory(); after > before+before/4+(256<<10) {
 		t.Errorf("%d bytes have become %d", before, after)
+	}
+	runtime.KeepAlive(th)
+}
+
+// Long names take no more memory than others: strangers choose them, and need not fail for it.
+func TestLongNames(t *testing.T) {
+	th := throttle.New(throttle.Limits{Names: 1000})
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range 3000 {
+		passes(th, attempt("c", fmt.Sprint(i, strings.Repeat("x", 60_000)), "192.0.2.1"))
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 2<<20 {
+		t.Errorf("%d bytes for 1,000 long names", grown)
+	}
+	long := strings.Repeat("x", 100)
+	for range 10 {
+		try(th, attempt("", long+"a", "192.0.2.2"), throttle.Refused)
+	}
+	if passes(th, attempt("", long+"a", "192.0.2.3")) || !passes(th, attempt("", long+"b", "192.0.2.3")) {
+		t.Error("long names are not told apart")
 	}
 	runtime.KeepAlive(th)
 }
