@@ -81,6 +81,7 @@ func newSite(t *testing.T, binary string, d *disk, version string) *site {
 		}
 	}
 	s.peers = newPeers(s.address, cloud, mark)
+	s.book.repeats = version == "5.0"
 	s.config = filepath.Join(t.TempDir(), "gateway.yaml")
 	s.configure(uplink)
 	t.Cleanup(func() {

@@ -59,9 +59,10 @@ func (g *gateway) extend(section string) {
 	}
 }
 
-// start runs the gateway and waits until it answers.
+// start runs the gateway and waits until it answers, on all of its listeners.
 func (g *gateway) start(flags ...string) {
 	g.t.Helper()
+	before := len(g.log.lines(running))
 	g.process = launch(g.t, "gateway", g.log, binary, append(append([]string{"run"}, flags...), g.config)...)
 	eventually(g.t, 10*time.Second, "the gateway answers", func() bool {
 		select {
@@ -73,9 +74,12 @@ func (g *gateway) start(flags ...string) {
 		if err == nil {
 			conn.Close()
 		}
-		return err == nil
+		return err == nil && len(g.log.lines(running)) > before
 	})
 }
+
+// running is what the log says once every listener has been opened.
+const running = "gateway is running"
 
 // connect connects a client for as long as the test takes.
 func (g *gateway) connect(o client.Options) *client.Client {
