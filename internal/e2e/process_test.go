@@ -126,13 +126,21 @@ func within(t *testing.T, limit time.Duration, condition func() bool) bool {
 	return true
 }
 
-// freeAddress returns an address on the loopback that nobody listens on.
+// addresses are those that freeAddress has returned. The kernel may offer one again.
+var addresses sync.Map
+
+// freeAddress returns an address on the loopback that nobody listens on, another one each time.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := l.Addr().String()
+		_ = l.Close()
+		if _, given := addresses.LoadOrStore(address, true); !given {
+			return address
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
 }
