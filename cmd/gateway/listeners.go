@@ -22,13 +22,14 @@ func (g *gateway) listen(listeners []config.Listener, packetSize int64) {
 	ctx, g.stopListening = context.WithCancel(context.Background())
 	g.listening.Go(func() { g.methods.watch(ctx, g.server, g.access.rolls()) })
 	for _, l := range listeners {
+		how := treatment(l, g.methods, g.access, g.guests)
 		// The first try is made here, so that a gateway that is ready can be reached.
-		ln, err := g.open(ctx, l, packetSize)
+		ln, err := g.open(ctx, l, &how, packetSize)
 		g.listening.Go(func() {
 			for told := false; ; told = true {
 				if err == nil {
 					g.log.Info("listening", "listener", l.Name, "address", ln.Addr())
-					if err = g.server.Serve(ln, treatment(l, g.methods, g.access, g.guests)); err == nil {
+					if err = g.server.Serve(ln, how); err == nil {
 						return
 					}
 				}
@@ -40,7 +41,7 @@ func (g *gateway) listen(listeners []config.Listener, packetSize int64) {
 				case <-ctx.Done():
 					return
 				}
-				ln, err = g.open(ctx, l, packetSize)
+				ln, err = g.open(ctx, l, &how, packetSize)
 			}
 		})
 	}
@@ -86,8 +87,8 @@ func treatment(l config.Listener, m *methods, a *access, b *guestbook) broker.Li
 	}
 }
 
-// open opens the address of a listener.
-func (g *gateway) open(ctx context.Context, l config.Listener, packetSize int64) (*listen.Listener, error) {
+// open opens the address of a listener, whose clients are treated so over HTTP as well.
+func (g *gateway) open(ctx context.Context, l config.Listener, how *broker.Listener, packetSize int64) (*listen.Listener, error) {
 	o := listen.Options{
 		Name: l.Name, Address: l.Address, Log: g.log,
 		WebSocket: listen.Web{
@@ -99,8 +100,8 @@ func (g *gateway) open(ctx context.Context, l config.Listener, packetSize int64)
 	for _, p := range l.Protocols {
 		o.Protocols |= protocols[p]
 	}
-	if t := treatment(l, g.methods, g.access, g.guests); !l.Anonymous {
-		o.API = &api{control: &g.guests.control, door: g.guests.door, who: t.Auth, rules: t.Rules, listener: l.Name, log: g.log}
+	if !l.Anonymous {
+		o.API = &api{control: &g.guests.control, door: g.guests.door, who: how.Auth, rules: how.Rules, listener: l.Name, log: g.log}
 	}
 	if t := l.TLS; t != nil {
 		o.Plain = t.Plain
