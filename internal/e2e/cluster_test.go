@@ -117,10 +117,7 @@ func TestCluster(t *testing.T) {
 	load, stop := context.WithCancel(t.Context())
 	defer stop()
 	var workers sync.WaitGroup
-	for _, d := range []*device{
-		{name: "old", version: packet.V311, address: g.address, pause: 20 * time.Millisecond, ledger: books, session: client.NewSession()},
-		{name: "new", version: packet.V5, address: g.address, pause: 20 * time.Millisecond, ledger: books, session: client.NewSession()},
-	} {
+	for _, d := range devicesOf(g, books, 20*time.Millisecond) {
 		workers.Go(func() {
 			if err := d.run(load, 20*time.Second); err != nil {
 				t.Error(err)

@@ -30,6 +30,14 @@ type device struct {
 	lost    int  // connections on which it did not know the session any more
 }
 
+// devicesOf returns a device of each version that publishes to a gateway.
+func devicesOf(g *gateway, books *ledger, pause time.Duration) (devices []*device) {
+	for name, version := range map[string]packet.Version{"old": packet.V311, "new": packet.V5} {
+		devices = append(devices, &device{name: name, version: version, address: g.address, pause: pause, ledger: books, session: client.NewSession()})
+	}
+	return devices
+}
+
 // run publishes until ctx ends, and then goes on until everything is acknowledged.
 func (d *device) run(ctx context.Context, limit time.Duration) error {
 	for ctx.Err() == nil {

@@ -9,9 +9,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"gateway/broker/packet"
-	"gateway/internal/client"
 )
 
 // TestOutages is the promise of the gateway. In every round the uplink fails and the gateway is
@@ -41,10 +38,7 @@ func outages(t *testing.T, version, replay string) {
 	load, stop := context.WithCancel(t.Context())
 	defer stop()
 	var workers sync.WaitGroup
-	devices := []*device{
-		{name: "old", version: packet.V311, address: g.address, pause: 4 * time.Millisecond, ledger: books, session: client.NewSession()},
-		{name: "new", version: packet.V5, address: g.address, pause: 4 * time.Millisecond, ledger: books, session: client.NewSession()},
-	}
+	devices := devicesOf(g, books, 4*time.Millisecond)
 	for _, d := range devices {
 		workers.Go(func() {
 			if err := d.run(load, 20*time.Second); err != nil {

@@ -142,10 +142,7 @@ func endure(t *testing.T, version string, troubles ...trouble) (*ledger, *output
 	load, stop := context.WithCancel(t.Context())
 	defer stop()
 	var workers sync.WaitGroup
-	for _, d := range []*device{
-		{name: "old", version: packet.V311, address: g.address, pause: 4 * time.Millisecond, ledger: books, session: client.NewSession()},
-		{name: "new", version: packet.V5, address: g.address, pause: 4 * time.Millisecond, ledger: books, session: client.NewSession()},
-	} {
+	for _, d := range devicesOf(g, books, 4*time.Millisecond) {
 		workers.Go(func() {
 			if err := d.run(load, 20*time.Second); err != nil {
 				t.Error(err)
