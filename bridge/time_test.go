@@ -16,8 +16,8 @@ import (
 )
 
 // bubble starts a bridge with the usual waits inside a synctest bubble. dial stands for the
-// network.
-func bubble(t *testing.T, l *ledger, dial func(ctx context.Context, nth int) (net.Conn, error)) (b *Bridge, stop func()) {
+// network; routes, if given, for the machine's table of routes.
+func bubble(t *testing.T, l *ledger, dial func(ctx context.Context, nth int) (net.Conn, error), routes ...func() []byte) (b *Bridge, stop func()) {
 	t.Helper()
 	config := testConfig(t, l, "mqtt://cloud")
 	config.ConnectTimeout, config.AckTimeout, config.BackoffMin, config.BackoffMax = 0, 0, 0, 0
@@ -31,6 +31,9 @@ func bubble(t *testing.T, l *ledger, dial func(ctx context.Context, nth int) (ne
 		return dial(ctx, nth)
 	}
 	b.random = func(n int64) int64 { return n - 1 } // no jitter: the longest wait
+	for _, r := range routes {
+		b.routes = r
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); b.Run(ctx) }()
