@@ -77,6 +77,22 @@ func (a *authority) valid(name string) pair {
 	return a.issue(name, time.Now().Add(time.Hour))
 }
 
+// revoke writes the list of the certificates that are revoked, and returns its file.
+func (a *authority) revoke(all ...pair) string {
+	a.t.Helper()
+	l := &x509.RevocationList{Number: big.NewInt(time.Now().UnixNano()), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}
+	for _, p := range all {
+		l.RevokedCertificateEntries = append(l.RevokedCertificateEntries, x509.RevocationListEntry{
+			SerialNumber: a.client(p).Certificates[0].Leaf.SerialNumber, RevocationTime: time.Now(),
+		})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, l, a.cert, a.key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return a.write("ca.crl", "X509 CRL", der)
+}
+
 // client returns the settings of a client that shows this certificate.
 func (a *authority) client(p pair) *tls.Config {
 	a.t.Helper()

@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 	if order := os.Getenv(asStorm); order != "" {
 		os.Exit(rage(order))
 	}
+	if order := os.Getenv(asService); order != "" {
+		os.Exit(decide(order))
+	}
 	flag.Parse()
 	os.Exit(run(m))
 }

@@ -3,11 +3,8 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
-	"math/big"
 	"net/http"
 	"os"
 	"os/exec"
@@ -134,23 +131,10 @@ func TestTransports(t *testing.T) {
 func TestRevocation(t *testing.T) {
 	a := newAuthority(t, "site")
 	server, address := a.valid("gateway"), freeAddress(t)
-	list := func(revoked ...pair) string {
-		l := &x509.RevocationList{Number: big.NewInt(time.Now().UnixNano()), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}
-		for _, p := range revoked {
-			l.RevokedCertificateEntries = append(l.RevokedCertificateEntries, x509.RevocationListEntry{
-				SerialNumber: a.client(p).Certificates[0].Leaf.SerialNumber, RevocationTime: time.Now(),
-			})
-		}
-		der, err := x509.CreateRevocationList(rand.Reader, l, a.cert, a.key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return a.write("ca.crl", "X509 CRL", der)
-	}
 	g := newGateway(t, fmt.Sprintf(`  - name: devices
     address: %s
     tls: {cert: %s, key: %s, client_ca: %s, crl: %s, require_certificate: true}
-`, address, server.cert, server.key, a.file, list()))
+`, address, server.cert, server.key, a.file, a.revoke()))
 	g.start()
 	connect := func(p pair) (*client.Client, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -168,7 +152,7 @@ func TestRevocation(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer goes.Close()
-	list(stolen)
+	a.revoke(stolen)
 	eventually(t, 15*time.Second, "the stolen certificate's client is disconnected", func() bool { return goes.Err() != nil })
 	if c, err := connect(stolen); err == nil {
 		c.Close()
