@@ -73,6 +73,10 @@ type Config struct {
 	SessionExpiry time.Duration
 	ReplayRate    Rate
 	LostSession   LostPolicy
+	// CircleLimit is how often the same message, topic and payload, may cross within 15 seconds
+	// before one is stopped, and put aside if it was on its way up; default 50, below zero without
+	// limit. 3.1.1 only: in 5.0 crossings are counted in the message.
+	CircleLimit int
 
 	// Upgrade makes a WebSocket of a connection, to be used like it. It is needed with ws and wss.
 	Upgrade func(ctx context.Context, conn net.Conn, url string) (net.Conn, error)
@@ -134,6 +138,7 @@ type Bridge struct {
 
 	// Used by Open and Run alone.
 	targets    targets        // the cloud's URLs
+	echoes     *echoes        // 3.1.1 only, else nil
 	queues     queues         // what Open has opened for Run; nil afterwards
 	opened     [MaxLanes]bool // the local subscriptions are those of the rules
 	subscribed bool           // so are those in the cloud
@@ -218,6 +223,9 @@ func New(c Config) (*Bridge, error) {
 	b := &Bridge{
 		config: c, rules: c.Rules, targets: to, log: c.Log.With("bridge", c.Name),
 		upstream: c.upstream(), dial: d.dial, routes: routes,
+	}
+	if c.Version < packet.V5 {
+		b.echoes = newEchoes(cmp.Or(c.CircleLimit, circleLimit), time.Now())
 	}
 	b.drops.log = b.log
 	b.state.URL = to.current().url
@@ -312,7 +320,7 @@ func (b *Bridge) connect(ctx context.Context, open queues) try {
 		return try{err: fmt.Errorf("%w: %w", errLocal, err)}
 	}
 	h := newHandover(b.config, lanes, l, &b.drops)
-	h.heard = b.heard
+	h.heard, h.echoes = b.heard, b.echoes
 	if b.suspect.losses > 0 {
 		h.limit = 1 // so that the message which the cloud does not like is the only one in flight
 	}

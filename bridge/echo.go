@@ -6,39 +6,74 @@ import (
 	"time"
 )
 
-// echoLimit is how often the same message may leave within a second before it is taken to go round
-// in a circle.
-const echoLimit = 100
+// MQTT 3.1.1 can carry no count of crossings. What a circle of bridges does can still be seen: the same
+// message, topic and payload, crosses this one again and again. So every n-th of the same messages
+// within circlePeriod is stopped. In a circle each of them is the one before, come round: a message
+// goes round n times at most. A device that says the same so often loses one in n. Where bridges
+// are so many that a message doubles on its way, that is not enough: so when n times circleFlood of
+// them have come, all others of the period are stopped.
+const (
+	circleLimit  = 50 // the default of n
+	circlePeriod = 15 * time.Second
+	circleFlood  = 10
+)
 
-// Echoes notice a message that leaves again and again. MQTT 3.1.1 can carry no count of crossings, and
-// a sensor may well say the same thing often: so it is told, and nothing is done about it.
+// Echoes count the messages that cross a bridge, those that go up and those that come down apart.
+// Its memory is bounded, 24 KiB: of messages in one row, those that came least often make room. So
+// whatever else crosses, some of those in a circle come to their end, and then the next.
 type echoes struct {
-	mu    sync.Mutex
-	slots [64]echo // by hash; what falls into the same slot displaces what is there
+	limit int // below 1: nothing is counted
+	begin time.Time
+	seed  maphash.Seed
+
+	mu   sync.Mutex
+	rows [256][4]echo // by hash
 }
 
 type echo struct {
 	hash  uint64
-	since time.Time
+	since time.Duration // since begin: when the first of count came
 	count int
 }
 
-var echoSeed = maphash.MakeSeed()
+func newEchoes(limit int, now time.Time) *echoes {
+	return &echoes{limit: limit, begin: now, seed: maphash.MakeSeed()}
+}
 
-// circles notes a message that leaves now. It reports whether it has just reached the limit.
-func (e *echoes) circles(topic string, payload []byte, now time.Time) bool {
+// circles counts a message that crosses now. It reports whether it is one too many.
+func (e *echoes) circles(d Direction, topic string, payload []byte, now time.Time) bool {
+	if e == nil || e.limit < 1 {
+		return false
+	}
 	var h maphash.Hash
-	h.SetSeed(echoSeed)
+	h.SetSeed(e.seed)
+	h.WriteByte(byte(d))
 	h.WriteString(topic)
 	h.WriteByte(0)
 	h.Write(payload)
-	sum := h.Sum64()
+	sum, at := h.Sum64(), now.Sub(e.begin)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := &e.slots[sum%uint64(len(e.slots))]
-	if s.hash != sum || now.Sub(s.since) >= time.Second {
-		*s = echo{hash: sum, since: now}
+	one := find(&e.rows[sum%uint64(len(e.rows))], sum, at)
+	one.count++
+	return one.count%e.limit == 0 || one.count >= circleFlood*e.limit
+}
+
+// find returns the place of a message in its row, empty if it was not there, or too long ago.
+func find(row *[4]echo, sum uint64, at time.Duration) *echo {
+	least := &row[0]
+	for i := range row {
+		one := &row[i]
+		if one.count > 0 && at-one.since >= circlePeriod {
+			*one = echo{}
+		}
+		if one.count > 0 && one.hash == sum {
+			return one
+		}
+		if one.count < least.count {
+			least = one
+		}
 	}
-	s.count++
-	return s.count == echoLimit
+	*least = echo{hash: sum, since: at}
+	return least
 }

@@ -16,6 +16,7 @@ type delivery struct {
 	id    uint16         // on the wire
 	p     packet.Publish // as the session has it
 	at    time.Time
+	fresh bool // it came while this connection was there
 }
 
 type stage byte

@@ -30,7 +30,6 @@ type handover struct {
 	name       string
 	log        *slog.Logger
 	pacer      pacer
-	echoes     echoes // 3.1.1 only
 	subscribed func() // called when the cloud has the subscriptions
 }
 

@@ -45,6 +45,9 @@ func crossing(p packet.Publish, historical bool) (*packet.PublishProperties, boo
 // circle is why a message that has crossed too many bridges ends.
 const circle = "it has crossed too many bridges: rules carry it in a circle"
 
+// roundAndRound is why a message ends that seems to do so in 3.1.1, see echoes.
+const roundAndRound = "the same message crosses the bridge again and again: rules may carry it in a circle"
+
 // hopsOf returns how many bridges a message says that it has crossed.
 func hopsOf(p packet.Publish) int {
 	if p.Properties == nil {

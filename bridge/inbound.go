@@ -65,6 +65,7 @@ type intake struct {
 	link     link
 	drops    *drops
 	version  packet.Version
+	echoes   *echoes // 3.1.1 only, else nil
 	receipts receipts
 	heard    time.Time // of the cloud, on the connection before; zero: this is the first
 	backlog  backlog
@@ -83,11 +84,19 @@ func (in *intake) publish(p packet.Publish) error {
 	p.Topic = local
 	if in.version >= packet.V5 && ok {
 		historical := p.Properties != nil && slices.Contains(p.Properties.User, packet.UserProperty{Name: HistoricalProperty, Value: "1"})
-		if p.Properties, ok = crossing(p, historical); !ok {
+		if p.Properties, ok = crossing(p, historical); ok {
+			p.Properties.ResponseTopic = in.rules.answerDown(p.Properties.ResponseTopic)
+		} else {
 			in.drops.add(circle, remote)
 		}
 	}
-	in.backlog.mark(&p, time.Now())
+	now := time.Now()
+	in.backlog.mark(&p, now)
+	if ok && in.backlog.over() && in.echoes.circles(In, remote, p.Payload, now) {
+		in.drops.circle(remote)
+		in.drops.add(roundAndRound, remote)
+		ok = false
+	}
 	if p.QoS == 0 {
 		if ok {
 			in.inbox.Publish(p, nil)
@@ -174,7 +183,7 @@ type drops struct {
 	log   *slog.Logger
 	count atomic.Int64
 	aside atomic.Int64 // dead letters
-	round atomic.Int64 // alarms of messages that seem to go round, which are not dropped
+	round atomic.Int64 // those of both that seemed to go round, 3.1.1 only
 }
 
 // add counts a message, and reports the first of them.
@@ -187,14 +196,14 @@ func (d *drops) add(why, topic string) {
 // dead counts a dead letter, and reports the first of them.
 func (d *drops) dead(why, topic string) {
 	if d.aside.Add(1) == 1 {
-		d.log.Warn("the cloud can never take a message, it is put aside; more of them are only counted", "topic", topic, "why", why)
+		d.log.Warn("a message is put aside as a dead letter; more of them are only counted", "topic", topic, "why", why)
 	}
 }
 
-// circle counts an alarm, and reports the first of them.
+// circle counts a message that seems to go round, and reports the first of them.
 func (d *drops) circle(topic string) {
 	if d.round.Add(1) == 1 {
-		d.log.Warn("the same message leaves again and again: if rules of several gateways carry it in a circle, let the bridges speak version 5.0, which ends that",
-			"topic", topic, "times_a_second", echoLimit)
+		d.log.Warn("the same message crosses the bridge again and again, and is stopped: if rules of several gateways carry it in a circle, let the bridges speak version 5.0; if not, raise circle_limit",
+			"topic", topic)
 	}
 }

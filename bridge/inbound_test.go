@@ -109,7 +109,7 @@ func TestOutsideTheRules(t *testing.T) {
 // A PUBREC that cannot be made durable ends the connection; PUBREL does not leave.
 func TestAcceptedFails(t *testing.T) {
 	h, r := handoverTo(t, &verdict{err: errors.New("no space left on device")})
-	if err := h.forward(t.Context(), h.lanes[0], packet.Publish{Topic: "up/a", QoS: 2, ID: 1}, false); err != nil {
+	if err := h.forward(t.Context(), h.lanes[0].delivery(packet.Publish{Topic: "up/a", QoS: 2, ID: 1}), false); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.acknowledged(packet.Ack{Type: packet.PUBREC, ID: 1}); err != nil {

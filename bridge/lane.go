@@ -48,6 +48,11 @@ type lane struct {
 	room chan struct{}
 }
 
+// delivery begins the delivery of a message of the lane.
+func (l *lane) delivery(p packet.Publish) *delivery {
+	return &delivery{lane: l, stage: sent, id: wireID(l.number, p.ID), p: p, fresh: l.backlog == 0}
+}
+
 // A Rate bounds how fast a backlog is sent after an outage; 0: not at all.
 type Rate struct {
 	Messages int // a second
@@ -106,21 +111,22 @@ func (h *handover) next(ctx context.Context, l *lane) error {
 		return fmt.Errorf("%w: %w", errLocal, err)
 	}
 	//crash:message-taken
-	if l.backlog > 0 {
+	d := l.delivery(p)
+	if !d.fresh {
 		l.backlog--
 		if err := h.pacer.wait(ctx, len(p.Payload)); err != nil {
 			return err
 		}
 	}
-	return h.forward(ctx, l, p, wasAccepted)
+	return h.forward(ctx, d, wasAccepted)
 }
 
 // forward sends one message of a lane to the cloud. An error is one of the connection.
-func (h *handover) forward(ctx context.Context, l *lane, p packet.Publish, wasAccepted bool) error {
-	d := &delivery{lane: l, stage: sent, id: wireID(l.number, p.ID), p: p}
+func (h *handover) forward(ctx context.Context, d *delivery, wasAccepted bool) error {
+	p := d.p
 	if wasAccepted {
 		if h.lost { // the cloud had it, and has forgotten the identifier
-			l.session.Done(p.ID)
+			d.skip()
 			return nil
 		}
 		d.stage, d.qos = released, 2
@@ -143,14 +149,17 @@ func (h *handover) forward(ctx context.Context, l *lane, p packet.Publish, wasAc
 	}
 	if h.version >= packet.V5 {
 		var ok bool
-		if out.Properties, ok = crossing(p, l.history); !ok {
+		if out.Properties, ok = crossing(p, d.lane.history); !ok {
 			h.drops.add(circle, p.Topic)
 			d.skip()
 			return nil
 		}
+		out.Properties.ResponseTopic = h.rules.answerUp(out.Properties.ResponseTopic)
 	}
-	if h.version < packet.V5 && h.echoes.circles(remote, p.Payload, time.Now()) {
+	if d.fresh && h.echoes.circles(Out, remote, p.Payload, time.Now()) {
 		h.drops.circle(p.Topic)
+		h.bury(d, roundAndRound)
+		return nil
 	}
 	if why := h.never(h.version, out, p.Dup); why != "" {
 		h.bury(d, why)

@@ -88,7 +88,7 @@ func (rs rules) check(announced bool) error {
 	}
 	for i, r := range rs {
 		for j, q := range rs[:i] {
-			if r.LiveFirst != q.LiveFirst && r.Direction&q.Direction&Out != 0 && overlap(r.local(), q.local()) {
+			if r.LiveFirst != q.LiveFirst && r.Direction&q.Direction&Out != 0 && topic.Overlap(r.local(), q.local()) {
 				problems = append(problems, fmt.Errorf("rules %d and %d: a message to both %q and %q would be sent twice: give both the same replay",
 					j+1, i+1, q.local(), r.local()))
 			}
@@ -99,7 +99,7 @@ func (rs rules) check(announced bool) error {
 	}
 	for i, out := range rs {
 		for j, in := range rs {
-			if out.Direction&Out != 0 && in.Direction&In != 0 && overlap(out.remote(), in.remote()) {
+			if out.Direction&Out != 0 && in.Direction&In != 0 && topic.Overlap(out.remote(), in.remote()) {
 				problems = append(problems, fmt.Errorf("rules %d and %d: the cloud would send back what the bridge sends (%q meets %q): "+
 					"use different remote topics for the two directions, or announce the bridge if the cloud is a broker that knows bridges, such as mosquitto",
 					i+1, j+1, out.remote(), in.remote()))
@@ -129,6 +129,43 @@ func (rs rules) in(remote string) (local string, ok bool) {
 		}
 	}
 	return "", false
+}
+
+// answerUp maps the response topic of a message that goes up: the answer is published in the cloud,
+// and must come down by an incoming rule. A topic to which no rule brings it stays as it is.
+func (rs rules) answerUp(local string) string {
+	if topic.ValidName(local) != nil {
+		return local
+	}
+	for _, r := range rs {
+		rest, ok := strings.CutPrefix(local, r.LocalPrefix)
+		if !ok || r.Direction&In == 0 || !topic.Match(r.local(), local) {
+			continue
+		}
+		if back, ok := rs.in(r.RemotePrefix + rest); ok && back == local && fits(r.RemotePrefix+rest) {
+			return r.RemotePrefix + rest
+		}
+	}
+	return local
+}
+
+// answerDown maps the response topic of a message that comes down: the answer is published here, and
+// must go up by an outgoing rule. A topic to which no rule brings it stays as it is.
+func (rs rules) answerDown(remote string) string {
+	if topic.ValidName(remote) != nil {
+		return remote
+	}
+	for _, r := range rs {
+		rest, ok := strings.CutPrefix(remote, r.RemotePrefix)
+		local := r.LocalPrefix + rest
+		if !ok || r.Direction&Out == 0 || !topic.Match(r.remote(), remote) || !fits(local) || local[0] == '$' {
+			continue
+		}
+		if _, back, ok := rs.out(local); ok && back == remote {
+			return local
+		}
+	}
+	return remote
 }
 
 // fits reports whether a mapped topic has a length that can be sent [MQTT-4.7.3-1],
@@ -173,22 +210,4 @@ func (rs rules) subscriptions(d Direction) []packet.Subscription {
 		})
 	}
 	return subs
-}
-
-// overlap reports whether there are topics that match both filters.
-func overlap(a, b string) bool {
-	for {
-		levelA, restA, moreA := strings.Cut(a, "/")
-		levelB, restB, moreB := strings.Cut(b, "/")
-		switch {
-		case levelA == "#" || levelB == "#":
-			return true
-		case levelA != levelB && levelA != "+" && levelB != "+":
-			return false
-		case !moreA || !moreB:
-			// "a/#" matches "a" as well.
-			return moreA == moreB || restA == "#" || restB == "#"
-		}
-		a, b = restA, restB
-	}
 }

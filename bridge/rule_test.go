@@ -86,23 +86,39 @@ func TestSubscriptions(t *testing.T) {
 	}
 }
 
-func TestOverlap(t *testing.T) {
-	for _, tt := range []struct {
-		a, b string
-		want bool
-	}{
-		{"a/b", "a/b", true},
-		{"a/b", "a/c", false},
-		{"a/+", "+/b", true},
-		{"a/+", "b/+", false},
-		{"a/#", "a", true},
-		{"a/#", "a/b/c", true},
-		{"a/b", "a/b/c", false},
-		{"a/+", "a/b/c", false},
-		{"#", "x/y", true},
+// A response topic is mapped so that the answer comes back by a rule of the other direction, or stays
+// as it is.
+func TestAnswers(t *testing.T) {
+	rs := rules{
+		{Direction: Out, Filter: "answer/#", LocalPrefix: "hall/", RemotePrefix: "site7/"},
+		{Direction: In, Filter: "reply/+", LocalPrefix: "hall/", RemotePrefix: "site7/"},
+		{Direction: In, Filter: "reply/#", LocalPrefix: "other/", RemotePrefix: "site7/"},
+		{Direction: Out, Filter: "#", LocalPrefix: "$SYS/", RemotePrefix: "sys/"},
+		{Direction: Both, Filter: "chat/#", RemotePrefix: "all/"},
+	}
+	for _, tt := range []struct{ local, remote string }{
+		{"hall/reply/a", "site7/reply/a"},
+		{"other/reply/a/b", "site7/reply/a/b"},
+		{"other/reply/a", "other/reply/a"}, // the rule before would bring it to hall/
+		{"hall/answer/a", "hall/answer/a"}, // no rule brings it down
+		{"chat/a", "all/chat/a"},
+		{"hall/reply/+", "hall/reply/+"}, // no topic name
+		{"", ""},
 	} {
-		if overlap(tt.a, tt.b) != tt.want || overlap(tt.b, tt.a) != tt.want {
-			t.Errorf("overlap(%q, %q) is not %t both ways", tt.a, tt.b, tt.want)
+		if got := rs.answerUp(tt.local); got != tt.remote {
+			t.Errorf("%q becomes %q in the cloud, want %q", tt.local, got, tt.remote)
+		}
+	}
+	for _, tt := range []struct{ remote, local string }{
+		{"site7/answer/a", "hall/answer/a"},
+		{"all/chat/a", "chat/a"},
+		{"site7/reply/a", "site7/reply/a"}, // no rule brings it up
+		{"sys/a", "sys/a"},                 // the gateway's own
+		{"site7/answer/#", "site7/answer/#"},
+		{"", ""},
+	} {
+		if got := rs.answerDown(tt.remote); got != tt.local {
+			t.Errorf("%q becomes %q here, want %q", tt.remote, got, tt.local)
 		}
 	}
 }

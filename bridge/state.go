@@ -26,8 +26,8 @@ type State struct {
 	Dropped int64      `json:"dropped,omitempty"`
 	// Dead counts the messages that were put aside since the start, see DeadTopic.
 	Dead int64 `json:"dead,omitempty"`
-	// Circling counts the seconds in which the same message left very often, since the start; 3.1.1
-	// only.
+	// Circling counts the messages that were stopped since the start because the same one had
+	// crossed very often; 3.1.1 only.
 	Circling int64 `json:"circling,omitempty"`
 	// SessionsLost counts how often the cloud came back without its session, since the start.
 	SessionsLost int    `json:"sessions_lost,omitempty"`

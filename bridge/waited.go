@@ -64,6 +64,9 @@ func (b *backlog) mark(p *packet.Publish, now time.Time) {
 	p.Properties = &marked
 }
 
+// over reports whether the message that was marked last is one that has not waited.
+func (b *backlog) over() bool { return b.wait < time.Second }
+
 // A sign is when something was last heard of the cloud.
 type sign struct {
 	mu   sync.Mutex

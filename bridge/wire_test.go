@@ -143,11 +143,11 @@ func TestStrayAcknowledgements(t *testing.T) {
 			h.connected(r, welcome{sessionPresent: true, qos: 2})
 			for id, m := range []packet.Publish{message("up/a", 1, 0), message("up/a", 2, 0)} {
 				m.ID = uint16(id + 1)
-				if err := h.forward(t.Context(), h.lanes[0], m, false); err != nil {
+				if err := h.forward(t.Context(), h.lanes[0].delivery(m), false); err != nil {
 					t.Fatal(err)
 				}
 			}
-			h.forward(t.Context(), h.lanes[0], packet.Publish{ID: 3, QoS: 2}, true)
+			h.forward(t.Context(), h.lanes[0].delivery(packet.Publish{ID: 3, QoS: 2}), true)
 			r.answers = nil
 			// The ledger is empty: it would report Done or Accepted as an error.
 			if err := h.acknowledged(tt.in); (err == nil) != tt.ok {

@@ -104,6 +104,9 @@ func (g *gateway) bridgeConfig(b config.Bridge, redate func(*packet.Publish, *se
 	if b.LostSession == "dead_letter" {
 		c.LostSession = bridge.DeadLetter
 	}
+	if c.CircleLimit = b.CircleLimit; c.CircleLimit == 0 {
+		c.CircleLimit = -1
+	}
 	c.Date = g.clock.Date
 	c.Backlog = func(lane int) (int, time.Time) { return g.vault.count(bridgeSession(b.Name, lane)) }
 	return c

@@ -10,17 +10,20 @@ import (
 	"gateway/internal/client"
 )
 
-// uplink is the section of the bridge from one gateway, by its number, to another.
-func uplink(version, rule string, announce bool, from int, to *gateway) string {
-	return fmt.Sprintf(`bridges:
-  - name: next
+// uplink is the section of the bridges from one gateway, by its number, to others.
+func uplink(version, rule string, announce bool, from int, to ...*gateway) string {
+	section := "bridges:\n"
+	for i, g := range to {
+		section += fmt.Sprintf(`  - name: next%d
     version: %s
     announce: %t
     url: mqtt://%s
-    client_id: gateway-%d
+    client_id: gateway-%[5]d-%[1]d
     backoff: {min: 100ms, max: 400ms}
-    rules: [{%s}]
-`, version, announce, to.address, from, rule)
+    rules: [{%[6]s}]
+`, i, version, announce, g.address, from, rule)
+	}
+	return section
 }
 
 // TestLoops connects gateways so that their rules carry a message in a circle. It comes to all of
@@ -42,6 +45,21 @@ func TestLoops(t *testing.T) {
 		{"a ring of three that takes as well", 3, func(i int, all []*gateway) string {
 			return uplink("5.0", both, false, i, all[(i+1)%3])
 		}, 10 * 60},
+		{"two of 3.1.1, each of which takes from the other what it sends", 2, func(i int, all []*gateway) string {
+			return uplink("3.1.1", both, true, i, all[1-i])
+		}, 10 * 2 * 2 * 55},
+		{"a ring of three of 3.1.1", 3, func(i int, all []*gateway) string {
+			return uplink("3.1.1", out, false, i, all[(i+1)%3])
+		}, 10 * 3 * 55},
+		{"a ring of three, one bridge of which is of 3.1.1", 3, func(i int, all []*gateway) string {
+			return uplink([]string{"3.1.1", "5.0", "5.0"}[i], out, false, i, all[(i+1)%3])
+		}, 10 * 3 * 55},
+		{"three of 3.1.1, each of which takes from both others what it sends", 3, func(i int, all []*gateway) string {
+			return uplink("3.1.1", both, true, i, all[(i+1)%3], all[(i+2)%3])
+		}, 10 * 12 * 1100},
+		{"three, each of which takes from both others what it sends", 3, func(i int, all []*gateway) string {
+			return uplink("5.0", both, false, i, all[(i+1)%3], all[(i+2)%3])
+		}, 10 * 500},
 		{"two over one bridge of 3.1.1", 2, func(i int, all []*gateway) string {
 			if i == 1 {
 				return ""

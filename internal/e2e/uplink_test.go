@@ -75,3 +75,66 @@ func TestUplinks(t *testing.T) {
 		g.interrupt(10 * time.Second)
 	}
 }
+
+// TestRequests lets a client of the site ask one in the cloud, and the other way round, as MQTT 5.0
+// provides for [MQTT-4.10]: whoever answers publishes on the response topic that it was given.
+func TestRequests(t *testing.T) {
+	cloud := newGateway(t)
+	cloud.start()
+	site := newGateway(t, fmt.Sprintf(`bridges:
+  - name: cloud
+    version: 5.0
+    url: mqtt://%s
+    backoff: {min: 100ms, max: 400ms}
+    rules:
+      - {direction: out, filter: up/#, local_prefix: hall/, remote_prefix: site7/, qos: 2}
+      - {direction: in, filter: down/#, local_prefix: hall/, remote_prefix: site7/, qos: 2}
+`, cloud.address))
+	site.start()
+	for _, tt := range []struct {
+		what                   string
+		asks, answers          *gateway
+		ask, response          string // as who asks sees them
+		question, responseSeen string // as who answers sees them
+	}{
+		{"a client of the site asks", site, cloud, "hall/up/ask", "hall/down/answer", "site7/up/ask", "site7/down/answer"},
+		{"a client of the cloud asks", cloud, site, "site7/down/ask", "site7/up/answer", "hall/down/ask", "hall/up/answer"},
+	} {
+		questions, got := make(chan packet.Publish, 10), make(chan string, 10)
+		answerer := tt.answers.connect(client.Options{ClientID: "answerer", Version: packet.V5, KeepAlive: 60, Receive: func(m packet.Publish) {
+			questions <- m
+		}})
+		subscribe(t, answerer, tt.question, 2)
+		asker := tt.asks.connect(client.Options{ClientID: "asker", Version: packet.V5, KeepAlive: 60, Receive: func(m packet.Publish) {
+			got <- m.Topic + " " + string(m.Payload) + " " + string(m.Properties.CorrelationData)
+		}})
+		subscribe(t, asker, tt.response, 2)
+		eventually(t, 20*time.Second, "the bridge is connected", func() bool {
+			return len(site.log.lines("bridge connected")) > 0
+		})
+		m := packet.Publish{Topic: tt.ask, QoS: 1, Payload: []byte("?"),
+			Properties: &packet.PublishProperties{ResponseTopic: tt.response, CorrelationData: []byte("7")}}
+		if _, err := asker.Publish(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		var q packet.Publish
+		select {
+		case q = <-questions:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: no question arrived", tt.what)
+		}
+		if q.Properties.ResponseTopic != tt.responseSeen {
+			t.Fatalf("%s: the response topic is %q, want %q", tt.what, q.Properties.ResponseTopic, tt.responseSeen)
+		}
+		m = packet.Publish{Topic: q.Properties.ResponseTopic, QoS: 1, Payload: []byte("!"),
+			Properties: &packet.PublishProperties{CorrelationData: q.Properties.CorrelationData}}
+		if _, err := answerer.Publish(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		if s := receive(t, got); s != tt.response+" ! 7" {
+			t.Errorf("%s: %q came back", tt.what, s)
+		}
+		asker.Close()
+		answerer.Close()
+	}
+}
