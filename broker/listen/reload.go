@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
+
+	"gateway/broker/watch"
 )
 
 // A keyring has the keys of a listener as its files have them now.
@@ -16,11 +19,13 @@ import (
 type keyring struct {
 	files   Files
 	current atomic.Pointer[keys]
-	loaded  string // the state of the files that was last loaded, or tried
-	seen    string // at the last look
+	loaded  string    // the state of the files that was last loaded, or tried
+	seen    string    // at the last look
+	since   time.Time // when it was first seen
 }
 
-// lookEvery is how often the files are looked at.
+// lookEvery is for how long changed files have to rest; and how often they are looked at where the
+// kernel does not tell of changes.
 const lookEvery = 400 * time.Millisecond
 
 func newKeyring(f Files) (*keyring, error) {
@@ -37,14 +42,16 @@ func newKeyring(f Files) (*keyring, error) {
 	return r, nil
 }
 
+// names returns those of the files.
+func (f *Files) names() []string {
+	return slices.DeleteFunc([]string{f.Cert, f.Key, f.ClientCA, f.CRL}, func(name string) bool { return name == "" })
+}
+
 // state tells one state of the files from another. Links are followed, so that it does not matter
 // how a new file comes into its place.
 func (f *Files) state() string {
 	var s string
-	for _, name := range []string{f.Cert, f.Key, f.ClientCA, f.CRL} {
-		if name == "" {
-			continue
-		}
+	for _, name := range f.names() {
 		info, err := os.Stat(name)
 		if err != nil {
 			s += "-;"
@@ -55,47 +62,53 @@ func (f *Files) state() string {
 	return s
 }
 
-// look loads the files if they have changed and have been as they are now for one look: a
-// certificate and its key are not replaced at the same instant.
-func (r *keyring) look() (changed bool, err error) {
-	state := r.files.state()
-	rested := state == r.seen
-	r.seen = state
-	if !rested || state == r.loaded {
-		return false, nil
+// A change is what a look at the files has found.
+type change byte
+
+const (
+	unchanged change = iota
+	restless         // they have changed a moment ago: one has to look again
+	changed          // what they have now is in force
+)
+
+// look loads the files if they have changed and have been as they are now for a while: a certificate
+// and its key are not replaced at the same instant.
+func (r *keyring) look() (change, error) {
+	if state := r.files.state(); state != r.seen {
+		r.seen, r.since = state, time.Now()
 	}
-	r.loaded = state
+	switch {
+	case r.seen == r.loaded:
+		return unchanged, nil
+	case time.Since(r.since) < r.files.Every:
+		return restless, nil
+	}
+	r.loaded = r.seen
 	k, err := r.files.load()
 	if err != nil {
-		return false, err
+		return unchanged, err
 	}
 	r.current.Store(k)
-	return true, nil
+	return changed, nil
 }
 
 // watch follows changes of the files until ctx ends.
 func (l *Listener) watch(ctx context.Context) {
-	tick := time.NewTicker(l.keys.files.Every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		changed, err := l.keys.look()
+	watch.Files(ctx, l.keys.files.Every, l.keys.files.names(), func() (again bool) {
+		found, err := l.keys.look()
 		switch {
 		case err != nil:
 			l.o.Log.Error("the changed files of a TLS listener cannot be used: what was loaded before stays in force",
 				"listener", l.o.Name, "error", err)
-		case changed:
+		case found == changed:
 			k := l.keys.current.Load()
 			l.o.Log.Info("the files of a TLS listener have changed and are in force", "listener", l.o.Name,
 				"certificate_until", k.config.Certificates[0].Leaf.NotAfter.Format(time.DateOnly), "revoked", len(k.revoked))
 			l.warn(k)
 			l.part(k)
 		}
-	}
+		return found == restless
+	})
 }
 
 // warn tells of what is wrong with the keys, though they are in force.

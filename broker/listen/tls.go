@@ -21,7 +21,7 @@ type Files struct {
 	// RequireCertificate refuses clients without a certificate that ClientCA signed.
 	RequireCertificate bool
 	MinVersion         uint16           // tls.VersionTLS12 or 13; 0: 1.2
-	Every              time.Duration    // how often the files are looked at; 0: 400 ms
+	Every              time.Duration    // for how long changed files have to rest before they are in force, and how often one looks at files of which the kernel does not tell; 0: 400 ms
 	Now                func() time.Time // the time that certificates are judged by; nil: the machine's
 }
 

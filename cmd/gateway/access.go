@@ -36,17 +36,15 @@ func openAccess(c *config.Config) (*access, error) {
 	return a, errors.Join(noUsers, noRules)
 }
 
-// rolls returns the files that are to be watched, with the clients that those who are gone from it
-// may be.
-func (a *access) rolls() map[roll]func(*auth.Client) bool {
-	rolls := make(map[roll]func(*auth.Client) bool)
+// rolls returns the files that are to be watched.
+func (a *access) rolls() (all []roll) {
 	if a.users != nil {
-		rolls[a.users] = func(c *auth.Client) bool { return c.By == passwd.By }
+		all = append(all, roll{a.c.Auth.PasswordFile, a.users, func(c *auth.Client) bool { return c.By == passwd.By }})
 	}
 	if a.file != nil {
-		rolls[aclRoll{a.file}] = func(*auth.Client) bool { return false }
+		all = append(all, roll{a.c.Auth.ACLFile, aclRoll{a.file}, func(*auth.Client) bool { return false }})
 	}
-	return rolls
+	return all
 }
 
 // An aclRoll is an ACL file as one of users that nobody leaves: each message is asked about anew.

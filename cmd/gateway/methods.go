@@ -17,22 +17,25 @@ import (
 	"gateway/broker/auth/scram"
 	"gateway/broker/auth/totp"
 	"gateway/broker/packet"
+	"gateway/broker/watch"
 	"gateway/config"
 )
 
 // methods are those of enhanced authentication, with their users.
 type methods struct {
+	c       *config.Config
 	log     *slog.Logger
 	users   *scram.Users  // nil: none are configured
 	secrets *totp.Secrets // nil: none are configured
 }
 
-// lookEvery is the time between two looks at the files of users.
+// lookEvery is the time between two looks at the files of users where the kernel does not tell of
+// changes.
 const lookEvery = 500 * time.Millisecond
 
 // openMethods reads the files of users. One that cannot be used has nobody until it can.
 func openMethods(c *config.Config, log *slog.Logger) *methods {
-	m := &methods{log: log}
+	m := &methods{c: c, log: log}
 	const remedy = "mend the file: it is looked at again when it changes"
 	var err error
 	if file := c.Auth.ScramFile; file != "" {
@@ -80,47 +83,55 @@ func (m *methods) of(l config.Listener, passwords auth.Authenticator) (all []aut
 	return all
 }
 
-// A roll is a file of users.
-type roll interface {
-	Look() (gone []string, changed bool, err error)
+// A roll is a file of users, or of what they may do.
+type roll struct {
+	path string
+	roll interface {
+		Look() (gone []string, changed bool, err error)
+	}
+	concerns func(*auth.Client) bool // of the clients with the name of one who is gone, those that came by it
 }
 
-// watch follows changes of the files, and of those given with the clients that they concern, until
-// ctx ends. It disconnects clients whose users are gone or have changed.
-func (m *methods) watch(ctx context.Context, server *broker.Server, rolls map[roll]func(*auth.Client) bool) {
+// watch follows changes of the files, and of those given, until ctx ends. It disconnects clients whose
+// users are gone or have changed.
+func (m *methods) watch(ctx context.Context, server *broker.Server, rolls []roll) {
 	if m.users != nil {
-		rolls[m.users] = func(c *auth.Client) bool { return c.By == scram.By }
+		rolls = append(rolls, roll{m.c.Auth.ScramFile, m.users, func(c *auth.Client) bool { return c.By == scram.By }})
 	}
 	if m.secrets != nil {
-		rolls[m.secrets] = func(*auth.Client) bool { return true } // the password's authenticator let it in
+		// The password's authenticator let it in.
+		rolls = append(rolls, roll{m.c.Auth.TOTPFile, m.secrets, func(*auth.Client) bool { return true }})
 	}
 	if len(rolls) == 0 {
 		return
 	}
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		for r, concerned := range rolls {
-			gone, changed, err := r.Look()
-			if err != nil {
-				m.log.Error("a changed file of users or rules cannot be used: what was read before stays in force", "error", err)
-			}
-			if !changed {
-				continue
-			}
-			n := 0
-			if len(gone) > 0 {
-				n = server.Disconnect(func(c *auth.Client) bool {
-					_, found := slices.BinarySearch(gone, c.User)
-					return found && concerned(c)
-				}, packet.NotAuthorized)
-			}
-			m.log.Info("a file of users or rules has changed and is in force", "users_gone_or_changed", len(gone), "disconnected", n)
-		}
+	var files []string
+	for _, r := range rolls {
+		files = append(files, r.path)
 	}
+	watch.Files(ctx, lookEvery, files, func() (again bool) {
+		for _, r := range rolls {
+			m.look(server, r)
+		}
+		return false
+	})
+}
+
+// look puts a file into force that has changed.
+func (m *methods) look(server *broker.Server, r roll) {
+	gone, changed, err := r.roll.Look()
+	if err != nil {
+		m.log.Error("a changed file of users or rules cannot be used: what was read before stays in force", "error", err)
+	}
+	if !changed {
+		return
+	}
+	n := 0
+	if len(gone) > 0 {
+		n = server.Disconnect(func(c *auth.Client) bool {
+			_, found := slices.BinarySearch(gone, c.User)
+			return found && r.concerns(c)
+		}, packet.NotAuthorized)
+	}
+	m.log.Info("a file of users or rules has changed and is in force", "users_gone_or_changed", len(gone), "disconnected", n)
 }

@@ -77,7 +77,7 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger, with func(cont
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watched := make(chan error, 1)
-	go func() { watched <- watch(ctx, g.server) }()
+	go func() { watched <- beat(ctx, g.server) }()
 	shown := make(chan error, 1)
 	go func() {
 		if with != nil {
@@ -98,9 +98,9 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger, with func(cont
 	return err
 }
 
-// watch tells systemd's watchdog that the gateway lives, for as long as messages make their way
+// beat tells systemd's watchdog that the gateway lives, for as long as messages make their way
 // through the broker.
-func watch(ctx context.Context, server *broker.Server) error {
+func beat(ctx context.Context, server *broker.Server) error {
 	period, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || period == 0 {
 		return err

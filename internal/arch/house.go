@@ -21,7 +21,7 @@ var House = Plan{
 		{1, "broker/auth", "", false},
 		{1, "broker/auth/recent", "", true},
 		{1, "broker/auth/template", "", true},
-		{1, "broker/auth/ledger", "", false},
+		{1, "broker/auth/ledger", "broker/watch", false},
 		{1, "broker/auth/ban", "broker/auth broker/auth/ledger", false},
 		{1, "broker/auth/device", "broker/auth broker/auth/ledger", false},
 		{1, "broker/auth/throttle", "broker/auth broker/auth/recent", false},
@@ -31,7 +31,8 @@ var House = Plan{
 		{1, "broker/auth/passwd", "broker/auth broker/auth/roster", false},
 		{1, "broker/auth/scram", "broker/auth broker/auth/roster", false},
 		{1, "broker/auth/totp", "broker/auth broker/auth/roster", false},
-		{1, "broker/listen", "", false},
+		{1, "broker/listen", "broker/watch", false},
+		{1, "broker/watch", "", false},
 		{1, "sensors", "", false},
 		{1, "board", "", false},
 		{2, "internal/client", "broker/packet broker/topic broker/listen", false}, // for the command line and the tests

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"gateway/broker/watch"
 )
 
 // maxBytes bounds the file.
@@ -247,26 +249,14 @@ func ownLikeFolder(f *os.File) error {
 // Follow hands what is in the file, or why it cannot be read, to see: now, and whenever it has
 // changed, until ctx ends. Where the kernel does not tell of changes it looks every so often.
 func (l *Ledger[R]) Follow(ctx context.Context, every time.Duration, see func([]R, error)) {
-	news, wait := told(ctx, filepath.Dir(l.path))
-	defer wait()
-	if news != nil {
-		every = toldEvery
-	}
-	tick := time.NewTicker(every)
-	defer tick.Stop()
 	last := ""
-	for {
+	watch.Files(ctx, every, []string{l.path}, func() (again bool) {
 		if now := l.state(); now != last {
 			last = now
 			see(l.Read())
 		}
-		select {
-		case <-news:
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-	}
+		return false
+	})
 }
 
 // state tells one state of the file from another.
