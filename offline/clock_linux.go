@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gateway/broker/session"
 )
 
 // A stamp is the time of a record, by three clocks. The wall clock survives everything but may
@@ -103,6 +105,16 @@ func (c *clock) stamp(at time.Time, waited time.Duration) stamp {
 	since := min(max(at.Sub(c.opened), 0), time.Since(c.opened))
 	day, _ := c.Date(c.opened)
 	return stamp{wall: day.Add(since).UnixNano(), boot: c.boot, uptime: c.uptime + since, waited: max(waited, 0)}
+}
+
+// of is the stamp of a message. What nobody could date before stays undated: its stamp is of no start
+// of the machine, and has only what the message is known to have waited.
+func (c *clock) of(m *session.Message) stamp {
+	s := c.stamp(m.At, m.Waited)
+	if m.Undated {
+		s.wall, s.boot = 0, 0
+	}
+	return s
 }
 
 // restore says when something happened: at, in this run of the gateway, after it had waited in

@@ -176,7 +176,7 @@ func (c *committer) commit(units []*unit) {
 			if fail(live, err, func(u *unit) bool { return u.grows > 0 }) {
 				continue
 			}
-		case !errors.Is(err, ErrDisk) && len(live) > 1:
+		case !errors.Is(err, ErrDisk) && !errors.Is(err, errUnsound) && len(live) > 1:
 			// Nobody knows whose fault it is: the half without it succeeds.
 			c.commit(live[:len(live)/2])
 			c.commit(live[len(live)/2:])

@@ -32,6 +32,8 @@ type file struct {
 	// another.
 	unsynced bool
 	closing  sync.WaitGroup // files that this one has replaced
+
+	doubt atomic.Pointer[error] // why the file must not be written any more, until a start has looked at it
 }
 
 func openFile(path string, maxSize int64) (*file, error) {
@@ -91,7 +93,7 @@ func (f *file) close() error {
 
 // view runs fn in a reading transaction.
 func (f *file) view(fn func(*bolt.Tx) error) error {
-	return guard(func() error {
+	return f.doubted(guard(func() error {
 		for {
 			db := f.db.Load()
 			err := db.View(fn)
@@ -99,12 +101,32 @@ func (f *file) view(fn func(*bolt.Tx) error) error {
 				return err
 			} // else another has taken its place
 		}
-	})
+	}))
+}
+
+// doubted notes an error that makes the file unsound, and returns it.
+func (f *file) doubted(err error) error {
+	if errors.Is(err, errUnsound) {
+		f.doubt.CompareAndSwap(nil, &err)
+	}
+	return err
+}
+
+// unsound returns why the file must not be written, nil if it may.
+func (f *file) unsound() error {
+	if err := f.doubt.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // update runs fn in a writing transaction, which is on disk when update returns nil. When it
-// returns an error the file shows nothing of it.
+// returns an error the file shows nothing of it. A file that is unsound is left as it is: to write
+// it, or only to open it anew, could make it worse.
 func (f *file) update(fn func(*bolt.Tx) error) error {
+	if err := f.unsound(); err != nil {
+		return err
+	}
 	if f.broken {
 		if err := f.reopen(); err != nil {
 			return err
@@ -123,6 +145,9 @@ func (f *file) update(fn func(*bolt.Tx) error) error {
 	if err == nil {
 		f.txid = id
 		return nil
+	}
+	if errors.Is(f.doubted(err), errUnsound) {
+		return err
 	}
 	// When only the last flush failed, the commit can be seen although it may not be on disk.
 	shown := 0
@@ -163,12 +188,15 @@ func (f *file) reopen() error {
 	return nil
 }
 
-// guard turns a panic of bbolt, or a fault in the mapped file, into ErrDamaged.
+// errUnsound is the ErrDamaged of a file that only a start can mend.
+var errUnsound = fmt.Errorf("%w: its pages contradict themselves", ErrDamaged)
+
+// guard turns a panic of bbolt, or a fault in the mapped file, into errUnsound.
 func guard(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %v", ErrDamaged, r)
+			err = fmt.Errorf("%w: %v", errUnsound, r)
 		}
 	}()
 	return fn()

@@ -263,7 +263,7 @@ func (c *clock) encodeRetained(m *session.Message) (*retainOp, error) {
 	if len(m.Publish.Payload) == 0 {
 		return o, nil
 	}
-	rec, err := appendMessage(unsealed(messageSize(&m.Publish)), c.stamp(m.At, m.Waited), m.Publish)
+	rec, err := appendMessage(unsealed(messageSize(&m.Publish)), c.of(m), m.Publish)
 	if err != nil {
 		return o, err
 	}
@@ -317,7 +317,7 @@ func (c *clock) encodeEnqueued(change *session.Enqueued) (*enqueueOp, error) {
 	m := change.Message
 	change.Dropped = nil
 	o := &enqueueOp{change: change, targets: make([]target, len(change.To)), size: int64(m.Publish.Size(packet.V5))}
-	when := c.stamp(m.At, m.Waited)
+	when := c.of(m)
 	shared := len(change.To) > 1
 	room := 2
 	if !shared {

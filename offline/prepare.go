@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -48,8 +47,8 @@ type Salvaged struct {
 //   - a new file is made as path.new, and is path.new until all of it is on disk;
 //   - while a damaged file is at path, path.new is unfinished and is made again;
 //   - when nothing is at path, path.new is finished if it is sound.
-func prepare(path string, hard int64, log *slog.Logger) (*Salvaged, error) {
-	fresh := path + ".new"
+func prepare(path string, o Options) (*Salvaged, error) {
+	fresh, hard := path+".new", o.hard()
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		if verify(fresh) != nil {
 			if err := create(fresh, hard); err != nil {
@@ -60,6 +59,9 @@ func prepare(path string, hard int64, log *slog.Logger) (*Salvaged, error) {
 		return nil, rename(fresh, path)
 	}
 	cause := verify(path)
+	if cause == nil && o.Suspect != nil {
+		cause = fmt.Errorf("%w, though all of it can be read: %w", ErrDamaged, o.Suspect)
+	}
 	if cause == nil {
 		// Nobody may take for the store, if that is moved away, what was left unfinished beside it.
 		// A gateway that was killed may have left the folder with a rename that is not on disk. The
@@ -73,7 +75,11 @@ func prepare(path string, hard int64, log *slog.Logger) (*Salvaged, error) {
 		return nil, err
 	}
 	//crash:before-salvage
-	saved, err := salvage(path, fresh, hard)
+	saved, err := salvage(path, fresh, o)
+	if errors.Is(err, ErrDamaged) { // an empty store is better than none
+		cause = errors.Join(cause, fmt.Errorf("nothing of it is saved: %w", err))
+		saved, err = &Salvaged{Problems: 1}, create(fresh, hard)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("save what is left of a damaged store: %w", err)
 	}
@@ -83,7 +89,7 @@ func prepare(path string, hard int64, log *slog.Logger) (*Salvaged, error) {
 		return nil, err
 	}
 	//crash:set-aside
-	log.Error("the store was damaged: it is set aside, and what could be read of it goes on",
+	o.Log.Error("the store was damaged: it is set aside, and what could be read of it goes on",
 		"path", path, "aside", saved.Aside, "cause", cause, "sessions", saved.Sessions,
 		"messages", saved.Messages, "retained", saved.Retained, "problems", saved.Problems)
 	return saved, rename(fresh, path)
@@ -187,32 +193,75 @@ func openImage(f *os.File, bad func(error)) (*imageSource, error) {
 }
 
 // salvage copies what can be read of a damaged file into a new one.
-func salvage(from, to string, hard int64) (*Salvaged, error) {
+func salvage(from, to string, o Options) (*Salvaged, error) {
 	damaged, err := os.Open(from)
 	if err != nil {
 		return nil, err
 	}
 	defer damaged.Close()
-	f, err := openFile(to, hard)
+	saved := new(Salvaged)
+	bad := func(error) { saved.Problems++ }
+	src, err := openImage(damaged, bad)
 	if err != nil {
 		return nil, err
 	}
-	o := Options{MaxBytes: hard}
-	o.defaults()
-	r := &rescue{store: assemble(f, o), saved: new(Salvaged)}
-	if err := r.store.load(); err != nil {
-		return nil, errors.Join(err, f.close())
+	f, err := openFile(to, o.hard())
+	if err != nil {
+		return nil, err
 	}
-	bad := func(error) { r.saved.Problems++ }
-	src, err := openImage(damaged, bad)
-	if errors.Is(err, ErrDamaged) {
-		return r.saved, f.close() // nothing of it can be read
+	within := Options{MaxBytes: o.hard(), Clock: o.Clock} // what fitted into the one fits into the other
+	within.defaults()
+	r := &rescue{store: assemble(f, within), saved: saved}
+	if err = f.update(func(tx *bolt.Tx) error { return salvageStarts(tx, damaged, src) }); err == nil {
+		err = r.store.load()
 	}
 	if err == nil {
-		err = facts(src, r.calendar(src), bad, r.add)
+		err = facts(src, r.store.clock.restore, bad, r.add)
 		r.flush()
 	}
-	return r.saved, errors.Join(err, f.close())
+	return saved, errors.Join(err, f.close())
+}
+
+// salvageStarts gives a new file what a damaged one knew of the starts of the machine and of the time.
+// What cannot be read is made up from the records: no later start gets a number that one of them has,
+// and the time is not before that of any of them.
+func salvageStarts(tx *bolt.Tx, damaged *os.File, src source) error {
+	boot, starts := src.get(bucketMeta, keyBoot), src.get(bucketMeta, keyStarts)
+	number, id := parseBoot(boot)
+	_, errStarts := unseal(starts)
+	if number == 0 || errStarts != nil {
+		highest, newest, err := newestStamp(damaged)
+		if err != nil {
+			return err
+		}
+		if number == 0 {
+			boot = bootRecord(highest, id)
+		}
+		if errStarts != nil {
+			starts = startsRecord(newest, nil)
+		}
+	}
+	meta := tx.Bucket(bucketNames[bucketMeta])
+	return errors.Join(meta.Put(keyBoot, boot), meta.Put(keyStarts, starts))
+}
+
+// newestStamp returns the highest number of a start, and the newest time of day, that any record has
+// which can be read.
+func newestStamp(damaged *os.File) (boot uint64, newest time.Time, err error) {
+	ignore := func(error) {}
+	src, err := openImage(damaged, ignore)
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	look := func(s stamp) moment {
+		boot = max(boot, s.boot)
+		if s.wall >= unset && s.time().After(newest) {
+			newest = s.time()
+		}
+		return moment{}
+	}
+	err = facts(src, look, ignore, func(session.Change) error { return nil })
+	return boot, newest, err
 }
 
 // A rescue replays facts into a new store, without its goroutines.
@@ -221,18 +270,6 @@ type rescue struct {
 	saved *Salvaged
 	units []*unit
 	size  int64
-}
-
-// calendar reads the times of the damaged file. Its count of the machine's starts is not that of
-// the new one.
-func (r *rescue) calendar(src source) calendar {
-	c := *r.store.clock
-	c.boot = 0 // no record has it
-	_, c.starts = parseStarts(src.get(bucketMeta, keyStarts))
-	if number, id := parseBoot(src.get(bucketMeta, keyBoot)); id != "" && id == bootID() {
-		c.boot = number
-	}
-	return c.restore
 }
 
 func (r *rescue) add(change session.Change) error {

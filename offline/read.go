@@ -117,11 +117,11 @@ func (s *Store) viewQueue(client string, fn func(src txSource, number uint64, at
 		}
 		opened, err := parseSession(rec)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: session: %w", errUnsound, err)
 		}
 		at, err := parseCursor(src.get(bucketCursors, numberKey(opened.number)))
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: cursor: %w", errUnsound, err)
 		}
 		return fn(src.(txSource), opened.number, at)
 	})
@@ -134,6 +134,9 @@ func (s *Store) view(fn func(source) error) error {
 		if _, closed := s.intake.state(); closed {
 			return ErrClosed
 		}
+	}
+	if errors.Is(err, errUnsound) {
+		s.committer.health(err)
 	}
 	return reason(err)
 }

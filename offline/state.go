@@ -37,7 +37,7 @@ func StateOf(err error) (s State, remedy string) {
 	case isErrno(err, syscall.EROFS):
 		return ReadOnly, "find out in the kernel's log why the file system is read-only, and mount it for writing"
 	case errors.Is(err, ErrDamaged):
-		return Damaged, "restart the gateway, which sets the file aside and saves what can be read"
+		return Damaged, "none: the gateway starts anew by itself, which sets the file aside and saves what can be read; look for errors of the disk in the kernel's log"
 	}
 	return Broken, "look for errors of the disk in the kernel's log, and at the folder of the store"
 }

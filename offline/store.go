@@ -36,6 +36,10 @@ type Options struct {
 	// never set.
 	Clock Clock
 
+	// Suspect is why the file is not to be trusted, however sound it looks: it is set aside like a
+	// damaged one. nil: it is trusted when all of it can be read.
+	Suspect error
+
 	sweepAt int64         // dead messages that are worth a sweep
 	compact int64         // size of a file that is worth a compaction
 	probe   time.Duration // between looks whether a store that was not could be ready again
@@ -102,8 +106,9 @@ type Store struct {
 // Open opens a store, and creates it if there is none. The folder must exist.
 //
 // A damaged file is renamed to path.corrupt-<time>, and what can be read of it is saved into a
-// new one; Stats tells how much. Open fails with ErrInUse when another process has the store,
-// and with ErrVersion when a later gateway wrote it.
+// new one; Stats tells how much. If nothing can, the new one is empty. Open fails with ErrInUse when
+// another process has the store, with ErrVersion when a later gateway wrote it, and when the disk
+// does not take what is to be written.
 func Open(path string, o Options) (_ *Store, err error) {
 	o.defaults()
 	lock, err := lockFile(path + ".lock")
@@ -115,25 +120,39 @@ func Open(path string, o Options) (_ *Store, err error) {
 			err = fmt.Errorf("open store %s: %w", path, errors.Join(err, lock.Close()))
 		}
 	}()
-	hard := o.MaxBytes + o.MaxBytes/4 + 16<<20
-	salvaged, err := prepare(path, hard, o.Log)
+	s, err := openSound(path, o)
+	if errors.Is(err, ErrDamaged) && o.Suspect == nil { // it looked sound
+		o.Suspect = err
+		s, err = openSound(path, o)
+	}
 	if err != nil {
 		return nil, err
 	}
-	f, err := openFile(path, hard)
+	s.lock, s.file.commit = lock, o.commit
+	s.committer.start()
+	return s, nil
+}
+
+// openSound sees to it that there is a sound file, and loads it.
+func openSound(path string, o Options) (*Store, error) {
+	salvaged, err := prepare(path, o)
+	if err != nil {
+		return nil, err
+	}
+	f, err := openFile(path, o.hard())
 	if err != nil {
 		return nil, err
 	}
 	s := assemble(f, o)
-	s.lock = lock
 	s.committer.stats.Salvaged = salvaged
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, f.close())
 	}
-	f.commit = o.commit
-	s.committer.start()
 	return s, nil
 }
+
+// hard is the size that the file never exceeds.
+func (o *Options) hard() int64 { return o.MaxBytes + o.MaxBytes/4 + 16<<20 }
 
 // assemble puts the parts of a store together, for an open file.
 func assemble(f *file, o Options) *Store {
@@ -270,6 +289,9 @@ func (s *Store) Stats() Stats {
 	s.committer.mu.Lock()
 	stats := s.committer.stats
 	s.committer.mu.Unlock()
+	if err := s.file.unsound(); err != nil {
+		stats.LastError = err
+	}
 	stats.Pending, _ = s.intake.state()
 	return stats
 }

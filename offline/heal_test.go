@@ -1,0 +1,221 @@
+package offline
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/fnv"
+	"os"
+	"testing"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"gateway/broker/packet"
+	"gateway/broker/session"
+)
+
+// destroy clears the pages of a file that have some text on them, also while a store has it open.
+func destroy(t *testing.T, path, text string) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	must(t, err)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	n := 0
+	for page := 2; page < len(content)/pageSize; page++ {
+		if bytes.Contains(content[page*pageSize:(page+1)*pageSize], []byte(text)) {
+			_, err := f.WriteAt(make([]byte, pageSize), int64(page*pageSize))
+			must(t, err)
+			n++
+		}
+	}
+	must(t, f.Close())
+	if n == 0 {
+		t.Fatalf("no page has %q", text)
+	}
+}
+
+// TestDamagedWhileOpen: a file that becomes damaged under an open store has a state of that name,
+// whoever finds it; nothing is written to it any more; what can be read still is; and the next
+// Open saves what there is.
+func TestDamagedWhileOpen(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		find func(s *Store, a uint64) error
+	}{
+		{"by a commit", func(s *Store, a uint64) error {
+			return commitNow(s, &session.Subscribed{Client: "a", Subscription: packet.Subscription{Filter: "another"}})
+		}},
+		{"by one who reads", func(s *Store, _ uint64) error {
+			return s.Restore(func(session.Change) {})
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := storePath(t)
+			s := open(t, path, Options{probe: time.Millisecond})
+			a := openSession(t, s, "a")
+			var changes []session.Change
+			for _, filter := range manyFilters {
+				changes = append(changes, &session.Subscribed{Client: "a", Subscription: packet.Subscription{Filter: filter}})
+			}
+			must(t, commitNow(s, append(changes, enqueue("kept", to("a", a)))...))
+			destroy(t, path, manyFilters[0])
+			if err := tt.find(s, a); !errors.Is(err, ErrDamaged) {
+				t.Fatalf("it was not found: %v", err)
+			}
+			before, err := os.ReadFile(path)
+			must(t, err)
+			if state, remedy := StateOf(s.Stats().LastError); state != Damaged || remedy == "" {
+				t.Errorf("state %s, %q", state, remedy)
+			}
+			if err := commitNow(s, enqueue("refused", to("a", a)), enqueue("refused", to("a", a))); !errors.Is(err, ErrDamaged) {
+				t.Errorf("a message for a damaged store: %v", err)
+			}
+			if got := payloads(t, s, "a"); len(got) != 1 || got[0] != "kept" {
+				t.Errorf("queue %q", got)
+			}
+			if err := s.Close(); !errors.Is(err, ErrDamaged) {
+				t.Errorf("Close: %v", err)
+			}
+			if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+				t.Errorf("a damaged file was written: %v", err)
+			}
+			s = open(t, path, Options{})
+			if saved := s.Stats().Salvaged; saved == nil || saved.Sessions != 1 || saved.Messages != 1 || saved.Problems == 0 {
+				t.Errorf("%+v", saved)
+			}
+			if got := payloads(t, s, "a"); len(got) != 1 || got[0] != "kept" {
+				t.Errorf("queue after it %q", got)
+			}
+			must(t, commitNow(s, enqueue("after", to("a", a))))
+		})
+	}
+}
+
+// manyFilters are enough for their bucket to have pages of its own.
+var manyFilters = func() (filters []string) {
+	for c := range byte(26) {
+		filters = append(filters, string(bytes.Repeat([]byte{'a' + c}, 400)))
+	}
+	return filters
+}()
+
+// TestOpenDistrusts: a file that looks sound but cannot be opened, or that is not to be trusted, is
+// set aside like one that is damaged, and all of it is saved.
+func TestOpenDistrusts(t *testing.T) {
+	content := filled(t)
+	unopenable := bytes.Clone(content)
+	for page := range 2 { // a list of free pages that is none: bbolt panics
+		meta := unopenable[page*pageSize+pageHeader:][:metaSize]
+		binary.LittleEndian.PutUint64(meta[32:], 3)
+		sum := fnv.New64a()
+		sum.Write(meta[:metaSize-8])
+		binary.LittleEndian.PutUint64(meta[metaSize-8:], sum.Sum64())
+	}
+	for _, tt := range []struct {
+		name    string
+		content []byte
+		suspect error
+	}{
+		{"it cannot be opened", unopenable, nil},
+		{"it cannot be read", content, errors.New("it could not be read")},
+	} {
+		path := storePath(t)
+		must(t, os.WriteFile(path, tt.content, 0o600))
+		must(t, verify(path))
+		s, err := Open(path, Options{Suspect: tt.suspect})
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		if saved := s.Stats().Salvaged; saved == nil || saved.Sessions != 2 || saved.Messages != 79 || saved.Retained != 20 || saved.Problems != 0 {
+			t.Errorf("%s: %+v", tt.name, saved)
+		}
+		must(t, s.Close())
+		checkClean(t, path)
+	}
+}
+
+// TestSalvageTime: a salvaged store knows of the time what the damaged one knew, or at least what the
+// records knew that are left of it.
+func TestSalvageTime(t *testing.T) {
+	const ahead = 24 * time.Hour // of the clock of this machine, which the store must not ask
+	for _, tt := range []struct {
+		name string
+		lose [][]byte // keys of bucket meta
+		boot uint64   // after three starts of the machine, and one more
+	}{
+		{"all is known", nil, 4},
+		{"the starts are lost", [][]byte{keyStarts}, 4},
+		{"the number is lost", [][]byte{keyBoot}, 4},
+		{"both are lost", [][]byte{keyStarts, keyBoot}, 4},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := storePath(t)
+			for range 3 {
+				s := open(t, path, Options{Clock: &day{off: ahead, known: true}})
+				a := openSession(t, s, "a")
+				must(t, commitNow(s, enqueue("message", to("a", a))))
+				must(t, s.Close())
+				restartMachine(t, path)
+			}
+			f, err := openFile(path, 1<<30)
+			must(t, err)
+			must(t, f.update(func(tx *bolt.Tx) error {
+				for _, key := range tt.lose {
+					must(t, tx.Bucket(bucketNames[bucketMeta]).Put(key, []byte("unreadable")))
+				}
+				return nil
+			}))
+			must(t, f.close())
+			clock := &day{off: -50 * 365 * 24 * time.Hour} // the battery is empty
+			s := open(t, path, Options{Clock: clock, Suspect: errors.New("a test")})
+			if saved := s.Stats().Salvaged; saved == nil || saved.Messages != 3 || saved.Problems != 0 {
+				t.Fatalf("%+v", saved)
+			}
+			if s.clock.boot != tt.boot {
+				t.Errorf("this is start %d of the machine, want %d", s.clock.boot, tt.boot)
+			}
+			if off := time.Until(clock.raised) - ahead; off.Abs() > time.Minute {
+				t.Errorf("the floor is %v away from the newest time", off)
+			}
+			must(t, s.Close())
+			// What nobody can date now is not dated by this start later.
+			restartMachine(t, path)
+			s = open(t, path, Options{Clock: &day{off: 2 * ahead, known: true}})
+			found, err := s.Read("a", 0, 10)
+			must(t, err)
+			for _, q := range found {
+				if m := q.Message; !m.Undated && (m.Waited < 0 || m.Waited > 3*ahead) {
+					t.Errorf("it has waited %v", m.Waited)
+				}
+			}
+		})
+	}
+}
+
+// TestUndatedStays: a message that nobody could date is not dated by being written again.
+func TestUndatedStays(t *testing.T) {
+	path := storePath(t)
+	s := open(t, path, Options{})
+	a := openSession(t, s, "a")
+	e := enqueue("reading", to("a", a))
+	e.Message.Undated, e.Message.Waited = true, time.Hour
+	must(t, commitNow(s, e, &session.Retained{Message: &session.Message{Publish: publish("r", "reading"), Undated: true}}))
+	for range 2 {
+		found, err := s.Read("a", 0, 1)
+		must(t, err)
+		if m := found[0].Message; !m.Undated || m.Waited != time.Hour {
+			t.Errorf("undated %t, it has waited %v", m.Undated, m.Waited)
+		}
+		must(t, s.Restore(func(c session.Change) {
+			if r, ok := c.(*session.Retained); ok && !r.Message.Undated {
+				t.Error("the retained one is dated")
+			}
+		}))
+		must(t, s.Close())
+		restartMachine(t, path)
+		s = open(t, path, Options{Suspect: errors.New("a test")})
+	}
+}
