@@ -44,8 +44,8 @@ type gateway struct {
 }
 
 // start starts a gateway. What can be mended while it runs, a missing device or an address in
-// use, is no error: it is logged, and tried again.
-func start(c *config.Config, log *slog.Logger) (g *gateway, err error) {
+// use, is no error: it is logged, and tried again. A store that is suspect is set aside.
+func start(c *config.Config, log *slog.Logger, suspect error) (g *gateway, err error) {
 	if err := os.MkdirAll(c.Gateway.Data, 0o700); err != nil {
 		log.Error("the data folder cannot be made: nothing will be kept", "error", err, "remedy", "make it, or set gateway.data to one that can be written")
 	}
@@ -59,7 +59,7 @@ func start(c *config.Config, log *slog.Logger) (g *gateway, err error) {
 		return g, err
 	}
 	g.guests = newGuestbook(c, g.clock, log)
-	if err := g.openStore(c); err != nil {
+	if err := g.openStore(c, suspect); err != nil {
 		return g, err
 	}
 	var watching context.Context
@@ -126,19 +126,25 @@ func (g *gateway) takeOutputs(c *config.Config) (err error) {
 
 // openStore opens the store and starts the broker on it. Without a store there is local control
 // and QoS 0; what must be durable is refused.
-func (g *gateway) openStore(c *config.Config) error {
+func (g *gateway) openStore(c *config.Config, suspect error) error {
 	g.vault = newVault(c.StorePath(), offline.Options{
 		Log: g.log, TelemetryCommit: c.Store.TelemetryCommit, CommitDelay: c.Store.CommitDelay, MaxBytes: c.Store.MaxSize, Clock: g.clock,
+		Suspect: suspect,
 	})
 	_, absent := g.vault.get()
 	most := limits(c.Limits)
 	most.Stored = sessionQuota(c.Store)
-	var err error
-	g.server, err = broker.New(broker.Options{
+	o := broker.Options{
 		Store: g.vault, Absent: absent, Limits: most, Log: g.log, Version: "gateway " + version,
 		UseAnother: c.Gateway.UseAnotherServer, Door: g.guests.door, Queues: bridgeRooms(c),
 		Early: c.Store.CommitDelay > 0,
-	})
+	}
+	var err error
+	if g.server, err = broker.New(o); err != nil && o.Absent == nil { // what is in the store cannot be read
+		g.log.Error("QoS 1 and 2 is refused until the store can be read, everything else goes on", "error", err)
+		o.Absent = err
+		g.server, err = broker.New(o)
+	}
 	return err
 }
 

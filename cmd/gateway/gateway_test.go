@@ -31,7 +31,7 @@ bridges:
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := start(c, slog.New(slog.DiscardHandler))
+	g, err := start(c, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

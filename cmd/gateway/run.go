@@ -69,9 +69,35 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger, with func(cont
 	for _, p := range c.CheckFiles() {
 		log.Error(p.Text, "where", p.Where())
 	}
-	g, err := start(c, log)
+	var suspect error // what the last run has found wrong with its store
+	patience := time.Duration(0)
+	for {
+		began := time.Now()
+		damage, err := runOnce(ctx, c, log, with, suspect, began.Add(patience))
+		if damage == nil {
+			return err
+		}
+		log.Error("the store was damaged while the gateway ran: the gateway begins anew, and saves what can be read", "damage", damage, "error", err)
+		// A start reads the store in full. One that is soon found damaged again is not trusted any more.
+		if suspect = nil; patience > 0 && time.Since(began) < suspicion {
+			suspect = damage
+		}
+		patience = renewal
+	}
+}
+
+const (
+	renewal   = 10 * time.Minute // between two times that the gateway begins anew, at least
+	suspicion = time.Hour
+)
+
+// runOnce runs the gateway until ctx ends, or until its store is found damaged, but not before a time.
+// In the second case it returns the damage, and the next start goes on with what can be read.
+func runOnce(ctx context.Context, c *config.Config, log *slog.Logger, with func(context.Context, *broker.Server) error,
+	suspect error, notBefore time.Time) (damage, err error) {
+	g, err := start(c, log, suspect)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	log.Info("gateway is running", "version", version, "id", c.Gateway.ID)
 	ctx, cancel := context.WithCancel(ctx)
@@ -88,14 +114,16 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger, with func(cont
 		shown <- nil
 	}()
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
-	<-ctx.Done()
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	if damage = g.vault.awaitDamage(ctx, notBefore); damage == nil {
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	}
 	log.Info("gateway is stopping: outputs go to their safe states")
+	cancel()
 	err = errors.Join(<-watched, <-shown, g.stop())
 	if err == nil {
 		log.Info("gateway has stopped")
 	}
-	return err
+	return damage, err
 }
 
 // beat tells systemd's watchdog that the gateway lives, for as long as messages make their way

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -27,21 +28,28 @@ type vault struct {
 	path    string
 	options offline.Options
 
-	mu    sync.Mutex
-	store *offline.Store
-	err   error // why there is none
+	// damaged has room for one error: why the gateway is to begin anew. Nobody has to take it.
+	damaged chan error
+
+	mu       sync.Mutex
+	store    *offline.Store
+	err      error // why there is none
+	restored bool  // its sessions are those of the broker
 }
 
 // newVault opens the store, if it can be opened now.
 func newVault(path string, o offline.Options) *vault {
-	v := &vault{path: path, options: o}
-	v.open()
+	v := &vault{path: path, options: o, damaged: make(chan error, 1)}
+	v.open(o.Suspect)
 	return v
 }
 
-// open opens the store and reports whether it is there. It logs why not, once for each reason.
-func (v *vault) open() bool {
-	store, err := offline.Open(v.path, v.options)
+// open opens the store and reports whether it is there. It logs why not, once for each reason. What is
+// suspect is set aside.
+func (v *vault) open(suspect error) bool {
+	o := v.options
+	o.Suspect = suspect
+	store, err := offline.Open(v.path, o)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	was, _ := offline.StateOf(v.err)
@@ -70,13 +78,35 @@ func (v *vault) Submit(changes []session.Change, lazy bool, done func(error)) {
 	}
 }
 
-// Restore is part of broker.Store.
+// Restore is part of broker.Store. A store that could be opened but not read is set aside, and what can
+// be read of it takes its place.
 func (v *vault) Restore(apply func(session.Change)) error {
 	store, err := v.get()
 	if err != nil {
 		return err
 	}
-	return store.Restore(apply)
+	err = store.Restore(apply)
+	if errors.Is(err, offline.ErrDamaged) {
+		v.options.Log.Error("the store cannot be read: it is opened anew", "error", err)
+		_ = store.Close() // it says once more that it is damaged
+		if !v.open(err) {
+			_, err = v.get()
+			return err
+		}
+		store, _ = v.get()
+		err = store.Restore(apply)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.restored = err == nil
+	return err
+}
+
+// adopted reports whether the broker has taken over what is in the store.
+func (v *vault) adopted() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.restored
 }
 
 // Read is part of broker.Store.
@@ -104,6 +134,36 @@ func (v *vault) close() error {
 		return nil // what was refused was reported
 	}
 	return store.Close()
+}
+
+// raise tells damaged, if the store has become damaged while it was open.
+func (v *vault) raise() {
+	store, err := v.get()
+	if err != nil {
+		return // it is tried again and again
+	}
+	if err := store.Stats().LastError; errors.Is(err, offline.ErrDamaged) {
+		select {
+		case v.damaged <- err:
+		default: // it is known
+		}
+	}
+}
+
+// awaitDamage waits until the store is found damaged, and until a time, and returns the damage; or nil
+// when ctx ends before.
+func (v *vault) awaitDamage(ctx context.Context, notBefore time.Time) (damage error) {
+	select {
+	case damage = <-v.damaged:
+	case <-ctx.Done():
+		return nil
+	}
+	select {
+	case <-time.After(time.Until(notBefore)):
+		return damage
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // A storeReport is what is published about the store.
@@ -151,17 +211,14 @@ func (v *vault) watch(ctx context.Context, server *broker.Server, w *wear, log *
 		return // the gateway stops
 	}
 	defer c.Close()
-	_, err = v.get()
-	adopted := err == nil // by the server, when it began
 	var counted time.Time
 	last, next, wait := storeReport{}, time.Now(), vaultPeriod
 	tick := time.NewTicker(vaultPeriod)
 	defer tick.Stop()
 	for {
-		if !adopted && !time.Now().Before(next) {
-			if _, err := v.get(); err == nil || v.open() {
-				err := server.Adopt()
-				if adopted = err == nil; adopted {
+		if !v.adopted() && !time.Now().Before(next) {
+			if _, err := v.get(); err == nil || v.open(nil) {
+				if err := server.Adopt(); err == nil {
 					log.Info("the store is open: what was kept in it goes on")
 				} else {
 					log.Error("what the store has kept cannot be read: it is tried again", "error", err, "again_in", wait)
@@ -178,6 +235,7 @@ func (v *vault) watch(ctx context.Context, server *broker.Server, w *wear, log *
 			}
 		}
 		last = now
+		v.raise()
 		if time.Since(counted) >= wearPeriod {
 			counted = time.Now()
 			c.Publish(packet.Publish{Topic: storeWrites, Payload: w.text(v), Retain: true}, nil)
