@@ -46,12 +46,15 @@ func (a *access) verdict(r auth.Request) auth.Verdict {
 	return v
 }
 
-// receives reports whether the client may have a message. It does not block.
+// may reports whether the client may have a message. It does not block.
+func (a *access) may(topic string, qos packet.QoS) bool {
+	return a == nil || !a.filters ||
+		auth.Decide(a.ctx, a.client, a.rules, auth.Request{Action: auth.Receive, Topic: topic, QoS: byte(qos)}).Allowed
+}
+
+// receives is may, and counts what the client may not have.
 func (a *access) receives(topic string, qos packet.QoS) bool {
-	if a == nil || !a.filters {
-		return true
-	}
-	if auth.Decide(a.ctx, a.client, a.rules, auth.Request{Action: auth.Receive, Topic: topic, QoS: byte(qos)}).Allowed {
+	if a.may(topic, qos) {
 		return true
 	}
 	a.denials.count[auth.Receive].Add(1)

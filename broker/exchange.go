@@ -24,6 +24,7 @@ type exchange struct {
 	rounds  int           // messages that running has got
 	end     time.Time     // until when it has to be done
 	late    *time.Timer   // to the end of a re-authentication; nil: none
+	entered bool          // the door waits to be told what became of it
 }
 
 // newExchange returns the exchange that a CONNECT asks for, nil if it asks for none.
@@ -163,13 +164,18 @@ func (x *exchange) again(body []byte) error {
 	case begins == (x.running != nil):
 		return &packet.Error{Clause: "4.12.1", Reason: packet.ProtocolError, Text: "AUTH with " + p.Reason.String() + " does not belong here"}
 	case begins:
+		if err := x.c.srv.door.Enter(&x.attempt); err != nil {
+			turned(&x.c.srv.stats, err)
+			return x.failed(err)
+		}
+		x.entered = true
 		x.begin(x.attempt)
 		x.late = time.AfterFunc(time.Until(x.end), func() { x.c.link.fail(errAuthTime) })
 	}
 	revoked := x.c.srv.gate.revocations()
 	step, err := x.next(p.Data)
 	if err == nil && step.Done {
-		x.stop()
+		x.late.Stop()
 		err = x.replace(step.Identity, revoked)
 	}
 	if err != nil {
@@ -194,6 +200,9 @@ func (x *exchange) replace(id auth.Identity, revoked int) error {
 	if !c.srv.gate.identified(c, &who, revoked) {
 		return errMeanwhile
 	}
+	if err := x.met(&who, false); err != nil {
+		return err
+	}
 	c.access = newAccess(c.srv, &who, c.listener.Rules)
 	c.session.mu.Lock()
 	here := c.session.peer == &c.link // no other connection has taken it over
@@ -217,10 +226,23 @@ func (x *exchange) replace(id auth.Identity, revoked int) error {
 // errMeanwhile is why an authentication counts for nothing during which something was revoked.
 var errMeanwhile = fmt.Errorf("something was revoked meanwhile: %w", auth.ErrUnavailable)
 
+// met tells the door what became of a re-authentication.
+func (x *exchange) met(who *auth.Client, wrong bool) error {
+	if !x.entered {
+		return nil
+	}
+	x.entered = false
+	return x.c.srv.door.Met(&x.attempt, who, wrong)
+}
+
 // failed returns how the connection ends whose client could not authenticate again.
 func (x *exchange) failed(err error) error {
 	if e, ok := err.(*packet.Error); ok {
 		return e
+	}
+	if r := refusal(err).Reason; x.entered && (r == packet.NotAuthorized || r == packet.BadUserNameOrPassword) {
+		x.c.srv.stats.BadLogin.Add(1)
+		_ = x.met(nil, true) // it is turned away already
 	}
 	if untold, due := x.c.srv.unauthorized.due(); due {
 		x.c.srv.log.Warn("not authorized again", "client", x.c.client.ID, "user", x.c.client.User, "listener", x.c.listener.Name, "from", x.c.nc.RemoteAddr(), "reason", err, "others_before", untold)
@@ -228,10 +250,11 @@ func (x *exchange) failed(err error) error {
 	return &packet.Error{Clause: "MQTT-4.12.1-2", Reason: packet.NotAuthorized, Text: notAuthorized}
 }
 
-// stop ends the time of a re-authentication.
+// stop ends what is left of a re-authentication with its connection.
 func (x *exchange) stop() {
-	if x != nil && x.late != nil {
-		x.late.Stop()
-		x.late = nil
+	if x == nil || x.late == nil {
+		return
 	}
+	x.late.Stop()
+	_ = x.met(nil, false) // nobody has decided
 }

@@ -422,3 +422,85 @@ func TestRevokedMeanwhile(t *testing.T) {
 	d.resume <- struct{}{}
 	w.expect("DISCONNECT Not authorized", "closed")
 }
+
+// A latch is a porter who keeps everybody out from some time on.
+type latch struct {
+	porter
+	shut atomic.Bool
+}
+
+func (l *latch) Enter(a *auth.Attempt) error {
+	if l.shut.Load() {
+		return fmt.Errorf("%w for 3 s", auth.ErrTooOften)
+	}
+	return l.porter.Enter(a)
+}
+
+// took returns what the door was told since the last call, once there is something.
+func (l *latch) took(t *testing.T) (told []string) {
+	t.Helper()
+	eventually(t, "the door is told", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		told, l.met = l.met, nil
+		return len(told) > 0
+	})
+	return told
+}
+
+// The door decides about each re-authentication, and is told once what became of it.
+func TestReauthenticationAtTheDoor(t *testing.T) {
+	door := new(latch)
+	s := guardedBy(t, &doorman{rounds: 1}, broker.Options{Door: door})
+	for _, tt := range []struct {
+		name   string
+		second encoder // nil: the connection is lost
+		answer []string
+		met    string
+		wrong  int64
+	}{
+		{"right", word("x"), []string{"AUTH Success DOOR welcome a"}, "[alice true false]", 0},
+		{"wrong", word("wrong"), []string{"DISCONNECT Not authorized", "closed"}, "[alice false true]", 1},
+		{"refused", word("no"), []string{"DISCONNECT Not authorized", "closed"}, "[alice false true]", 1},
+		{"nobody decides", word("busy"), []string{"DISCONNECT Not authorized", "closed"}, "[alice false false]", 0},
+		{"no answer", nil, nil, "[alice false false]", 0},
+		{"not a word", anew("alice"), []string{"DISCONNECT Protocol Error", "closed"}, "[alice false false]", 0},
+	} {
+		w := s.enter("a", "alice")
+		if got := fmt.Sprint(door.took(t)); got != "[alice true false]" {
+			t.Fatalf("%s: at CONNECT the door was told %s", tt.name, got)
+		}
+		before := s.server.Stats().BadLogin.Load()
+		w.send(anew("alice"))
+		w.expect("AUTH Continue authentication DOOR word 1")
+		if tt.second == nil {
+			w.nc.Close()
+		} else {
+			w.send(tt.second)
+			w.expect(tt.answer...)
+		}
+		if got := fmt.Sprint(door.took(t)); got != tt.met {
+			t.Errorf("%s: the door was told %s, want %s", tt.name, got, tt.met)
+		}
+		if n := s.server.Stats().BadLogin.Load() - before; n != tt.wrong {
+			t.Errorf("%s: %d bad logins, want %d", tt.name, n, tt.wrong)
+		}
+	}
+	w := s.enter("a", "bob")
+	door.took(t)
+	w.send(anew("alice"))
+	w.expect("AUTH Continue authentication DOOR word 1")
+	w.send(word("x"))
+	w.expect("DISCONNECT Not authorized", "closed")
+	if got := fmt.Sprint(door.took(t)); got != "[bob false true]" {
+		t.Errorf("another user: the door was told %s", got)
+	}
+	w = s.enter("a", "alice")
+	door.took(t)
+	door.shut.Store(true)
+	w.send(anew("alice"))
+	w.expect("DISCONNECT Not authorized", "closed")
+	if n := s.server.Stats().HeldOff.Load(); n != 1 {
+		t.Errorf("%d held off, want 1", n)
+	}
+}

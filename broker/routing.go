@@ -139,7 +139,7 @@ func (r *routing) earlier(s *Session) *hit {
 // addGroup notes that a shared subscription matches, which is apart from what the member whose
 // turn it is gets otherwise.
 func (r *routing) addGroup(_ string, g *group, _ struct{}) {
-	if m, ok := g.pick(); ok {
+	if m, ok := g.pick(r.p.Topic, r.p.QoS); ok {
 		r.hits = append(r.hits, newHit(m.s, m.sub, r.p.QoS, m.sub.retainAsPublished && r.p.Retain))
 	}
 }

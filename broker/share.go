@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"gateway/broker/packet"
 	"gateway/broker/session"
 	"gateway/broker/topic"
 )
@@ -20,22 +21,33 @@ type member struct {
 	sub subscription
 }
 
-// pick returns the member whose turn it is: of those that are connected, else of those whose
-// session keeps the message for them. ok is false when there is none.
-func (g *group) pick() (m member, ok bool) {
+// pick returns the member whose turn it is to get a message: of those that are connected, else of
+// those whose session keeps the message for them; one that may not receive it only if there is no other.
+// ok is false when there is none.
+func (g *group) pick(name string, qos packet.QoS) (m member, ok bool) {
 	members := g.members
 	turn := int(g.turn.Add(1))
-	for _, fits := range []func(*Session) bool{
-		func(s *Session) bool { return s.connected.Load() },
-		func(s *Session) bool { return s.durable },
-	} {
-		for i := range members {
-			if m := members[(turn+i)%len(members)]; fits(m.s) {
-				return m, true
-			}
+	best := 0
+	for i := range members {
+		one := members[(turn+i)%len(members)]
+		rank := 0
+		switch {
+		case one.s.connected.Load():
+			rank = 2
+		case one.s.durable:
+			rank = 1
+		}
+		if rank > 0 && one.s.filter.Load().may(name, min(one.sub.qos, qos)) {
+			rank += 2
+		}
+		if rank > best {
+			m, best = one, rank
+		}
+		if best == 4 {
+			break
 		}
 	}
-	return member{}, false
+	return m, best > 0
 }
 
 // with returns the members with m, in the place of the one of the same session.
@@ -100,7 +112,7 @@ func (g *registry) handOn(n *Session, filters []string) {
 
 // hand gives a message to a member of the group.
 func (g *group) hand(s *Server, e session.Entry) {
-	m, ok := g.pick()
+	m, ok := g.pick(e.Message.Publish.Topic, e.Message.Publish.QoS)
 	if !ok {
 		s.stats.Dropped.Add(1)
 		return

@@ -102,3 +102,46 @@ func TestTopicAlias(t *testing.T) {
 	pub.send(with("", 1, 0, 0))
 	pub.expect("DISCONNECT "+packet.ProtocolError.String(), "closed")
 }
+
+// A message of a shared subscription goes to a member that may receive it, whosever turn it is: first
+// to those that are connected, then to those whose session keeps it.
+func TestSharedSubscriptionSkips(t *testing.T) {
+	open := start(t, nil, broker.Limits{})
+	rules := &ban{denied: []string{"ann receive d/secret", "cid receive d/secret"}}
+	s := open.listen(broker.Listener{Name: "test", Auth: named{}, Rules: rules})
+	join := func(user string) *wire {
+		c := kept(user)
+		c.Username, c.HasUsername = user, true
+		w := s.connect(packet.V5, c)
+		w.send(subscribe(1, filter("$share/g/d/+", 1)))
+		w.expect("SUBACK 1…")
+		return w
+	}
+	ann, ben, cid := join("ann"), join("ben"), join("cid")
+	pub := open.connect(packet.V5, clean("pub"))
+	for qos := range packet.QoS(2) {
+		for n := range uint16(4) {
+			pub.send(publish("d/secret", fmt.Sprint(n), qos, n+1))
+			if qos > 0 {
+				pub.expect(fmt.Sprintf("PUBACK %d", n+1))
+			}
+			ben.expect(fmt.Sprintf("PUBLISH d/secret=%d q%d…", n, qos))
+		}
+	}
+	ben.send(&packet.Disconnect{})
+	ben.expect("closed")
+	pub.send(publish("d/secret", "kept", 1, 20))
+	pub.expect("PUBACK 20")
+	ann.silent()
+	cid.silent()
+	c := kept("ben")
+	c.Username, c.HasUsername = "ben", true
+	ben = s.connect(packet.V5, c)
+	for want := "PUBLISH d/secret=kept q1 id5"; ; {
+		if got := ben.read(); got == want {
+			break
+		} else if got == "closed" || got == "nothing" {
+			t.Fatalf("got %q, want %q", got, want)
+		}
+	}
+}
