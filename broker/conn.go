@@ -46,7 +46,7 @@ type conn struct {
 	srv      *Server
 	listener *Listener
 	nc       net.Conn
-	address  netip.Addr // see addressOf
+	address  netip.Addr // what it is counted as; see addressOf
 	known    bool       // the gate's: CONNECT has been accepted
 	pace     pace
 	turn     turn
@@ -71,7 +71,7 @@ type conn struct {
 var errGone = errors.New("disconnected")
 
 func newConn(s *Server, nc net.Conn, l *Listener) *conn {
-	c := &conn{srv: s, listener: l, nc: nc, address: addressOf(nc), pace: newPace(&s.limits, &s.stats.Slowed)}
+	c := &conn{srv: s, listener: l, nc: nc, address: auth.Origin(addressOf(nc)), pace: newPace(&s.limits, &s.stats.Slowed)}
 	c.link.stats = &s.stats
 	c.link.mount = mount(l.Prefix)
 	c.link.out.init(nc, &s.limits, &s.memory)

@@ -1,7 +1,7 @@
 // Package throttle holds off those who fail to log in again and again, and clients that connect
 // without end. What it remembers is bounded, however many there are.
 //
-// Failures are counted by address, by user name and by client identifier. After some in a row the next
+// Failures are counted by address (see auth.Origin), by user name and by client identifier. After some in a row the next
 // attempt has to wait, and after each further failure twice as long. One who has logged in from an
 // address since the start is not kept out by what others do to his name, nor by his neighbours.
 package throttle
@@ -110,20 +110,21 @@ func (t *Throttle) Address(from netip.Addr) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c, ok := t.counts.Get(subject{byAddress, from.String()})
+	origin := auth.Origin(from)
+	c, ok := t.counts.Get(subject{byAddress, origin.String()})
 	if !ok || !t.now().Before(c.until) {
 		return nil
 	}
-	if _, ok := t.good.Get(from); ok {
+	if _, ok := t.good.Get(origin); ok {
 		return nil
 	}
-	return held("too many logins have failed from "+from.String(), c.until.Sub(t.now()))
+	return held("too many logins have failed from "+origin.String(), c.until.Sub(t.now()))
 }
 
 // subjects are what the failures of an attempt are counted by.
 func subjects(a *auth.Attempt) []subject {
 	var all []subject
-	if from := addressOf(a); from.IsValid() {
+	if from := originOf(a); from.IsValid() {
 		all = append(all, subject{byAddress, from.String()})
 	}
 	if a.Username != "" {
@@ -145,13 +146,13 @@ func short(name string) string {
 	return string(sum[:])
 }
 
-// addressOf returns where an attempt comes from; it is not valid for this machine.
-func addressOf(a *auth.Attempt) netip.Addr {
+// originOf returns where an attempt comes from; it is not valid for this machine.
+func originOf(a *auth.Attempt) netip.Addr {
 	tcp, ok := a.Addr.(*net.TCPAddr)
 	if !ok || tcp.IP.IsLoopback() {
 		return netip.Addr{}
 	}
-	return tcp.AddrPort().Addr().Unmap().WithZone("")
+	return auth.Origin(tcp.AddrPort().Addr())
 }
 
 // most is how many failures of a kind cost nothing.
@@ -171,7 +172,7 @@ func (t *Throttle) Enter(a *auth.Attempt) error {
 	if trip, ok := t.trips.Get(short(a.ClientID)); ok && now.Before(trip.until) {
 		return held("the client connects again and again", trip.until.Sub(now))
 	}
-	who := pair{short(a.ClientID), short(a.Username), addressOf(a)}
+	who := pair{short(a.ClientID), short(a.Username), originOf(a)}
 	if _, ok := t.trusted.Get(who); !ok {
 		for _, s := range subjects(a) {
 			if err := t.check(s, now); err != nil {
@@ -224,7 +225,7 @@ func (t *Throttle) Done(a *auth.Attempt, o Outcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	who := pair{short(a.ClientID), short(a.Username), addressOf(a)}
+	who := pair{short(a.ClientID), short(a.Username), originOf(a)}
 	for _, s := range subjects(a) {
 		c, ok := t.counts.Get(s)
 		if !ok {

@@ -86,6 +86,15 @@ func TestSubjects(t *testing.T) {
 		{"not so many from one address", func(i int) *auth.Attempt { return attempt(fmt.Sprint("c", i), fmt.Sprint("u", i), "192.0.2.1") }, 19, attempt("new", "new", "192.0.2.1"), false},
 		{"this machine, all names", func(i int) *auth.Attempt { return attempt(fmt.Sprint("c", i), fmt.Sprint("u", i), "127.0.0.1") }, 50, attempt("new", "new", "127.0.0.1"), false},
 		{"others", func(int) *auth.Attempt { return attempt("c", "u", "192.0.2.1") }, 5, attempt("d", "v", "192.0.2.1"), false},
+		{"one network of IPv6, all names", func(i int) *auth.Attempt {
+			return attempt(fmt.Sprint("c", i), fmt.Sprint("u", i), fmt.Sprintf("2001:db8:1:2:%x::1", i))
+		}, 20, attempt("new", "new", "2001:db8:1:2:ffff::1"), true},
+		{"neighbours of that", func(i int) *auth.Attempt {
+			return attempt(fmt.Sprint("c", i), fmt.Sprint("u", i), fmt.Sprintf("2001:db8:1:2:%x::1", i))
+		}, 20, attempt("new", "new", "2001:db8:1:3::1"), false},
+		{"the site's own network, all names", func(i int) *auth.Attempt {
+			return attempt(fmt.Sprint("c", i), fmt.Sprint("u", i), fmt.Sprintf("fd00::%x", i))
+		}, 20, attempt("new", "new", "fd00::ffff"), false},
 		{"IPv4 as IPv6", func(i int) *auth.Attempt { return attempt(fmt.Sprint("c", i), fmt.Sprint("u", i), "::ffff:192.0.2.1") }, 20, attempt("new", "new", "192.0.2.1"), true},
 	} {
 		th := throttle.New(throttle.Limits{})
