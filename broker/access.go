@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"encoding/json"
 	"net/netip"
 	"sync"
@@ -19,12 +18,11 @@ type access struct {
 	client  *auth.Client
 	rules   auth.Authorizer // nil: everything is allowed
 	filters bool            // it may not receive all that it subscribes to
-	ctx     context.Context // the server's
-	denials *denials
+	srv     *Server
 }
 
 func newAccess(s *Server, client *auth.Client, rules auth.Authorizer) *access {
-	return &access{client: client, rules: rules, filters: auth.Filters(client, rules), ctx: s.ctx, denials: &s.denials}
+	return &access{client: client, rules: rules, filters: auth.Filters(client, rules), srv: s}
 }
 
 // denied returns why the client may not do something; it is empty if it may. It may block.
@@ -37,19 +35,19 @@ func (a *access) denied(r auth.Request) string {
 
 // verdict decides about a request, and notes it if it is denied; only then it has a Rule.
 func (a *access) verdict(r auth.Request) auth.Verdict {
-	v := auth.Decide(a.ctx, a.client, a.rules, r)
+	v := auth.Decide(a.srv.ctx, a.client, a.rules, r)
 	if v.Allowed {
 		return auth.Verdict{Allowed: true}
 	}
-	a.denials.count[r.Action].Add(1)
-	a.denials.note(a.client, r, v.Rule)
+	a.srv.denials.count[r.Action].Add(1)
+	a.srv.denials.note(a.client, r, v.Rule)
 	return v
 }
 
 // may reports whether the client may have a message. It does not block.
 func (a *access) may(topic string, qos packet.QoS) bool {
 	return a == nil || !a.filters ||
-		auth.Decide(a.ctx, a.client, a.rules, auth.Request{Action: auth.Receive, Topic: topic, QoS: byte(qos)}).Allowed
+		auth.Decide(a.srv.ctx, a.client, a.rules, auth.Request{Action: auth.Receive, Topic: topic, QoS: byte(qos)}).Allowed
 }
 
 // receives is may, and counts what the client may not have.
@@ -57,13 +55,20 @@ func (a *access) receives(topic string, qos packet.QoS) bool {
 	if a.may(topic, qos) {
 		return true
 	}
-	a.denials.count[auth.Receive].Add(1)
+	a.srv.denials.count[auth.Receive].Add(1)
 	return false
 }
 
 // publish returns why the client may not publish a message; it is empty if it may.
 func (a *access) publish(p *packet.Publish) string {
-	return a.denied(auth.Request{Action: auth.Publish, Topic: p.Topic, QoS: byte(p.QoS), Retain: p.Retain})
+	return a.publication(p.Topic, p.QoS, p.Retain)
+}
+
+func (a *access) publication(topic string, qos packet.QoS, retain bool) string {
+	if a == nil {
+		return ""
+	}
+	return a.denied(auth.Request{Action: auth.Publish, Topic: topic, QoS: byte(qos), Retain: retain, Command: a.srv.commands[topic]})
 }
 
 // will returns why the client may not have a will; it is empty if it may.
@@ -71,7 +76,7 @@ func (a *access) will(w *packet.Will) string {
 	if w == nil {
 		return ""
 	}
-	return a.denied(auth.Request{Action: auth.Publish, Topic: w.Topic, QoS: byte(w.QoS), Retain: w.Retain})
+	return a.publication(w.Topic, w.QoS, w.Retain)
 }
 
 // filter returns why the client may not subscribe with a filter; it is empty if it may.

@@ -43,6 +43,8 @@ type Options struct {
 	UseAnother string
 	// Door turns away who is not wanted; nil: nobody.
 	Door Door
+	// Commands are the topics of messages that move something, see auth.Request.
+	Commands []string
 }
 
 // A Server is a broker.
@@ -68,7 +70,8 @@ type Server struct {
 	turnstile *turnstile
 	memory    memory
 
-	door Door
+	door     Door
+	commands map[string]bool // see Options.Commands; never changed
 
 	refusals, unretained, unsubscribed notice
 	knocks, unauthorized, unconnected  notice
@@ -95,6 +98,11 @@ func New(o Options) (*Server, error) {
 		early:   o.Early,
 		began:   time.Now(),
 		door:    o.Door,
+
+		commands: make(map[string]bool),
+	}
+	for _, t := range o.Commands {
+		s.commands[t] = true
 	}
 	s.denials.news = make(signal, 1)
 	s.queues = queueBounds{named: o.Queues, others: &session.Room{Quota: s.limits.Stored}}

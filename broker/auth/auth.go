@@ -145,6 +145,9 @@ type Request struct {
 	Topic  string
 	QoS    byte // of the message, or the most that is wanted of a subscription
 	Retain bool
+	// Command says that a message on the topic moves something. A rule allows that only if it names
+	// the topic, see Names; a wide one, which was made for data, does not.
+	Command bool
 }
 
 // A Verdict is an answer to a Request. One that is neither Allowed nor has a Rule is none: the next

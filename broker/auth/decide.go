@@ -30,12 +30,31 @@ func Decide(ctx context.Context, c *Client, rules Authorizer, r Request) Verdict
 	switch {
 	case strings.HasPrefix(r.Topic, Control):
 		return Verdict{Rule: "only a super user administers the gateway, or one whom a rule for " + Control + " allows it"}
+	case r.Command && rules != nil:
+		return Verdict{Rule: Unnamed}
 	case rules == nil:
 		return Verdict{Allowed: true, Rule: "no rules are set: everything is allowed"}
 	case r.Action == Receive:
 		return Verdict{Allowed: true, Rule: "what may be subscribed to may be received: no rule says otherwise"}
 	}
 	return Verdict{Rule: "no rule allows it"}
+}
+
+// Unnamed is why a command is denied that no rule allows.
+const Unnamed = "commands are denied unless a rule names their topic: with its last level written out, as in hall/+/set, or with all before it, as in hall/lamp/#"
+
+// Names reports whether a filter that matches a topic of commands names it: it has the topic's last
+// level in writing, or all that stands before that, and then # or +.
+func Names(filter, topic string) bool {
+	end := strings.LastIndexByte(topic, '/')
+	if end < 0 {
+		return filter == topic
+	}
+	front, last := "", filter
+	if i := strings.LastIndexByte(filter, '/'); i >= 0 {
+		front, last = filter[:i], filter[i+1:]
+	}
+	return last == topic[end+1:] || (last == "#" || last == "+") && front == topic[:end]
 }
 
 // Filters reports whether there can be rules for what a client receives, of its identity or of its

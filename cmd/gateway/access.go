@@ -2,11 +2,14 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"runtime"
+	"strings"
 
 	"gateway/broker/auth"
 	"gateway/broker/auth/acl"
 	"gateway/broker/auth/passwd"
+	"gateway/broker/topic"
 	"gateway/config"
 )
 
@@ -66,8 +69,14 @@ func (a *access) of(l config.Listener) auth.Authorizer {
 			control := acl.Rule{Place: builtInPlace, Actions: []auth.Action{auth.Publish, auth.Subscribe}, Topics: []string{auth.Control + "#"}, MaxQoS: 2}
 			return acl.Law{Supers: s.SuperUsers, Rules: []acl.Rule{control}, Rest: auth.Verdict{Allowed: true, Rule: "no rules are set: everything is allowed"}}.Prepare()
 		}
-		return acl.Law{Supers: s.SuperUsers, Rules: builtIn(a.c), Rest: auth.Verdict{Rule: "built in: topics that begin with $ are denied, but $SYS/#"}}.Prepare()
+		return acl.Law{Supers: s.SuperUsers, Rules: builtIn, Rest: auth.Verdict{Rule: "built in: topics that begin with $ are denied, but $SYS/#"}}.Prepare()
 	}
+	return a.law().Prepare()
+}
+
+// law returns what the configuration and the ACL file say.
+func (a *access) law() acl.Law {
+	s := &a.c.Auth
 	law := acl.Law{
 		Supers: s.SuperUsers, Groups: make(map[string][]string), File: a.file,
 		Rest: auth.Verdict{Rule: "no rule of section auth allows it"},
@@ -82,7 +91,7 @@ func (a *access) of(l config.Listener) auth.Authorizer {
 			Addresses: r.Prefixes(), Certificates: r.Certificates, MaxQoS: byte(r.MaxQoS), NoRetain: !r.Retain,
 		})
 	}
-	return law.Prepare()
+	return law
 }
 
 // builtInPlace says where rules are that nobody has written.
@@ -92,14 +101,43 @@ const builtInPlace = "built in, without rules in section auth"
 const lastDenied = "$SYS/broker/last_denied"
 
 // builtIn are the rules that count where there are no others, on a listener that other machines
-// can reach: everything is allowed, but commands to what moves.
-func builtIn(c *config.Config) (rules []acl.Rule) {
-	if targets := commandTopics(c); len(targets) > 0 {
-		rules = append(rules, acl.Rule{Place: builtInPlace, Actions: []auth.Action{auth.Publish}, Topics: targets, MaxQoS: 2})
+// can reach: everything is allowed, but commands to what moves, which they do not name.
+var builtIn = []acl.Rule{
+	{Place: builtInPlace, Actions: []auth.Action{auth.Receive}, Topics: []string{lastDenied}, MaxQoS: 2},
+	{Place: builtInPlace, Allow: true, Actions: []auth.Action{auth.Publish, auth.Subscribe}, Topics: []string{"#", "$SYS/#"}, MaxQoS: 2},
+}
+
+// wide returns a warning for each topic of commands that a rule would allow if it named it, and none
+// does; for each that only an HTTP service would allow; and for each that the cloud may send by a rule
+// that does not name it.
+func (a *access) wide() (warnings []string) {
+	law := a.law().Prepare()
+	http := a.c.Auth.HTTP
+	for _, t := range commandTopics(a.c) {
+		warnings = append(warnings, fromCloud(a.c.Bridges, t)...)
+		rule, named := law.Wide(t)
+		switch {
+		case named:
+		case rule != "":
+			warnings = append(warnings, fmt.Sprintf("commands to %s are denied: %s does not name the topic; let a rule do that, as %q", strings.TrimSuffix(t, "/set"), rule, t))
+		case http != nil && http.ACL != nil:
+			warnings = append(warnings, fmt.Sprintf("commands to %s are denied, whatever acl_req says: let a rule name the topic, as %q", strings.TrimSuffix(t, "/set"), t))
+		}
 	}
-	return append(rules,
-		acl.Rule{Place: builtInPlace, Actions: []auth.Action{auth.Receive}, Topics: []string{lastDenied}, MaxQoS: 2},
-		acl.Rule{Place: builtInPlace, Allow: true, Actions: []auth.Action{auth.Publish, auth.Subscribe}, Topics: []string{"#", "$SYS/#"}, MaxQoS: 2})
+	return warnings
+}
+
+// fromCloud returns a warning for each rule of a bridge that takes in a topic of commands without naming it.
+func fromCloud(bridges []config.Bridge, command string) (warnings []string) {
+	for _, b := range bridges {
+		for _, r := range b.Rules {
+			if f := r.LocalPrefix + r.Filter; r.Direction != "out" && topic.Match(f, command) && !auth.Names(f, command) {
+				warnings = append(warnings, fmt.Sprintf("bridge %s takes commands to %s from the cloud by its rule for %s: if that is not meant, give it filters that leave out %q",
+					b.Name, strings.TrimSuffix(command, "/set"), f, command))
+			}
+		}
+	}
+	return warnings
 }
 
 // commandTopics returns the topics of commands to what the gateway moves.

@@ -60,6 +60,7 @@ func check(cmd *cobra.Command, name string, files bool) (string, error) {
 		}
 		if files {
 			problems = append(c.CheckFiles(), checkAccess(name, c)...)
+			warnWide(cmd, name, c)
 		}
 	}
 	if len(problems) > 0 {
@@ -92,6 +93,17 @@ func checkAccess(name string, c *config.Config) (problems config.Problems) {
 		}
 	}
 	return problems
+}
+
+// warnWide prints which commands are denied though somebody may have meant to allow them.
+func warnWide(cmd *cobra.Command, name string, c *config.Config) {
+	a, err := openAccess(c)
+	if err != nil {
+		return // it is a problem already
+	}
+	for _, text := range a.wide() {
+		fmt.Fprintln(cmd.ErrOrStderr(), config.Problem{File: name, Key: "auth", Text: "warning: " + text})
+	}
 }
 
 // summary says in a line what a configuration sets up.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -111,6 +112,7 @@ func (q *question) ask(c *config.Config, action, name string) (auth.Verdict, err
 	if !strings.HasPrefix(r.Topic, "$SYS/") {
 		r.Topic = l.Prefix + r.Topic
 	}
+	r.Command = r.Action == auth.Publish && slices.Contains(commandTopics(c), r.Topic)
 	who := auth.Client{Identity: auth.Identity{User: q.user, Groups: q.groups}, ID: q.client, Listener: l.Name}
 	if q.address != "" {
 		if who.Addr, err = netip.ParseAddr(q.address); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,7 +25,8 @@ const (
 
 // A File has the rules of an ACL file of Mosquitto, as it was when Look found it changed, and
 // decides as Mosquitto does: a line that denies goes before those that allow, lines of the user
-// before patterns, and what no line allows is denied. Every subscription is granted; what the
+// before patterns, and what no line allows is denied. But a command is allowed only by a line that names
+// its topic. Every subscription is granted; what the
 // client may not read of it is not delivered. A File may be used from any goroutine.
 type File struct {
 	path string
@@ -179,6 +181,20 @@ func add(list []entry, e entry) []entry {
 	return slices.Insert(list, 0, e)
 }
 
+// each calls see with every line that says what may be done.
+func (f *File) each(see func(*entry)) {
+	b := f.book.Load()
+	lists := [][]entry{b.anonymous, b.patterns}
+	for _, name := range slices.Sorted(maps.Keys(b.users)) {
+		lists = append(lists, b.users[name])
+	}
+	for _, list := range lists {
+		for i := range list {
+			see(&list[i])
+		}
+	}
+}
+
 // Filters reports that there are rules for what clients receive: each message is asked about.
 func (f *File) Filters(*auth.Client) bool { return true }
 
@@ -201,6 +217,9 @@ func (f *File) Authorize(_ context.Context, c *auth.Client, r auth.Request) auth
 	if v := b.decide(b.patterns, r, func(e *entry) bool { return fits(e.filter, c, r.Topic) }); v.Rule != "" {
 		return v
 	}
+	if r.Command {
+		return auth.Verdict{Rule: b.name + ": " + auth.Unnamed}
+	}
 	whose := "anonymous clients"
 	if c.User != "" {
 		whose = fmt.Sprintf("user %q", c.User)
@@ -212,7 +231,7 @@ func (f *File) Authorize(_ context.Context, c *auth.Client, r auth.Request) auth
 func (b *book) decide(entries []entry, r auth.Request, match func(*entry) bool) auth.Verdict {
 	for i := range entries {
 		e := &entries[i]
-		allows := r.Action == auth.Publish && e.write || r.Action == auth.Receive && e.read
+		allows := r.Action == auth.Publish && e.write && (!r.Command || auth.Names(e.filter, r.Topic)) || r.Action == auth.Receive && e.read
 		if (allows || !e.read && !e.write) && match(e) {
 			return auth.Verdict{Allowed: allows, Rule: e.rule}
 		}

@@ -102,7 +102,8 @@ func certified(list []string, c *x509.Certificate) bool {
 
 // matches reports whether the rule says something about what a client wants, given that it is for
 // the client. A rule that allows is for a subscription that it covers, one that denies for every
-// subscription that it has to do with. Who may subscribe may receive.
+// subscription that it has to do with. Who may subscribe may receive. For a command it is a rule that allows
+// only if it names the topic.
 func (r *Rule) matches(c *auth.Client, q auth.Request) bool {
 	about := slices.Contains(r.Actions, q.Action) || r.Allow && q.Action == auth.Receive && slices.Contains(r.Actions, auth.Subscribe)
 	if !about || q.Action != auth.Receive && q.QoS > r.MaxQoS || q.Action == auth.Publish && q.Retain && r.NoRetain {
@@ -112,6 +113,8 @@ func (r *Rule) matches(c *auth.Client, q auth.Request) bool {
 		filter, ok := forClient(t, c)
 		switch {
 		case !ok:
+		case q.Command && r.Allow && !auth.Names(t, q.Topic):
+			ok = false
 		case q.Action != auth.Subscribe:
 			ok = topic.Match(filter, q.Topic)
 		case r.Allow:
@@ -189,6 +192,49 @@ func (l *Law) Authorize(ctx context.Context, c *auth.Client, q auth.Request) aut
 		return l.File.Authorize(ctx, c, q)
 	case q.Action == auth.Receive:
 		return auth.Verdict{Allowed: true, Rule: "who may subscribe may receive: no rule denies it"}
+	case q.Command && !l.Rest.Allowed:
+		return auth.Verdict{Rule: auth.Unnamed}
 	}
 	return l.Rest
+}
+
+// Wide looks for what would let clients publish on a topic of commands: it reports whether a rule or a
+// line names the topic for some of them, and returns the first one that has it in its filter and does not.
+func (l *Law) Wide(command string) (rule string, named bool) {
+	see := func(filter, text string) {
+		if !topic.Match(forAnybody(filter), command) {
+			return
+		}
+		if auth.Names(filter, command) {
+			named = true
+		} else if rule == "" {
+			rule = text
+		}
+	}
+	for i := range l.Rules {
+		if r := &l.Rules[i]; r.Allow && slices.Contains(r.Actions, auth.Publish) {
+			for _, t := range r.Topics {
+				see(t, r.text)
+			}
+		}
+	}
+	if l.File != nil {
+		l.File.each(func(e *entry) {
+			if e.write {
+				see(e.filter, e.rule)
+			}
+		})
+	}
+	return rule, named
+}
+
+// forAnybody returns the filter that has all topics of a rule's, whoever the client is.
+func forAnybody(filter string) string {
+	levels := strings.Split(filter, "/")
+	for i, level := range levels {
+		if strings.Contains(level, "%u") || strings.Contains(level, "%c") {
+			levels[i] = "+"
+		}
+	}
+	return strings.Join(levels, "/")
 }

@@ -37,17 +37,26 @@ func (r Rules) Authorize(ctx context.Context, c *auth.Client, q auth.Request) au
 	case s.o.OnError == Next:
 		return auth.Verdict{}
 	case s.o.OnError == Cached && s.grace.granted(w, name(v, s.acl)):
-		return auth.Verdict{Allowed: true, Rule: "the HTTP service does not answer, and has allowed this before"}
+		return allowed(q, "the HTTP service does not answer, and has allowed this before")
 	default:
 		return auth.Verdict{Rule: fmt.Sprintf("the HTTP service does not answer: %v", err), Unsure: true}
 	}
 	switch got.result {
 	case allow:
-		return auth.Verdict{Allowed: true, Rule: "the HTTP service allows it"}
+		return allowed(q, "the HTTP service allows it")
 	case ignore:
 		return auth.Verdict{}
 	}
 	return auth.Verdict{Rule: "the HTTP service refuses it: " + got.why}
+}
+
+// allowed is the verdict about what the service allows. Many a one allows everything, which is no word
+// for a command: that takes a rule, too.
+func allowed(q auth.Request, why string) auth.Verdict {
+	if q.Command {
+		return auth.Verdict{}
+	}
+	return auth.Verdict{Allowed: true, Rule: why}
 }
 
 // permission asks whether a client may do something.

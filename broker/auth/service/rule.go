@@ -111,6 +111,9 @@ func (r *rule) fits(c *auth.Client, q auth.Request) bool {
 	if exact, ok := strings.CutPrefix(r.Topic, "eq "); ok {
 		return exact == q.Topic
 	}
+	if q.Command && r.Permission == "allow" && !auth.Names(r.Topic, q.Topic) {
+		return false
+	}
 	return fits(r.levels(c), strings.Split(q.Topic, "/"), r.Permission == "deny")
 }
 

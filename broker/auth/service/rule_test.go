@@ -51,6 +51,10 @@ func TestRuleOfAnswer(t *testing.T) {
 		{auth.Request{Action: s, Topic: "m/two/+"}, "d1", ""},
 		{auth.Request{Action: s, Topic: "m/x/any"}, "d1", "allow"},
 		{auth.Request{Action: p, Topic: "$SYS/any"}, "d1", ""},
+		{auth.Request{Action: p, Topic: "m/two/levels", Command: true}, "d1", "allow"},
+		{auth.Request{Action: p, Topic: "m/x/any", Command: true}, "d1", "allow"},
+		{auth.Request{Action: p, Topic: "m/dev/d1/set", Command: true}, "d1", ""}, // not in writing
+		{auth.Request{Action: p, Topic: "m/secret/set", Command: true}, "d1", "deny"},
 	} {
 		v := rules{a.rules, "m/"}.Authorize(t.Context(), &auth.Client{ID: tt.client}, tt.r)
 		got := ""

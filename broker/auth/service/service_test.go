@@ -520,6 +520,8 @@ func TestRules(t *testing.T) {
 		{403, "", auth.Request{Action: auth.Publish, Topic: "site/a/b"}, "allowed", ""}, // kept
 		{403, "", auth.Request{Action: auth.Subscribe, Topic: "site/a/b"}, "refused", "access=1&clientid=dev-1&ipaddr=192.0.2.7&mountpoint=site%2F&topic=a%2Fb&username=ann"},
 		{200, `{"result":"ignore"}`, auth.Request{Action: auth.Subscribe, Topic: "site/#"}, "none", "access=1&clientid=dev-1&ipaddr=192.0.2.7&mountpoint=site%2F&topic=%23&username=ann"},
+		{200, "", auth.Request{Action: auth.Publish, Topic: "site/lamp/set", Command: true}, "none", "access=2&clientid=dev-1&ipaddr=192.0.2.7&mountpoint=site%2F&topic=lamp%2Fset&username=ann"},
+		{403, "", auth.Request{Action: auth.Publish, Topic: "site/vent/set", Command: true}, "refused", "access=2&clientid=dev-1&ipaddr=192.0.2.7&mountpoint=site%2F&topic=vent%2Fset&username=ann"},
 		{500, "", auth.Request{Action: auth.Publish, Topic: "site/c"}, "refused", "access=2&clientid=dev-1&ipaddr=192.0.2.7&mountpoint=site%2F&topic=c&username=ann"},
 	} {
 		e.reply = func(*http.Request, string) (int, string) { return tt.status, tt.body }
