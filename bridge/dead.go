@@ -28,11 +28,32 @@ type Letter struct {
 	At      string // RFC 3339
 }
 
+// againPrefix begins the topics by which dead letters come back to a bridge while it runs: its strict
+// session subscribes to them. They are the gateway's own, and nobody else can publish there.
+func againPrefix(bridge string) string { return recordPrefix + bridge + "/again/" }
+
+// Again makes of a dead letter of a bridge the message that gives it back: published to the local
+// broker, it waits for the cloud behind all that waits there. ok is false if it is no dead letter.
+func Again(bridge string, dead packet.Publish) (p packet.Publish, ok bool) {
+	l, ok := OpenLetter(bridge, dead)
+	if !ok {
+		return packet.Publish{}, false
+	}
+	return packet.Publish{
+		ID: dead.ID, QoS: max(l.Publish.QoS, 1), Topic: againPrefix(bridge) + l.Publish.Topic,
+		Payload: dead.Payload, Properties: dead.Properties,
+	}, true
+}
+
 // OpenLetter opens a dead letter of a bridge; ok is false if it is none.
 func OpenLetter(bridge string, dead packet.Publish) (l Letter, ok bool) {
+	return openLetter(DeadTopic(bridge)+"/", dead)
+}
+
+func openLetter(prefix string, dead packet.Publish) (l Letter, ok bool) {
 	l.Publish = dead
 	p := &l.Publish
-	if p.Topic, ok = strings.CutPrefix(dead.Topic, DeadTopic(bridge)+"/"); !ok || dead.Properties == nil {
+	if p.Topic, ok = strings.CutPrefix(dead.Topic, prefix); !ok || dead.Properties == nil {
 		return Letter{}, false
 	}
 	properties := *dead.Properties

@@ -232,7 +232,7 @@ func TestRulesThatHaveGone(t *testing.T) {
 		}
 		l.mu.Unlock()
 		slices.Sort(local)
-		if want := []string{"$bridge/cloud/asked/down/#", "up/#"}; !slices.Equal(local, want) {
+		if want := []string{"$bridge/cloud/again/#", "$bridge/cloud/asked/down/#", "up/#"}; !slices.Equal(local, want) {
 			t.Errorf("version %d: the session subscribes to %v, want %v", version, local, want)
 		}
 	}
@@ -249,5 +249,33 @@ func TestTooManyHops(t *testing.T) {
 	l.empty(t)
 	if got := c.arrived("site/up/a"); !slices.Equal(got, []string{"1"}) || b.State().Dropped != 1 {
 		t.Errorf("the cloud got %v, state %+v", got, b.State())
+	}
+}
+
+// A dead letter that is given back while the bridge runs goes to the cloud as what it was.
+func TestDeadLetterAgain(t *testing.T) {
+	l := newLedger(t, 0)
+	seen := make(chan *packets5.Publish, 1)
+	c, config := five(t, l, dialect{seen: func(p *packets5.Publish) { seen <- p }})
+	m := message("up/a", 2, 7)
+	m.Retain = true
+	m.Properties = &packet.PublishProperties{ContentType: "text/plain", User: []packet.UserProperty{{Name: "a", Value: "1"}}}
+	p, ok := Again("cloud", letter("cloud", m, "too large"))
+	if _, other := Again("other", letter("cloud", m, "too large")); !ok || other || p.Retain || p.QoS != 2 {
+		t.Fatalf("%t, %t, %+v", ok, other, p)
+	}
+	l.add(p)
+	start(t, config)
+	got := <-seen
+	want := []packets5.User{{Key: "a", Value: "1"}, {Key: HopsProperty, Value: "1"}}
+	if got.Topic != "site/up/a" || got.QoS != 2 || !got.Retain || got.Properties.ContentType != "text/plain" || !slices.Equal(got.Properties.User, want) {
+		t.Errorf("%v", got)
+	}
+	l.empty(t)
+	if got := c.arrived("site/up/a"); !slices.Equal(got, []string{"7"}) {
+		t.Errorf("the cloud got %v", got)
+	}
+	if !slices.ContainsFunc(l.subs, func(s packet.Subscription) bool { return s.Filter == "$bridge/cloud/again/#" && s.QoS == 2 }) {
+		t.Errorf("the session subscribes to %v", l.subs)
 	}
 }

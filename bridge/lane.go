@@ -123,6 +123,9 @@ func (h *handover) next(ctx context.Context, l *lane) error {
 
 // forward sends one message of a lane to the cloud. An error is one of the connection.
 func (h *handover) forward(ctx context.Context, d *delivery, wasAccepted bool) error {
+	if l, ok := openLetter(againPrefix(h.name), d.p); ok {
+		d.p, d.fresh = l.Publish, false // it counted when it came first
+	}
 	p := d.p
 	if wasAccepted {
 		if h.lost { // the cloud had it, and has forgotten the identifier

@@ -41,7 +41,9 @@ func (b *Bridge) open(ctx context.Context) (queues, error) {
 		var want []packet.Subscription
 		switch {
 		case lane == strictLane:
-			want = b.rules.lane(false)
+			want = append(b.rules.lane(false), packet.Subscription{
+				Filter: againPrefix(b.config.Name) + "#", QoS: 2, RetainHandling: 2,
+			})
 		case lane == live:
 			want = b.rules.lane(true)
 		}

@@ -17,7 +17,7 @@ import (
 )
 
 // apiTopics are the topics for administration by the paths of the HTTP interface.
-var apiTopics = map[string]string{"/api/devices": devicesTopic, "/api/bans": bansTopic, "/api/cache": cacheTopic}
+var apiTopics = map[string]string{"/api/devices": devicesTopic, "/api/bans": bansTopic, "/api/cache": cacheTopic, "/api/dead": deadTopic}
 
 // maxOrder is how many bytes an order may have.
 const maxOrder = 4 << 10
@@ -59,7 +59,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	switch {
 	case !known:
-		deny(w, http.StatusNotFound, "there are /api/devices, /api/bans and /api/cache")
+		deny(w, http.StatusNotFound, "there are /api/devices, /api/bans, /api/cache and /api/dead")
 		return
 	case r.Method != http.MethodPost:
 		w.Header().Set("Allow", http.MethodPost)
@@ -92,7 +92,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		deny(w, http.StatusBadRequest, "the order: "+err.Error())
 		return
 	}
-	answer := a.control.handle(topic, body)
+	answer := a.control.handle(r.Context(), topic, body)
 	status = http.StatusOK
 	if answer.Error != "" {
 		status = http.StatusBadRequest

@@ -22,6 +22,7 @@ const (
 	devicesTopic = auth.Control + "devices/v1"
 	bansTopic    = auth.Control + "bans/v1"
 	cacheTopic   = auth.Control + "cache/v1"
+	deadTopic    = auth.Control + "dead/v1"
 )
 
 // A control does what administrators ask for over MQTT. Who may ask is decided by the broker: nobody
@@ -30,6 +31,7 @@ type control struct {
 	devices *device.Registry
 	bans    *ban.List
 	purge   func(match func(client, user string) bool)
+	letters *letters
 	log     *slog.Logger
 }
 
@@ -42,7 +44,7 @@ func (c *control) run(ctx context.Context, server *broker.Server) {
 	}
 	defer client.Close()
 	var s packet.Subscribe
-	for _, t := range []string{devicesTopic, bansTopic, cacheTopic} {
+	for _, t := range []string{devicesTopic, bansTopic, cacheTopic, deadTopic} {
 		// What is retained is an old request: it is not carried out again at every start.
 		s.Filters = append(s.Filters, packet.Subscription{Filter: t, QoS: 1, RetainHandling: 2, RetainAsPublished: true})
 	}
@@ -58,7 +60,7 @@ func (c *control) run(ctx context.Context, server *broker.Server) {
 		if p.QoS > 0 {
 			client.Done(p.ID)
 		}
-		answer, err := json.Marshal(c.handle(p.Topic, p.Payload))
+		answer, err := json.Marshal(c.handle(ctx, p.Topic, p.Payload))
 		if err != nil {
 			c.log.Error("an answer to an administrator", "error", err)
 			continue
@@ -82,6 +84,8 @@ type order struct {
 	Until       string   `json:"until"`
 	Client      string   `json:"client"`
 	User        string   `json:"user"`
+	Bridge      string   `json:"bridge"`
+	After       uint64   `json:"after"` // the position of a dead letter
 }
 
 // A reply is the answer to an order.
@@ -93,6 +97,8 @@ type reply struct {
 	Secret      string       `json:"secret,omitempty"` // this once
 	Devices     []deviceLine `json:"devices,omitempty"`
 	Bans        []ban.Ban    `json:"bans,omitempty"`
+	Dead        []deadLine   `json:"dead,omitempty"`
+	*cleared                 // by replay and discard
 }
 
 // A deviceLine is what is told of a device.
@@ -106,7 +112,7 @@ type deviceLine struct {
 	Expires   time.Time         `json:"expires,omitzero"`
 }
 
-func (c *control) handle(topic string, payload []byte) reply {
+func (c *control) handle(ctx context.Context, topic string, payload []byte) reply {
 	var o order
 	d := json.NewDecoder(bytes.NewReader(payload))
 	d.DisallowUnknownFields()
@@ -120,6 +126,8 @@ func (c *control) handle(topic string, payload []byte) reply {
 		err = c.device(&o, &r)
 	case bansTopic:
 		err = c.ban(&o, &r)
+	case deadTopic:
+		err = c.dead(ctx, &o, &r)
 	default:
 		err = c.cache(&o)
 	}
@@ -128,7 +136,7 @@ func (c *control) handle(topic string, payload []byte) reply {
 		return r
 	}
 	if o.Command != "list" && o.Command != "show" {
-		c.log.Info("an administrator's order is carried out", "topic", topic, "command", o.Command, "device", o.Name, "ban", o.Ban)
+		c.log.Info("an administrator's order is carried out", "topic", topic, "command", o.Command, "device", o.Name, "ban", o.Ban, "bridge", o.Bridge)
 	}
 	return r
 }
@@ -195,6 +203,21 @@ func (c *control) ban(o *order, r *reply) (err error) {
 		return fmt.Errorf("until: %w", err)
 	}
 	return c.bans.Add(b)
+}
+
+// dead shows what the cloud of a bridge can never take, gives it back, or throws it away.
+func (c *control) dead(ctx context.Context, o *order, r *reply) (err error) {
+	switch o.Command {
+	case "list":
+		r.Dead, err = c.letters.list(o.Bridge, o.After)
+	case "replay", "discard":
+		var done cleared
+		done, err = c.letters.clear(ctx, o.Bridge, letterBatch, o.Command == "replay")
+		r.cleared = &done
+	default:
+		err = errCommand
+	}
+	return err
 }
 
 // cache lets what an HTTP service has said of a client be forgotten: by its identifier, its user

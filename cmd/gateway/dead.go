@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,34 +19,116 @@ import (
 )
 
 func newStoreDead() *cobra.Command {
-	replay := ""
+	replay, discard := "", ""
 	cmd := &cobra.Command{
 		Use:   "dead FILE",
-		Short: "List what the clouds can never take, or give it back to a bridge",
+		Short: "List what the clouds can never take, give it back to a bridge, or throw it away",
 		Long: "List the dead letters of all bridges, one JSON object a line: the messages that a cloud can never take,\n" +
 			"with the reason. With --replay those of one bridge go back into its queue, behind what waits there,\n" +
-			"to be sent again when the gateway runs. The gateway must not run meanwhile.",
+			"to be sent again. With --discard they are thrown away. A gateway that runs on the store is asked to do it.",
 		Example: "  gateway store dead /var/lib/gateway/store.db\n  gateway store dead /var/lib/gateway/store.db --replay cloud",
 		Args:    oneStore,
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			s, err := offline.Open(args[0], offline.Options{Log: slog.New(slog.DiscardHandler)})
-			if err != nil {
-				return err
-			}
-			m := morgue{store: s, file: args[0]}
-			if replay == "" {
-				err = m.list(cmd.OutOrStdout())
-			} else {
-				err = m.replay(cmd.OutOrStdout(), replay)
-			}
-			if closeErr := s.Close(); err == nil {
-				err = closeErr
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file, w := args[0], cmd.OutOrStdout()
+			name, again := replay+discard, replay != ""
+			err := askDead(w, file, name, again)
+			if errors.Is(err, errNotRunning) {
+				err = openDead(w, file, name, again)
 			}
 			return err
 		},
 	}
 	cmd.Flags().StringVar(&replay, "replay", "", "the bridge whose dead letters are to be sent again")
+	cmd.Flags().StringVar(&discard, "discard", "", "the bridge whose dead letters are to be thrown away")
+	cmd.MarkFlagsMutuallyExclusive("replay", "discard")
 	return cmd
+}
+
+// askDead lets the gateway that runs on a store list the dead letters of all bridges, or, with the name
+// of one, give them back or throw them away.
+func askDead(w io.Writer, file, name string, again bool) error {
+	inquire := func(answer any, question string, args ...any) error {
+		var text bytes.Buffer
+		if err := ask(file, fmt.Sprintf(question, args...), &text); err != nil {
+			return err
+		}
+		return json.Unmarshal(text.Bytes(), answer)
+	}
+	if name == "" {
+		return askList(w, inquire)
+	}
+	order := "discard"
+	if again {
+		order = "replay"
+	}
+	messages, left := 0, letterBatch
+	for first := true; left > 0; first = false {
+		var c cleared
+		if err := inquire(&c, "%s %d %s", order, left, name); err != nil {
+			return err
+		}
+		messages += c.Messages
+		if left -= c.Messages; first { // what comes from now on is not meant
+			left = c.Left
+		}
+		if c.Messages == 0 {
+			break
+		}
+	}
+	return tellCleared(w, messages, name, again)
+}
+
+func askList(w io.Writer, inquire func(answer any, question string, args ...any) error) error {
+	var bridges []string
+	if err := inquire(&bridges, "bridges"); err != nil {
+		return err
+	}
+	lines := json.NewEncoder(w)
+	for _, name := range bridges {
+		for after := uint64(0); ; {
+			var page []deadLine
+			if err := inquire(&page, "dead %d %s", after, name); err != nil {
+				return err
+			}
+			for _, l := range page {
+				if err := lines.Encode(l); err != nil {
+					return err
+				}
+				after = l.Position
+			}
+			if len(page) == 0 {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+func tellCleared(w io.Writer, messages int, name string, again bool) (err error) {
+	if again {
+		_, err = fmt.Fprintf(w, "%d messages are in the queue of %s again\n", messages, name)
+	} else {
+		_, err = fmt.Fprintf(w, "%d dead letters of %s are thrown away\n", messages, name)
+	}
+	return err
+}
+
+// openDead does what askDead does when no gateway runs.
+func openDead(w io.Writer, file, name string, again bool) (err error) {
+	s, err := offline.Open(file, offline.Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	m := morgue{store: s, file: file}
+	if name == "" {
+		err = m.list(w)
+	} else {
+		err = m.clear(w, name, again)
+	}
+	if closeErr := s.Close(); err == nil {
+		err = closeErr
+	}
+	return err
 }
 
 // A morgue is a store with dead letters.
@@ -66,14 +150,23 @@ func (m morgue) sessions() (map[string]uint64, error) {
 
 // A deadLine is what is printed of a dead letter.
 type deadLine struct {
-	Bridge  string `json:"bridge"`
-	Topic   string `json:"topic"`
-	QoS     byte   `json:"qos"`
-	Retain  bool   `json:"retain,omitempty"`
-	Bytes   int    `json:"payload_bytes"`
-	Payload string `json:"payload"` // at most 256 bytes
-	Reason  string `json:"reason"`
-	At      string `json:"at"`
+	Bridge   string `json:"bridge"`
+	Position uint64 `json:"position"` // in the line of the dead letters of the bridge
+	Topic    string `json:"topic"`
+	QoS      byte   `json:"qos"`
+	Retain   bool   `json:"retain,omitempty"`
+	Bytes    int    `json:"payload_bytes"`
+	Payload  string `json:"payload"` // at most letterPreview bytes
+	Reason   string `json:"reason"`
+	At       string `json:"at"`
+}
+
+func newDeadLine(name string, position uint64, l bridge.Letter) deadLine {
+	p := l.Publish
+	return deadLine{
+		Bridge: name, Position: position, Topic: p.Topic, QoS: byte(p.QoS), Retain: p.Retain, Bytes: len(p.Payload),
+		Payload: string(p.Payload[:min(len(p.Payload), letterPreview)]), Reason: l.Reason, At: l.At,
+	}
 }
 
 func (m morgue) list(w io.Writer) error {
@@ -87,12 +180,8 @@ func (m morgue) list(w io.Writer) error {
 		if !ok {
 			continue
 		}
-		err := m.each(name, func(_ session.Queued, l bridge.Letter) error {
-			p := l.Publish
-			return lines.Encode(deadLine{
-				Bridge: name, Topic: p.Topic, QoS: byte(p.QoS), Retain: p.Retain, Bytes: len(p.Payload),
-				Payload: string(p.Payload[:min(len(p.Payload), 256)]), Reason: l.Reason, At: l.At,
-			})
+		err := m.each(name, func(q session.Queued, l bridge.Letter) error {
+			return lines.Encode(newDeadLine(name, q.Position, l))
 		})
 		if err != nil {
 			return err
@@ -123,9 +212,9 @@ func (m morgue) each(name string, f func(session.Queued, bridge.Letter) error) e
 	}
 }
 
-// replay moves the dead letters of a bridge into its queue: each leaves the one and enters the
-// other in the same commit.
-func (m morgue) replay(w io.Writer, name string) error {
+// clear moves the dead letters of a bridge into its queue, each of them in one commit, or throws them
+// away.
+func (m morgue) clear(w io.Writer, name string, again bool) error {
 	sessions, err := m.sessions()
 	if err != nil {
 		return err
@@ -135,23 +224,23 @@ func (m morgue) replay(w io.Writer, name string) error {
 	if !ok {
 		return fmt.Errorf("%s has no queue of a bridge %q: use the name that it has in the configuration", m.file, name)
 	}
-	moved := 0
+	messages := 0
 	err = m.each(name, func(q session.Queued, l bridge.Letter) error {
 		p := l.Publish
-		message := *q.Message
-		message.Publish = p
-		to := &session.Target{Client: client, Incarnation: number, QoS: max(p.QoS, 1), Retain: p.Retain}
-		done := make(chan error, 1)
-		m.store.Submit([]session.Change{
-			&session.Enqueued{Message: &message, To: []*session.Target{to}},
-			&session.Advanced{Client: bridge.DeadTopic(name), Position: q.Position, Stage: session.Done},
-		}, false, func(err error) { done <- err })
-		if err := <-done; err != nil {
-			return fmt.Errorf("replay %q: %w", p.Topic, err)
+		changes := []session.Change{&session.Advanced{Client: bridge.DeadTopic(name), Position: q.Position, Stage: session.Done}}
+		if again {
+			message := *q.Message
+			message.Publish = p
+			to := &session.Target{Client: client, Incarnation: number, QoS: max(p.QoS, 1), Retain: p.Retain}
+			changes = append([]session.Change{&session.Enqueued{Message: &message, To: []*session.Target{to}}}, changes...)
 		}
-		moved++
+		done := make(chan error, 1)
+		m.store.Submit(changes, false, func(err error) { done <- err })
+		if err := <-done; err != nil {
+			return fmt.Errorf("dead letter to %q: %w", p.Topic, err)
+		}
+		messages++
 		return nil
 	})
-	fmt.Fprintf(w, "%d messages are in the queue of %s again\n", moved, name)
-	return err
+	return errors.Join(err, tellCleared(w, messages, name, again))
 }

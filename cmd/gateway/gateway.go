@@ -64,7 +64,9 @@ func start(c *config.Config, log *slog.Logger, suspect error) (g *gateway, err e
 	}
 	var watching context.Context
 	watching, g.stopWatching = context.WithCancel(context.Background())
-	g.watching.Go(func() { g.vault.serve(watching, log) })
+	dead := newLetters(c, g)
+	g.guests.control.letters = dead
+	g.watching.Go(func() { g.vault.serve(watching, dead, log) })
 	g.watching.Go(func() {
 		g.vault.watch(watching, g.server, &wear{budget: c.Store.WriteBudget, endurance: c.Store.CardEndurance, log: log}, log)
 	})

@@ -18,15 +18,16 @@ import (
 )
 
 // A running gateway answers "gateway store" at a Unix socket beside its store, which only its own
-// user may use. A question is a line, "stat" or "backup". The answer is a line, "ok" and a number of
-// bytes, and so many bytes; or "error" and why.
+// user may use. A question is a line, "stat" or "backup", or one about dead letters. The answer is a
+// line, "ok" and a number of bytes, and so many bytes; or "error" and why.
 const (
+	maxQuestion  = 1 << 10 // bytes
 	socketSuffix = ".sock"
 	socketTime   = 10 * time.Second // for each piece that is read or written
 )
 
 // serve answers until ctx ends. Without the socket the gateway does all else.
-func (v *vault) serve(ctx context.Context, log *slog.Logger) {
+func (v *vault) serve(ctx context.Context, letters *letters, log *slog.Logger) {
 	for {
 		if _, err := v.get(); err == nil {
 			break
@@ -56,15 +57,15 @@ func (v *vault) serve(ctx context.Context, log *slog.Logger) {
 			return
 		}
 		release := context.AfterFunc(ctx, func() { _ = c.Close() })
-		v.answer(patient{c}) // one after the other: both ask the same disk
+		v.answer(ctx, patient{c}, letters) // one after the other: both ask the same disk
 		release()
 		_ = c.Close()
 	}
 }
 
 // answer answers one question.
-func (v *vault) answer(c patient) {
-	question, err := bufio.NewReader(io.LimitReader(c, 64)).ReadString('\n')
+func (v *vault) answer(ctx context.Context, c patient, letters *letters) {
+	question, err := bufio.NewReader(io.LimitReader(c, maxQuestion)).ReadString('\n')
 	if err != nil {
 		return
 	}
@@ -74,18 +75,28 @@ func (v *vault) answer(c patient) {
 		_, err := fmt.Fprintf(c, "ok %d\n", size)
 		return err
 	}
+	whole := func(text []byte, err error) error {
+		if err == nil {
+			err = begin(int64(len(text)))
+		}
+		if err == nil {
+			_, err = c.Write(text)
+		}
+		return err
+	}
 	store, err := v.get()
 	switch question = strings.TrimSpace(question); {
 	case err != nil:
 	case question == "backup":
 		err = store.Backup(c, begin)
 	case question == "stat":
-		var text []byte
-		if text, err = json.Marshal(newStatReport(store.Stats())); err == nil && begin(int64(len(text))) == nil {
-			_, err = c.Write(text)
-		}
+		err = whole(json.Marshal(newStatReport(store.Stats())))
 	default:
-		err = fmt.Errorf("there is no question %q", question)
+		text, known, why := letters.answer(ctx, question)
+		if !known {
+			why = fmt.Errorf("there is no question %q", question)
+		}
+		err = whole(text, why)
 	}
 	if err != nil && !begun {
 		_, _ = fmt.Fprintln(c, "error", strings.ReplaceAll(err.Error(), "\n", "; "))

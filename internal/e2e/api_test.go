@@ -76,6 +76,8 @@ auth:
 		{"a method that changes nothing", "GET", "/api/devices", kind, "root", "pencil", "", 405},
 		{"no such path", "POST", "/api/pins", kind, "root", "pencil", `{}`, 404},
 		{"no such command", "POST", "/api/devices", kind, "root", "pencil", `{"command":"eat"}`, 400},
+		{"dead letters of no bridge", "POST", "/api/dead", kind, "root", "pencil", `{"command":"list","bridge":"cloud"}`, 400},
+		{"dead letters of others", "POST", "/api/dead", kind, "anna", "pencil", `{"command":"list","bridge":"cloud"}`, 403},
 		{"no JSON", "POST", "/api/bans", kind, "root", "pencil", `{"command"`, 400},
 		{"too long", "POST", "/api/bans", kind, "root", "pencil", `{"command":"` + strings.Repeat("x", 5000) + `"}`, 400},
 		{"an administrator", "POST", "/api/devices", kind, "root", "pencil", `{"command":"list"}`, 200},

@@ -16,7 +16,8 @@ import (
 )
 
 // TestDeadLetters lets the cloud refuse a message by its access rules. The message is put aside with
-// the reason, those behind it arrive; when the rules allow it, it can be given back, and arrives.
+// the reason, those behind it arrive. It can be listed, given back and thrown away, while the gateway
+// runs and while it does not; when the rules allow it, it arrives.
 func TestDeadLetters(t *testing.T) {
 	path := mosquitto(t, "mosquitto")
 	address, log, folder := freeAddress(t), &output{}, t.TempDir()
@@ -29,19 +30,24 @@ func TestDeadLetters(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(rules, "topic readwrite open/#\ntopic readwrite gateway/#\n")
 	write(config, fmt.Sprintf("user root\nlistener %s 127.0.0.1\nallow_anonymous true\nacl_file %s\n", port, rules))
-	mosquitto := launch(t, "mosquitto", log, path, "-c", config)
-	answers := func() bool {
-		conn, err := net.Dial("tcp", address)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	}
-	eventually(t, 5*time.Second, "mosquitto answers", answers)
+	var cloud *process
 	got := make(chan string, 10)
-	listen := func() {
+	// allow lets the cloud start again, with some rules, and listens there.
+	allow := func(topics ...string) {
+		t.Helper()
+		if cloud != nil {
+			cloud.kill()
+		}
+		write(rules, "topic readwrite "+strings.Join(topics, "\ntopic readwrite ")+"\n")
+		cloud = launch(t, "mosquitto", log, path, "-c", config)
+		eventually(t, 5*time.Second, "mosquitto answers", func() bool {
+			conn, err := net.Dial("tcp", address)
+			if err == nil {
+				conn.Close()
+			}
+			return err == nil
+		})
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		c, err := client.Dial(ctx, "mqtt://"+address, client.Options{ClientID: "listener", KeepAlive: 60, Receive: func(m packet.Publish) {
@@ -54,7 +60,8 @@ func TestDeadLetters(t *testing.T) {
 		subscribe(t, c, "open/#", 1)
 		subscribe(t, c, "closed/#", 1)
 	}
-	listen()
+	closed := []string{"open/#", "gateway/#"}
+	allow(closed...)
 	g := newGateway(t, fmt.Sprintf(`bridges:
   - name: cloud
     version: 5.0
@@ -62,47 +69,108 @@ func TestDeadLetters(t *testing.T) {
     backoff: {min: 100ms, max: 400ms}
     rules:
       - {direction: out, filter: open/#}
-      - {direction: out, filter: closed/#}
+      - {direction: out, filter: closed/#, qos: 2}
 `, address))
 	g.start()
-	d := g.connect(client.Options{ClientID: "device", KeepAlive: 60})
-	for _, topic := range []string{"open/a", "closed/b", "open/c"} {
-		if _, err := d.Publish(t.Context(), packet.Publish{Topic: topic, QoS: 1, Payload: []byte("1")}); err != nil {
-			t.Fatal(err)
+	publish := func(topics ...string) {
+		t.Helper()
+		d := g.connect(client.Options{ClientID: "device", KeepAlive: 60})
+		defer d.Close()
+		for i, topic := range topics {
+			if _, err := d.Publish(t.Context(), packet.Publish{Topic: topic, QoS: 1 + packet.QoS(i%2), Payload: []byte("1")}); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
-	for _, want := range []string{"open/a 1", "open/c 1"} {
-		if s := receive(t, got); s != want {
-			t.Fatalf("%q arrived, want %q", s, want)
-		}
-	}
-	store := filepath.Join(g.folder, "store.db")
 	letters := func(flags ...string) string {
 		t.Helper()
-		out, err := exec.Command(binary, append([]string{"store", "dead", store}, flags...)...).CombinedOutput()
+		out, err := exec.Command(binary, append([]string{"store", "dead", filepath.Join(g.folder, "store.db")}, flags...)...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("store dead: %v: %s", err, out)
 		}
 		return string(out)
 	}
-	g.interrupt(10 * time.Second)
-	if out := letters(); strings.Count(out, "\n") != 1 || !strings.Contains(out, `"topic":"closed/b"`) || !strings.Contains(out, "Not authorized") {
-		t.Fatalf("store dead: %s", out)
+	listed := func(topics ...string) {
+		t.Helper()
+		var out string
+		if !within(t, 15*time.Second, func() bool {
+			out = letters()
+			ok := strings.Count(out, "\n") == len(topics)
+			for _, topic := range topics {
+				ok = ok && strings.Contains(out, `"topic":"`+topic+`"`) && strings.Contains(out, "Not authorized")
+			}
+			return ok
+		}) {
+			t.Fatalf("store dead, want %q: %s", topics, out)
+		}
 	}
-	mosquitto.kill()
-	write(rules, "topic readwrite #\n")
-	launch(t, "mosquitto", log, path, "-c", config)
-	eventually(t, 5*time.Second, "mosquitto answers", answers)
-	listen()
-	if out := letters("--replay", "cloud"); !strings.HasPrefix(out, "1 messages") {
+
+	// While the gateway runs.
+	publish("open/a", "closed/b", "open/c", "closed/d")
+	for _, want := range []string{"open/a 1", "open/c 1"} {
+		if s := receive(t, got); s != want {
+			t.Fatalf("%q arrived, want %q", s, want)
+		}
+	}
+	listed("closed/b", "closed/d")
+	if out := letters("--replay", "cloud"); !strings.HasPrefix(out, "2 messages are") {
 		t.Fatal(out)
 	}
-	if out := letters(); out != "" {
-		t.Fatalf("after the replay there are still: %s", out)
+	listed("closed/b", "closed/d") // the cloud has refused them again
+	if out := letters("--discard", "cloud"); !strings.HasPrefix(out, "2 dead letters of cloud are thrown away") {
+		t.Fatal(out)
 	}
+	listed()
+	publish("closed/e", "closed/f")
+	listed("closed/e", "closed/f")
+	allow("#")
+	if out := letters("--replay", "cloud"); !strings.HasPrefix(out, "2 messages are") {
+		t.Fatal(out)
+	}
+	for _, want := range []string{"closed/e 1", "closed/f 1"} {
+		if s := receive(t, got); s != want {
+			t.Fatalf("%q arrived, want %q", s, want)
+		}
+	}
+	listed()
+	if out, err := exec.Command(binary, "store", "dead", filepath.Join(g.folder, "store.db"), "--replay", "clod").CombinedOutput(); err == nil || !strings.Contains(string(out), `there is no bridge "clod"`) {
+		t.Errorf("a bridge that is not there: %v: %s", err, out)
+	}
+
+	// More than one answer has room for, and more than one order takes.
+	allow(closed...)
+	const many = 1100
+	var topics []string
+	for i := range many {
+		topics = append(topics, fmt.Sprint("closed/", i))
+	}
+	publish(topics...)
+	listed(topics...)
+	if out := letters("--replay", "cloud"); !strings.HasPrefix(out, "1100 messages are") {
+		t.Fatal(out)
+	}
+	listed(topics...)
+	if out := letters("--discard", "cloud"); !strings.HasPrefix(out, "1100 dead letters") {
+		t.Fatal(out)
+	}
+	listed()
+
+	// While it does not.
+	allow(closed...)
+	publish("closed/g", "closed/h")
+	listed("closed/g", "closed/h")
+	g.interrupt(10 * time.Second)
+	listed("closed/g", "closed/h")
+	allow("#")
+	if out := letters("--replay", "cloud"); !strings.HasPrefix(out, "2 messages are") {
+		t.Fatal(out)
+	}
+	listed()
 	g.start()
-	if s := receive(t, got); s != "closed/b 1" {
-		t.Fatalf("%q arrived", s)
+	for _, want := range []string{"closed/g 1", "closed/h 1"} {
+		if s := receive(t, got); s != want {
+			t.Fatalf("%q arrived, want %q", s, want)
+		}
 	}
 }
 
