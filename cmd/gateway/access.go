@@ -25,13 +25,16 @@ type access struct {
 // to come again.
 const hashQueue = 100
 
+// hashers is how many passwords are hashed at a time: one processor stays free for those who are in.
+func hashers() int { return max(1, runtime.GOMAXPROCS(0)-1) }
+
 // openAccess reads the files of users and rules. With an error there is one that lets nobody do
 // anything until it is mended.
 func openAccess(c *config.Config) (*access, error) {
 	a := &access{c: c, endDenied: c.Auth.DenyAction == "disconnect"}
 	var noUsers, noRules error
 	if path := c.Auth.PasswordFile; path != "" {
-		a.users, noUsers = passwd.Open(path, passwd.NewPool(runtime.GOMAXPROCS(0), hashQueue))
+		a.users, noUsers = passwd.Open(path, passwd.NewPool(hashers(), hashQueue))
 	}
 	if path := c.Auth.ACLFile; path != "" {
 		a.file, noRules = acl.OpenFile(path)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,7 +22,7 @@ import (
 	"gateway/internal/client"
 )
 
-var refusals = flag.Duration("refusals", 3*time.Second, "how long TestRefusals lasts; from a minute on its latencies count")
+var refusals = flag.Duration("refusals", 3*time.Second, "how long TestRefusals and TestPasswordStorm last; from a minute on their latencies count")
 
 // A regular publishes to itself now and then, and notes how long that takes.
 type regular struct {
@@ -30,10 +31,29 @@ type regular struct {
 	came chan time.Duration // of size 1: there is one message under way
 }
 
+// regulars are a hundred clients that work.
+func regulars(t *testing.T, url string, o client.Options) (all []*regular) {
+	t.Helper()
+	for i := range 100 {
+		r := &regular{came: make(chan time.Duration, 1)}
+		o.ClientID, o.Receive = fmt.Sprint("good-", i), func(packet.Publish) { r.came <- time.Since(r.sent) }
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		var err error
+		r.c, err = client.Dial(ctx, url, o)
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(r.c.Close)
+		subscribe(t, r.c, fmt.Sprint("good/", i), 1)
+		all = append(all, r)
+	}
+	return all
+}
+
 // TestRefusals works with a hundred clients while two thousand logins a second are refused: the
 // memory of the gateway stays what it was, every client goes on, and the log has a bounded size.
 func TestRefusals(t *testing.T) {
-	const clients, perSecond = 100, 2000
 	p := newPorch(t)
 	text, err := os.ReadFile(p.config)
 	if err != nil {
@@ -46,38 +66,44 @@ func TestRefusals(t *testing.T) {
 	secret := p.device("add", "dev")
 	p.start()
 	url := p.urls["device TCP"]
-	all := make([]*regular, clients)
-	for i := range all {
-		r := &regular{came: make(chan time.Duration, 1)}
-		c, reason := p.dial(url, client.Options{ClientID: fmt.Sprint("good-", i), Username: "dev", Password: secret,
-			Receive: func(packet.Publish) { r.came <- time.Since(r.sent) }})
-		if c == nil {
-			t.Fatal(reason)
-		}
-		subscribe(t, c, fmt.Sprint("good/", i), 1)
-		r.c, all[i] = c, r
-	}
+	withstand(t, p.gateway, regulars(t, url, client.Options{Username: "dev", Password: secret}), url, 32)
+}
+
+// TestPasswordStorm is the same with passwords, whose hashes take all the time that they get, and so many
+// clients at a time that some find no place to wait. Nobody is held off for having failed.
+func TestPasswordStorm(t *testing.T) {
+	passwords, address := filepath.Join(t.TempDir(), "passwords"), freeAddress(t)
+	try(t, binary, "passwd", "-b", passwords, "dev", "pencil")
+	g := newGateway(t, fmt.Sprintf("  - {name: devices, address: %q, auth: passwords}\nauth: {password_file: %s}\n"+
+		"limits: {failed_logins: 1000, connect_rate: 5000, connections: 2000, handshakes: 1000}\n", address, passwords))
+	g.start()
+	withstand(t, g, regulars(t, "mqtt://"+g.address, client.Options{}), "mqtt://"+address, 150)
+}
+
+// withstand lets clients work, alone and while so many others at a time are refused, and compares.
+func withstand(t *testing.T, g *gateway, all []*regular, url string, others int) {
+	const perSecond = 2000
 	// Warm up, and what is refused as well: what is allocated once is no leak.
 	work(t, all, time.Second)
-	storm(t, url, perSecond, time.Second)
-	pid := p.cmd.Process.Pid
+	storm(t, url, perSecond, others, time.Second)
+	pid := g.cmd.Process.Pid
 	began := cpuTime(t, pid)
 	before := work(t, all, *refusals)
 	idle := cpuTime(t, pid)
-	memory, lines := resident(t, pid), len(p.log.lines())
+	memory, lines := resident(t, pid), len(g.log.lines())
 
 	refused := make(chan int, 1)
-	go func() { refused <- storm(t, url, perSecond, *refusals) }()
+	go func() { refused <- storm(t, url, perSecond, others, *refusals) }()
 	during := work(t, all, *refusals)
 	n := <-refused
 	each := (cpuTime(t, pid) - idle - (idle - began)) / time.Duration(max(n, 1))
 	grown := resident(t, pid) - memory
 	t.Logf("%d logins refused in %v, for %v of the processor each; p99 of a message to itself %v, before %v; the gateway has grown by %d KiB of %d; %d lines in the log",
-		n, *refusals, each, during, before, grown>>10, memory>>10, len(p.log.lines())-lines)
+		n, *refusals, each, during, before, grown>>10, memory>>10, len(g.log.lines())-lines)
 	if grown > max(memory/4, 8<<20) {
 		t.Errorf("the gateway has grown by %d KiB, of %d", grown>>10, memory>>10)
 	}
-	if got := len(p.log.lines()) - lines; got > 100+100*int(*refusals/time.Minute) {
+	if got := len(g.log.lines()) - lines; got > 100+100*int(*refusals/time.Minute) {
 		t.Errorf("%d lines in the log", got)
 	}
 	if *refusals >= time.Minute {
@@ -132,11 +158,11 @@ func work(t *testing.T, all []*regular, d time.Duration) time.Duration {
 // share no scheduler with it.
 const asStorm = "GATEWAY_E2E_STORM"
 
-// storm logs in with wrong passwords, with new names each time and as the clients that work, and
-// returns how often that was refused.
-func storm(t *testing.T, url string, perSecond int, d time.Duration) int {
+// storm logs in with wrong passwords, by so many clients at a time, with new names each time and as the clients
+// that work, and returns how often that was refused.
+func storm(t *testing.T, url string, perSecond, clients int, d time.Duration) int {
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), fmt.Sprint(asStorm, "=", url, " ", perSecond, " ", d))
+	cmd.Env = append(os.Environ(), fmt.Sprint(asStorm, "=", url, " ", perSecond, " ", clients, " ", d))
 	out, err := cmd.Output()
 	if err != nil {
 		t.Errorf("the storm: %v", err)
@@ -151,8 +177,8 @@ func storm(t *testing.T, url string, perSecond int, d time.Duration) int {
 // rage is the process that storm starts. It prints how often a login was refused.
 func rage(order string) int {
 	var url, length string
-	var perSecond int
-	if _, err := fmt.Sscan(order, &url, &perSecond, &length); err != nil {
+	var perSecond, clients int
+	if _, err := fmt.Sscan(order, &url, &perSecond, &clients, &length); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -166,7 +192,7 @@ func rage(order string) int {
 	pace := rate.NewLimiter(rate.Limit(perSecond), 10)
 	var made, refused, wrong atomic.Int64
 	var storming sync.WaitGroup
-	for range 32 {
+	for range clients {
 		storming.Go(func() {
 			for pace.Wait(ctx) == nil {
 				n := made.Add(1)
