@@ -19,28 +19,42 @@ type gate struct {
 	conns     map[*conn]struct{}
 	addresses map[netip.Addr]int
 	listeners map[string]int // by name, those with a limit of their own
-	most      int            // clients that were let in at a time
-	strangers strangers      // connections that have not been let in by CONNECT
+	in, most  int            // clients that are let in, and were at a time
+	strangers strangers      // connections whose clients are not known yet
+	waiting   strangers      // those of them that wait for a service, and count here instead
 	revoked   int            // times that clients were disconnected for what they logged in with
 }
 
 func newGate(l *Limits) gate {
 	return gate{
 		limits: l, conns: make(map[*conn]struct{}), addresses: make(map[netip.Addr]int), listeners: make(map[string]int),
-		strangers: strangers{on: make(map[string]int), from: make(map[netip.Addr]int)},
+		strangers: newStrangers(), waiting: newStrangers(),
 	}
 }
 
-// strangers counts connections that have not been let in: those of one listener, which may wait for
-// a slow service, keep nobody out of another, and those from one address nobody from elsewhere.
+// strangers counts connections whose clients are not known yet: those of one listener keep nobody out of
+// another, and those from one address nobody from elsewhere.
 type strangers struct {
-	all  int
 	on   map[string]int     // by listener
 	from map[netip.Addr]int // by address of the network
 }
 
+func newStrangers() strangers {
+	return strangers{on: make(map[string]int), from: make(map[netip.Addr]int)}
+}
+
+// full says why there is no place for a connection, where each listener has so many.
+func (s *strangers) full(c *conn, places int) error {
+	switch half := (places + 1) / 2; {
+	case s.on[c.listener.Name] >= places:
+		return fmt.Errorf("there are %d connections on this listener that have not been let in, as many as limits.handshakes allows", places)
+	case c.address.IsValid() && s.from[c.address] >= half:
+		return fmt.Errorf("there are %d connections from this address that have not been let in, half of what limits.handshakes allows", half)
+	}
+	return nil
+}
+
 func (s *strangers) add(c *conn, n int) {
-	s.all += n
 	s.on[c.listener.Name] += n
 	if !c.address.IsValid() {
 		return
@@ -61,10 +75,9 @@ func (g *gate) enter(c *conn, start func() bool) error {
 		return fmt.Errorf("there are %d connections here, as many as the listener's limits.connections allows", c.listener.Bounds.Connections)
 	case c.address.IsValid() && g.addresses[c.address] >= l.AddressConnections:
 		return fmt.Errorf("there are %d connections from this address, as many as limits.address_connections allows", l.AddressConnections)
-	case g.strangers.on[c.listener.Name] >= l.Handshakes:
-		return fmt.Errorf("there are %d connections on this listener that have not been let in, as many as limits.handshakes allows", l.Handshakes)
-	case c.address.IsValid() && g.strangers.from[c.address] >= (l.Handshakes+1)/2:
-		return fmt.Errorf("there are %d connections from this address that have not been let in, half of what limits.handshakes allows", (l.Handshakes+1)/2)
+	}
+	if err := g.strangers.full(c, g.limits.Handshakes); err != nil {
+		return err
 	}
 	if !start() {
 		return net.ErrClosed
@@ -85,8 +98,29 @@ func (g *gate) know(c *conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	c.known = true
+	g.in++
+	g.most = max(g.most, g.in)
+}
+
+// aside counts a connection among those that wait for a service instead of among those that do not, until
+// back is called; see auth.Attempt.
+func (g *gate) aside(c *conn) (back func(), ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c.client != nil { // one that authenticates again takes no place
+		return func() {}, true
+	}
+	if g.waiting.full(c, g.limits.Handshakes) != nil {
+		return nil, false
+	}
 	g.strangers.add(c, -1)
-	g.most = max(g.most, len(g.conns)-g.strangers.all)
+	g.waiting.add(c, 1)
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.waiting.add(c, -1)
+		g.strangers.add(c, 1)
+	}, true
 }
 
 // peak returns how many clients were let in at a time, at most.
@@ -124,6 +158,9 @@ func (g *gate) identified(c *conn, who *auth.Client, revocations int) bool {
 	if g.revoked != revocations {
 		return false
 	}
+	if c.client == nil {
+		g.strangers.add(c, -1)
+	}
 	c.client = who
 	return true
 }
@@ -146,8 +183,11 @@ func (g *gate) leave(c *conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.conns, c)
-	if !c.known {
+	if c.client == nil {
 		g.strangers.add(c, -1)
+	}
+	if c.known {
+		g.in--
 	}
 	if c.listener.Bounds.Connections > 0 {
 		g.listeners[c.listener.Name]--

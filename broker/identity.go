@@ -89,6 +89,7 @@ func attemptOf(c *conn, p *packet.Connect) auth.Attempt {
 		p.Username = c.exchange.claim(p.Properties.AuthData)
 	}
 	a := auth.Attempt{ClientID: p.ClientID, Username: p.Username, Password: p.Password, Addr: c.nc.RemoteAddr(), Listener: c.listener.Name}
+	a.Aside = func() (func(), bool) { return c.srv.gate.aside(c) }
 	if t, ok := c.nc.(securer); ok {
 		if certs := t.ConnectionState().PeerCertificates; len(certs) > 0 {
 			a.Certificate = certs[0]

@@ -30,13 +30,16 @@ func TestMove(t *testing.T) {
 	}
 	published := make(chan struct{})
 	go func() {
-		defer close(published)
 		for n := range messages {
 			name := "y"
+			var done func(packet.ReasonCode)
 			if n%2 == 0 {
 				name = "x/y"
 			}
-			source.Publish(packet.Publish{Topic: name, QoS: 1, Payload: strconv.AppendInt(nil, int64(n), 10)}, nil)
+			if n == messages-1 { // the store has all before it, too
+				done = func(packet.ReasonCode) { close(published) }
+			}
+			source.Publish(packet.Publish{Topic: name, QoS: 1, Payload: strconv.AppendInt(nil, int64(n), 10)}, done)
 		}
 	}()
 	moves := 0

@@ -19,6 +19,10 @@ type Attempt struct {
 	Certificate *x509.Certificate // verified; nil when there is none
 	Addr        net.Addr
 	Listener    string // its name
+	// Aside takes a place among those who wait for somebody outside to decide about them, and gives up that
+	// among those whom the gateway decides about itself, until back is called. Without one that is free,
+	// ok is false, and nobody should wait. It is nil where places are not counted.
+	Aside func() (back func(), ok bool)
 }
 
 // An Identity is who a client was found to be.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -246,6 +247,78 @@ func TestSlowService(t *testing.T) {
 			t.Errorf("one that has waited gets %s", reason)
 		}
 	}
+}
+
+// TestSlowServiceBesidePasswords lets five hundred devices knock whom a service decides about that takes
+// ten seconds. Who has a password comes in through the same listener as always.
+func TestSlowServiceBesidePasswords(t *testing.T) {
+	p := newPorch(t, "    timeout: 30s\n  password_file: passwords\n")
+	address := freeAddress(t)
+	text, err := os.ReadFile(p.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := strings.NewReplacer("limits: {", "limits: {connect_rate: 5000, ",
+		"listeners:\n", fmt.Sprintf("listeners:\n  - {name: both, address: %q, auth: [passwords, http]}\n", address)).Replace(string(text))
+	if err := os.WriteFile(p.config, []byte(with), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	try(t, binary, "passwd", "-c", "-b", "-I", "1000", filepath.Join(filepath.Dir(p.config), "passwords"), "anna", "pencil")
+	p.start()
+	release := make(chan struct{})
+	let := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(let) // before the service is closed
+	p.serve(func(http.ResponseWriter, *http.Request) {
+		select {
+		case <-time.After(10 * time.Second):
+		case <-release:
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer cancel()
+	var refused, closed atomic.Int64
+	for i := range 500 {
+		work.Go(func() {
+			for ctx.Err() == nil {
+				c, err := client.Dial(ctx, "mqtt://"+address, client.Options{Version: packet.V5, ClientID: fmt.Sprint("device", i), Username: "ann", Password: "right-password"})
+				if e, ok := errors.AsType[*client.Error](err); ok && e.Reason == packet.ServerUnavailable {
+					refused.Add(1)
+				} else if err != nil && ctx.Err() == nil {
+					closed.Add(1)
+				}
+				if c != nil {
+					c.Close()
+				}
+				select {
+				case <-time.After(time.Second + rand.N(2*time.Second)):
+				case <-ctx.Done():
+				}
+			}
+		})
+	}
+	eventually(t, 20*time.Second, "most devices are told to come again", func() bool { return refused.Load() >= 400 && p.asked.Load() == 32 })
+	for range 20 {
+		began := time.Now()
+		for { // five hundred at a time may fill the backlog of any listener
+			c, err := client.Dial(ctx, "mqtt://"+address, client.Options{Version: packet.V5, ClientID: "anna", Username: "anna", Password: "pencil"})
+			if e, ok := errors.AsType[*client.Error](err); ok {
+				t.Fatalf("with a password: %s", e.Reason)
+			}
+			if c != nil {
+				c.Close()
+				break
+			}
+		}
+		if took := time.Since(began); took > 5*time.Second { // half of what the service takes, on a busy machine
+			t.Errorf("a login with a password takes %v", took)
+		}
+	}
+	if p.asked.Load() != 32 {
+		t.Error("the service has answered meanwhile: nobody had to wait")
+	}
+	t.Logf("%d times told to come again, %d connections closed", refused.Load(), closed.Load())
 }
 
 // TestGraceThroughRestart lets a device that the service knows return while it is away, after a

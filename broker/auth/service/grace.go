@@ -101,11 +101,16 @@ func shown(v *template.Values, qs ...*question) []byte {
 	return b.Bytes()
 }
 
+// hash hashes, when it is its turn. With a context that is over it is only if nobody else's is.
 func (g *grace) hash(ctx context.Context, salt, what []byte) ([]byte, error) {
 	select {
 	case g.hashing <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	default:
+		select {
+		case g.hashing <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	defer func() { <-g.hashing }()
 	return pbkdf2.Key(sha256.New, string(what), salt, rounds, sha256.Size)
@@ -114,7 +119,10 @@ func (g *grace) hash(ctx context.Context, salt, what []byte) ([]byte, error) {
 // accept notes that the service has let a client in. proof stands for what it was shown. When there
 // is no time for the hash, it is noted at a later login.
 func (g *grace) accept(ctx context.Context, w who, proof key, what []byte, a answer) {
-	known, same := g.find(ctx, w, proof, what)
+	known, same, err := g.find(ctx, w, proof, what)
+	if err != nil {
+		return
+	}
 	next := &acceptance{Client: w.client, User: w.user}
 	if same {
 		next.Salt, next.Hash = known.Salt, known.Hash
@@ -140,8 +148,9 @@ func (g *grace) accept(ctx context.Context, w who, proof key, what []byte, a ans
 	g.accepted.Put(w, next)
 }
 
-// find returns what is known of a client, and whether it shows now what the service has accepted.
-func (g *grace) find(ctx context.Context, w who, proof key, what []byte) (known acceptance, same bool) {
+// find returns what is known of a client, and whether it shows now what the service has accepted. The
+// error is that there is no time to find out.
+func (g *grace) find(ctx context.Context, w who, proof key, what []byte) (known acceptance, same bool, err error) {
 	g.mu.Lock()
 	a, ok := g.accepted.Get(w)
 	if ok {
@@ -150,26 +159,26 @@ func (g *grace) find(ctx context.Context, w who, proof key, what []byte) (known 
 	g.mu.Unlock()
 	switch {
 	case !ok:
-		return known, false
+		return known, false, nil
 	case known.proof == proof:
-		return known, true
+		return known, true, nil
 	}
 	hash, err := g.hash(ctx, known.Salt, what)
 	if err != nil || subtle.ConstantTimeCompare(hash, known.Hash) == 0 {
-		return known, false
+		return known, false, err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if now, ok := g.accepted.Get(w); ok && bytes.Equal(now.Hash, known.Hash) {
 		now.proof = proof // the next time is quick
 	}
-	return known, true
+	return known, true, nil
 }
 
 // refuse notes that the service has refused what a client showed. If that is what it accepted
 // before, the client is no longer welcome; somebody else's wrong password changes nothing.
 func (g *grace) refuse(ctx context.Context, w who, proof key, what []byte) {
-	if _, same := g.find(ctx, w, proof, what); same {
+	if _, same, _ := g.find(ctx, w, proof, what); same {
 		g.purge(func(client, user string) bool { return w == who{client, user} })
 	}
 }
@@ -177,7 +186,10 @@ func (g *grace) refuse(ctx context.Context, w who, proof key, what []byte) {
 // admit tells whether a client may return while the service cannot be asked, and what it said. Wrong
 // says that it is known, and shows something else than what the service has accepted.
 func (g *grace) admit(ctx context.Context, w who, proof key, what []byte) (a answer, ok, wrong bool) {
-	known, same := g.find(ctx, w, proof, what)
+	known, same, err := g.find(ctx, w, proof, what)
+	if err != nil {
+		return answer{}, false, false
+	}
 	if known.Salt == nil {
 		_, _ = g.hash(ctx, nil, what) // it takes as long as for one that is known
 	}

@@ -205,7 +205,11 @@ func (s *Service) Authenticate(ctx context.Context, a auth.Attempt) (auth.Identi
 	got, ok := s.cache.get(k)
 	var err error
 	if !ok {
-		got, err = s.once(ctx, k, func(ctx context.Context) (answer, error) { return s.login(ctx, k, w, v) })
+		var back func()
+		if ctx, back, err = aside(ctx, &a); err == nil {
+			got, err = s.once(ctx, k, func(ctx context.Context) (answer, error) { return s.login(ctx, k, w, v) })
+		}
+		defer back()
 	}
 	if err != nil {
 		return s.withoutService(ctx, &a, k, v, err)
@@ -217,6 +221,24 @@ func (s *Service) Authenticate(ctx context.Context, a auth.Attempt) (auth.Identi
 		return auth.Identity{}, fmt.Errorf("the HTTP service refuses it (%s): %w", got.why, auth.ErrBadCredentials)
 	}
 	return s.identity(&a, got)
+}
+
+// errCrowded is why a client does not wait for the service.
+var errCrowded = errors.New("as many clients wait for it as limits.handshakes allows")
+
+// aside takes a place for a client that has to wait, so that it takes none of those who need not. If there
+// is none, the context returned with the error is over: the client waits for nothing.
+func aside(ctx context.Context, a *auth.Attempt) (_ context.Context, back func(), err error) {
+	if a.Aside == nil {
+		return ctx, func() {}, nil
+	}
+	back, ok := a.Aside()
+	if ok {
+		return ctx, back, nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	return ctx, cancel, errCrowded
 }
 
 // identity is that of a client which the service lets in.

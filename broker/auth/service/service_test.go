@@ -562,3 +562,47 @@ func TestFailureAtOneQuestion(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A client for which there is no place among those that wait is answered at once, by what on_error says, and
+// the service is not asked.
+func TestNoPlaceToWait(t *testing.T) {
+	sw := serveSwitchable(t)
+	o := sw.options(filepath.Join(t.TempDir(), "accepted"))
+	s := start(t, o)
+	places, back := 1, 0
+	aside := func(a auth.Attempt) auth.Attempt {
+		a.Aside = func() (func(), bool) { return func() { back++ }, places > 0 }
+		return a
+	}
+	if _, err := s.Authenticate(t.Context(), aside(dev)); err != nil || back != 1 {
+		t.Fatalf("with a place: %v, given back %d times", err, back)
+	}
+	sw.take()
+	places = 0
+	stranger := dev
+	stranger.ClientID, stranger.Username = "dev-2", "bob"
+	for _, tt := range []struct {
+		name    string
+		onError service.Failure
+		a       auth.Attempt
+		want    error
+		counts  bool // as a wrong password
+	}{
+		{"accepted before", service.Cached, dev, nil, false},
+		{"accepted before with another password", service.Cached, wrong(), auth.ErrUnavailable, true},
+		{"not accepted before", service.Cached, stranger, auth.ErrUnavailable, false},
+		{"the next decides", service.Next, dev, auth.ErrUnknown, false},
+		{"nobody decides", service.Deny, dev, auth.ErrUnavailable, false},
+	} {
+		if o.OnError = tt.onError; tt.onError != service.Cached {
+			s = start(t, o)
+		}
+		_, err := s.Authenticate(t.Context(), aside(tt.a))
+		if !errors.Is(err, tt.want) || errors.Is(err, auth.ErrBadCredentials) != tt.counts {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+	if got := sw.take(); got != "" || back != 1 {
+		t.Errorf("the service was asked %q, %d places were given back", got, back)
+	}
+}
