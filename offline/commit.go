@@ -30,6 +30,11 @@ type committer struct {
 	compactAt    int64
 	compactAfter time.Time // no attempt before
 
+	holesAt    int64     // bytes to be given back that are worth it
+	holesAfter time.Time // no piece before
+	holesNext  int64     // page with which the next piece begins
+	holesFreed int64     // bytes of the pieces before
+
 	cursors map[uint64]*cursor  // of all sessions, as they are in the file
 	dead    map[uint64]struct{} // sessions with dead messages
 	deadN   int64
@@ -70,6 +75,7 @@ func (c *committer) run() {
 	defer timer.Stop()
 	for {
 		pause, over := c.intake.due()
+		holes := c.holesDue()
 		switch {
 		case over:
 			return
@@ -84,6 +90,8 @@ func (c *committer) run() {
 			c.hand(batch)
 		case c.compactDue():
 			c.compact()
+		case holes == 0:
+			c.punch()
 		case pause > 0:
 			c.quiet(timer, pause)
 		case c.sweepDue() && !c.failed:
@@ -94,6 +102,8 @@ func (c *committer) run() {
 			if c.quiet(timer, c.probeAfter) {
 				c.probe()
 			}
+		case holes > 0:
+			c.quiet(timer, holes)
 		default:
 			<-c.intake.wake
 		}

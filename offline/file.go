@@ -24,6 +24,7 @@ type file struct {
 	path    string
 	maxSize int64
 	db      atomic.Pointer[bolt.DB]
+	handle  *os.File // bbolt's own, for the one who updates
 
 	commit func(*bolt.DB, func(*bolt.Tx) error) error // func commit, but for tests of failing disks
 	txid   int                                        // of the last commit that was reported as done
@@ -80,6 +81,7 @@ func (f *file) open() (err error) {
 			return err
 		}
 		db.AllocSize = allocSize
+		f.handle = handle
 		f.db.Store(db)
 		return nil
 	})

@@ -16,9 +16,10 @@ type gauge struct {
 // measure notes the size of the file, and returns how much of it is used.
 func (g *gauge) measure(f *file) (used int64) {
 	size, free := f.sizes()
+	room := f.room()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.stats.FileBytes, g.stats.FreeBytes = size, free
+	g.stats.FileBytes, g.stats.FreeBytes, g.stats.DiskBytes = size, free, room
 	return size - free
 }
 

@@ -42,6 +42,7 @@ type Options struct {
 
 	sweepAt int64         // dead messages that are worth a sweep
 	compact int64         // size of a file that is worth a compaction
+	holes   int64         // bytes within a file that are worth to be given back
 	probe   time.Duration // between looks whether a store that was not could be ready again
 	commit  func(*bolt.DB, func(*bolt.Tx) error) error
 }
@@ -68,6 +69,9 @@ func (o *Options) defaults() {
 	if o.compact == 0 {
 		o.compact = compactAt
 	}
+	if o.holes == 0 {
+		o.holes = holesAt
+	}
 	if o.probe == 0 {
 		o.probe = probeTime
 	}
@@ -88,6 +92,7 @@ type Stats struct {
 	Dead        int64 // messages that are done with and not yet swept, about
 	FileBytes   int64 // size of the file, as far as it is in use
 	FreeBytes   int64 // of these, free for new records
+	DiskBytes   int64 // room that the file takes on the disk: free bytes may take none
 	LastError   error // why the store does not take messages, nil when it does
 	Compactions int64 // attempts to make the file smaller
 	Salvaged    *Salvaged
@@ -158,7 +163,7 @@ func (o *Options) hard() int64 { return o.MaxBytes + o.MaxBytes/4 + 16<<20 }
 func assemble(f *file, o Options) *Store {
 	s := &Store{log: o.Log, clock: newClock(o.Clock), file: f, intake: newIntake(o.TelemetryCommit, o.CommitDelay, o.MaxPending)}
 	s.committer = &committer{
-		file: f, intake: s.intake, clock: s.clock, maxBytes: o.MaxBytes, sweepAt: o.sweepAt, probeAfter: o.probe, compactAt: o.compact,
+		file: f, intake: s.intake, clock: s.clock, maxBytes: o.MaxBytes, sweepAt: o.sweepAt, probeAfter: o.probe, compactAt: o.compact, holesAt: o.holes,
 		cursors: make(map[uint64]*cursor), dead: make(map[uint64]struct{}),
 		gauge: gauge{log: o.Log},
 	}

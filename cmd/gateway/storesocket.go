@@ -158,6 +158,7 @@ type statReport struct {
 	Remedy    string        `json:"remedy,omitempty"`
 	FileBytes int64         `json:"file_bytes"`
 	FreeBytes int64         `json:"free_bytes"`
+	DiskBytes int64         `json:"disk_bytes"`
 	Messages  int64         `json:"messages_stored"` // since the gateway started, as all that follows
 	Bytes     int64         `json:"bytes_stored"`
 	Commits   int64         `json:"commits"`
@@ -168,7 +169,7 @@ type statReport struct {
 
 func newStatReport(s offline.Stats) statReport {
 	r := statReport{
-		FileBytes: s.FileBytes, FreeBytes: s.FreeBytes, Messages: s.Messages, Bytes: s.Bytes,
+		FileBytes: s.FileBytes, FreeBytes: s.FreeBytes, DiskBytes: s.DiskBytes, Messages: s.Messages, Bytes: s.Bytes,
 		Commits: s.Commits, Refused: s.Refused, Damaged: s.Damaged, ToSweep: s.Dead,
 	}
 	r.State, r.Remedy = offline.StateOf(s.LastError)

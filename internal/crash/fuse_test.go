@@ -10,6 +10,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // slowest is the longest time that a simulated disk takes for fsync: what happens meanwhile is
@@ -121,6 +122,15 @@ func (n *fileNode) Read(_ context.Context, _ fs.FileHandle, dst []byte, off int6
 func (n *fileNode) Write(_ context.Context, _ fs.FileHandle, b []byte, off int64) (uint32, syscall.Errno) {
 	_, errno := n.disk.do(op{kind: opWrite, inode: n.node, off: off, data: b})
 	return uint32(len(b)), errno
+}
+
+// Allocate makes holes only. On this disk a hole is zeros that were written, sector by sector.
+func (n *fileNode) Allocate(_ context.Context, _ fs.FileHandle, off, size uint64, mode uint32) syscall.Errno {
+	if mode != unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE {
+		return syscall.EOPNOTSUPP
+	}
+	_, errno := n.disk.do(op{kind: opWrite, inode: n.node, off: int64(off), data: make([]byte, size)})
+	return errno
 }
 
 // Fsync takes its time, and is good for what was written before it began.

@@ -80,6 +80,7 @@ func TestPoints(t *testing.T) {
 		t.Fatalf("there are only %d crash points: %q", len(names), names)
 	}
 	apply(t, texts, oftenCompacted...)
+	apply(t, texts, oftenHoles...)
 	binary := build(t, "points", texts)
 	for _, version := range versions {
 		t.Run(version, func(t *testing.T) {

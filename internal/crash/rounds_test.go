@@ -61,6 +61,34 @@ var oftenCompacted = []edit{
 	},
 }
 
+// oftenHoles makes a gateway that gives every free page of its store back to the file system, all the
+// time.
+var oftenHoles = []edit{
+	{"offline/holes.go", "case c.holesNext == 0 && spare < max(c.holesAt, c.used):", "case spare > 1<<40:"},
+	{"offline/holes.go", "holesPause = time.Hour", "holesPause = 20 * time.Millisecond"},
+	{"offline/holes.go", "holesRetry = time.Second / 10 ", "holesRetry = time.Millisecond "},
+	{"offline/holes.go", "holeRun   = 16 ", "holeRun   = 1 "},
+	{
+		"offline/commit.go",
+		"\t\tcase pause == 0:\n",
+		"\t\tcase holes == 0:\n\t\t\tc.punch()\n\t\tcase pause == 0:\n",
+	},
+}
+
+// TestHoles is TestPowerCut of a gateway that makes holes in its store all the time.
+func TestHoles(t *testing.T) {
+	needDisk(t)
+	s := newSite(t, mutant(t, "holes", oftenHoles...), newDisk(), "3.1.1")
+	s.survive(*rounds/2, func() string {
+		f := fate(s.random.IntN(int(fates)))
+		s.cut(f)
+		return fmt.Sprintf("cut, %v,", f)
+	})
+	if n := s.log.count("was given back to the file system"); n < 5 { // in what is left of the log
+		t.Errorf("room was given back only %d times", n)
+	}
+}
+
 // TestCompaction is TestPowerCut of a gateway that compacts its store all the time.
 func TestCompaction(t *testing.T) {
 	needDisk(t)
