@@ -30,10 +30,7 @@ type committer struct {
 	compactAt    int64
 	compactAfter time.Time // no attempt before
 
-	holesAt    int64     // bytes to be given back that are worth it
-	holesAfter time.Time // no piece before
-	holesNext  int64     // page with which the next piece begins
-	holesFreed int64     // bytes of the pieces before
+	puncher puncher
 
 	cursors map[uint64]*cursor  // of all sessions, as they are in the file
 	dead    map[uint64]struct{} // sessions with dead messages
@@ -75,7 +72,7 @@ func (c *committer) run() {
 	defer timer.Stop()
 	for {
 		pause, over := c.intake.due()
-		holes := c.holesDue()
+		holes := c.puncher.due(c)
 		switch {
 		case over:
 			return
@@ -91,7 +88,7 @@ func (c *committer) run() {
 		case c.compactDue():
 			c.compact()
 		case holes == 0:
-			c.punch()
+			c.puncher.punch(c)
 		case pause > 0:
 			c.quiet(timer, pause)
 		case c.sweepDue() && !c.failed:

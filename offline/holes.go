@@ -23,38 +23,45 @@ const (
 	holeRun   = 16      // free pages beside one another that are worth a hole
 )
 
-// holesDue returns how long it is until the next piece of the file is looked at for free pages,
-// negative if none is to be.
-func (c *committer) holesDue() time.Duration {
+// A puncher gives free pages back to the file system, for the committer.
+type puncher struct {
+	worth int64     // bytes that are worth to be given back
+	after time.Time // no piece before
+	next  int64     // page with which the next piece begins
+	freed int64     // bytes of the pieces before
+}
+
+// due returns how long it is until the next piece of the file is looked at for free pages, negative
+// if none is to be.
+func (p *puncher) due(c *committer) time.Duration {
 	c.mu.Lock()
 	spare := c.stats.DiskBytes - c.used
 	c.mu.Unlock()
 	switch {
 	case c.failed || c.full || c.deadN >= c.sweepAt:
 		return -1 // there are more urgent things, or there will soon be more to give back
-	case c.holesNext == 0 && spare < max(c.holesAt, c.used):
+	case p.next == 0 && spare < max(p.worth, c.used):
 		return -1
 	}
-	return max(time.Until(c.holesAfter), 0)
+	return max(time.Until(p.after), 0)
 }
 
 // punch gives back the free pages of the next piece of the file.
-func (c *committer) punch() {
-	next, freed, err := c.file.punch(c.holesNext, holePiece)
-	c.holesNext = next
-	c.holesFreed += freed
+func (p *puncher) punch(c *committer) {
+	next, freed, err := c.file.punch(p.next, holePiece)
+	p.next = next
+	p.freed += freed
 	switch {
 	case errors.Is(err, errInReading):
-		c.holesAfter = time.Now().Add(holesRetry)
+		p.after = time.Now().Add(holesRetry)
 	case err != nil || next == 0:
-		c.holesNext, c.holesAfter = 0, time.Now().Add(holesPause)
-		c.used = c.measure(c.file)
 		if err != nil {
 			c.log.Warn("free room within the store's file cannot be given back to the file system: it stays the store's", "error", err, "again_in", holesPause)
 		} else {
-			c.log.Info("free room within the store's file was given back to the file system", "bytes", c.holesFreed)
+			c.log.Info("free room within the store's file was given back to the file system", "bytes", p.freed)
 		}
-		c.holesFreed = 0
+		p.next, p.freed, p.after = 0, 0, time.Now().Add(holesPause)
+		c.used = c.measure(c.file)
 	}
 }
 

@@ -140,15 +140,16 @@ func TestHolesRefused(t *testing.T) {
 	must(t, err)
 	c := &committer{file: f, gauge: gauge{log: slog.New(slog.DiscardHandler)}, sweepAt: 1}
 	c.used = c.measure(f)
-	if c.punch(); time.Until(c.holesAfter) < holesPause/2 || blocks(t, path) < size {
-		t.Errorf("it is tried again in %v, %d bytes of %d are left", time.Until(c.holesAfter), blocks(t, path), size)
+	p := &c.puncher
+	if p.punch(c); time.Until(p.after) < holesPause/2 || blocks(t, path) < size {
+		t.Errorf("it is tried again in %v, %d bytes of %d are left", time.Until(p.after), blocks(t, path), size)
 	}
 	must(t, f.handle.Close())
 	f.handle = handle
-	if c.holesAfter = (time.Time{}); c.holesDue() < 0 {
+	if p.after = (time.Time{}); p.due(c) != 0 {
 		t.Error("it is not tried again")
 	}
-	for c.punch(); c.holesNext != 0; c.punch() {
+	for p.punch(c); p.next != 0; p.punch(c) {
 	}
 	if blocks(t, path) > size*2/3 {
 		t.Errorf("%d bytes of %d are left", blocks(t, path), size)

@@ -163,7 +163,7 @@ func (o *Options) hard() int64 { return o.MaxBytes + o.MaxBytes/4 + 16<<20 }
 func assemble(f *file, o Options) *Store {
 	s := &Store{log: o.Log, clock: newClock(o.Clock), file: f, intake: newIntake(o.TelemetryCommit, o.CommitDelay, o.MaxPending)}
 	s.committer = &committer{
-		file: f, intake: s.intake, clock: s.clock, maxBytes: o.MaxBytes, sweepAt: o.sweepAt, probeAfter: o.probe, compactAt: o.compact, holesAt: o.holes,
+		file: f, intake: s.intake, clock: s.clock, maxBytes: o.MaxBytes, sweepAt: o.sweepAt, probeAfter: o.probe, compactAt: o.compact, puncher: puncher{worth: o.holes},
 		cursors: make(map[uint64]*cursor), dead: make(map[uint64]struct{}),
 		gauge: gauge{log: o.Log},
 	}

@@ -64,14 +64,14 @@ var oftenCompacted = []edit{
 // oftenHoles makes a gateway that gives every free page of its store back to the file system, all the
 // time.
 var oftenHoles = []edit{
-	{"offline/holes.go", "case c.holesNext == 0 && spare < max(c.holesAt, c.used):", "case spare > 1<<40:"},
+	{"offline/holes.go", "case p.next == 0 && spare < max(p.worth, c.used):", "case spare > 1<<40:"},
 	{"offline/holes.go", "holesPause = time.Hour", "holesPause = 20 * time.Millisecond"},
 	{"offline/holes.go", "holesRetry = time.Second / 10 ", "holesRetry = time.Millisecond "},
 	{"offline/holes.go", "holeRun   = 16 ", "holeRun   = 1 "},
 	{
 		"offline/commit.go",
 		"\t\tcase pause == 0:\n",
-		"\t\tcase holes == 0:\n\t\t\tc.punch()\n\t\tcase pause == 0:\n",
+		"\t\tcase holes == 0:\n\t\t\tc.puncher.punch(c)\n\t\tcase pause == 0:\n",
 	},
 }
 
