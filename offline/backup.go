@@ -31,16 +31,27 @@ func (s *Store) Backup(w io.Writer, begin func(size int64) error) error {
 
 // Save makes the file of a backup at path, which must not be there yet, from what write writes. It is
 // read in full, and is at path only if it is sound and on disk.
-func Save(path string, write func(io.Writer) error) (err error) {
+func Save(path string, write func(io.Writer) error) error { return saveLike("", path, write) }
+
+// saveLike is Save for a file that is to have the owner of another, unless that has no name.
+func saveLike(owner, path string, write func(io.Writer) error) (err error) {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s is there already", path)
 	}
 	fresh := path + ".part"
-	f, err := os.OpenFile(fresh, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err := removeIf(fresh); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(fresh, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	err = write(f)
+	if owner != "" {
+		err = ownLike(f, owner)
+	}
+	if err == nil {
+		err = write(f)
+	}
 	if err == nil {
 		err = f.Sync()
 	}
@@ -84,7 +95,7 @@ func RestoreBackup(backup, path string) (aside string, err error) {
 		if err := removeIf(fresh); err != nil {
 			return err
 		}
-		err := Save(fresh, func(w io.Writer) error {
+		err := saveLike(filepath.Dir(path), fresh, func(w io.Writer) error {
 			f, err := os.Open(backup)
 			if err != nil {
 				return err

@@ -50,7 +50,7 @@ func (c *committer) compact() {
 // it returns, nothing is lost, and update knows what is left to do.
 func (f *file) compact() error {
 	fresh := f.path + compactSuffix
-	txid, err := writeCompact(f.db.Load(), fresh, f.maxSize)
+	txid, err := writeCompact(f, fresh)
 	//crash:compact-written
 	if err == nil {
 		err = verify(fresh)
@@ -92,15 +92,17 @@ const compactSuffix = ".compact"
 
 // writeCompact writes what a store holds into a new file, which is on disk when it returns nil, and
 // returns the number of its last transaction.
-func writeCompact(from *bolt.DB, path string, maxSize int64) (txid int, err error) {
+func writeCompact(from *file, path string) (txid int, err error) {
 	if err := removeIf(path); err != nil {
 		return 0, err
 	}
-	to, err := openFile(path, maxSize)
+	to, err := openFile(path, from.maxSize)
 	if err != nil {
 		return 0, err
 	}
-	err = guard(func() error { return bolt.Compact(to.db.Load(), from, batchBytes) })
+	if err = ownLike(to.handle, from.path); err == nil {
+		err = guard(func() error { return bolt.Compact(to.db.Load(), from.db.Load(), batchBytes) })
+	}
 	if err == nil {
 		err = to.view(func(tx *bolt.Tx) error {
 			txid = tx.ID()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -213,4 +214,35 @@ func TestBackup(t *testing.T) {
 	if _, err := RestoreBackup(backup, path); !errors.Is(err, ErrDamaged) {
 		t.Errorf("restored what is no store: %v", err)
 	}
+}
+
+// TestOwner: what root makes with a command, the gateway can open.
+func TestOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	const somebody = 12345
+	path := storePath(t)
+	must(t, os.Chown(filepath.Dir(path), somebody, somebody))
+	s := open(t, path, Options{})
+	must(t, s.Close())
+	must(t, os.Chown(path, somebody, somebody))
+	_, _, err := Compact(path)
+	must(t, err)
+	backup := filepath.Join(t.TempDir(), "backup")
+	must(t, Copy(path, backup))
+	check := func() {
+		t.Helper()
+		for _, file := range []string{path, path + ".lock"} {
+			info, err := os.Stat(file)
+			must(t, err)
+			if is := info.Sys().(*syscall.Stat_t); is.Uid != somebody || is.Gid != somebody {
+				t.Errorf("%s belongs to %d, %d", file, is.Uid, is.Gid)
+			}
+		}
+	}
+	check()
+	_, err = RestoreBackup(backup, path)
+	must(t, err)
+	check()
 }

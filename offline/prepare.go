@@ -18,9 +18,12 @@ import (
 // lockFile takes the lock of a store. It is on a file of its own, because the store's may be
 // replaced by another.
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
+	}
+	if err := ownLike(f, filepath.Dir(path)); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
@@ -29,6 +32,19 @@ func lockFile(path string) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// ownLike gives a file that root has made to the owner of another: root types the commands, but the
+// gateway that has to open the file is somebody else.
+func ownLike(f *os.File, path string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	var s unix.Stat_t
+	if err := unix.Stat(path, &s); err != nil {
+		return err
+	}
+	return f.Chown(int(s.Uid), int(s.Gid))
 }
 
 // Salvaged tells what was saved from a damaged file.

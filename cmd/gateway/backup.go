@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -65,38 +66,78 @@ func twoFiles(_ *cobra.Command, args []string) error {
 }
 
 func newStoreBackup() *cobra.Command {
-	return &cobra.Command{
+	data := ""
+	cmd := &cobra.Command{
 		Use:   "backup FILE TO",
-		Short: "Copy a store as it is at one moment, also while its gateway runs",
+		Short: "Copy a store as it is at one moment, and who may come in, also while its gateway runs",
 		Long: "Copy a store as it is at one moment, also while its gateway runs and goes on. The copy is read in full\n" +
-			"before it is called TO; a file that is there already is not replaced.",
+			"before it is called TO; a file that is there already is not replaced.\n\n" +
+			"The registered devices, the bans, and the clients that an HTTP service has accepted, which are files in\n" +
+			"the data folder, are copied beside it, as TO.devices.jsonl and so on. What the configuration names,\n" +
+			"passwords, rules and certificates, is for you to copy with the configuration.",
 		Example: "  gateway store backup /var/lib/gateway/store.db /mnt/usb/store-monday.db",
 		Args:    twoFiles,
 		RunE: func(_ *cobra.Command, args []string) error {
-			err := offline.Save(args[1], func(w io.Writer) error { return ask(args[0], "backup", w) })
+			remove, err := copyAdmitted(dataFolder(data, args[0]), args[1])
+			if err == nil { // last: where the store is, all is
+				err = offline.Save(args[1], func(w io.Writer) error { return ask(args[0], "backup", w) })
+			}
 			if errors.Is(err, errNotRunning) {
-				return offline.Copy(args[0], args[1])
+				err = offline.Copy(args[0], args[1])
+			}
+			if err != nil {
+				remove()
 			}
 			return err
 		},
 	}
+	cmd.Flags().StringVar(&data, "data", "", "the data folder, gateway.data in the configuration (default: the folder of FILE)")
+	return cmd
+}
+
+// dataFolder is the folder that a flag names, or else that of a store.
+func dataFolder(flag, store string) string {
+	if flag != "" {
+		return flag
+	}
+	return filepath.Dir(store)
 }
 
 func newStoreRestore() *cobra.Command {
-	return &cobra.Command{
+	data, only := "", false
+	cmd := &cobra.Command{
 		Use:   "restore BACKUP FILE",
-		Short: "Put a backup in the place of a store",
+		Short: "Put a backup in the place of a store, and who may come in",
 		Long: "Put a backup in the place of a store that no gateway runs on. What was there stays beside it, with\n" +
 			"'.replaced-' and the time behind its name. Messages that were delivered after the backup was made are\n" +
-			"delivered again, those at QoS 2 too.",
+			"delivered again, those at QoS 2 too.\n\n" +
+			"The devices, bans and accepted clients that are beside the backup come back with it: devices that were\n" +
+			"removed or disabled since come back too, and bans that were made since are gone. With --store-only\n" +
+			"they stay as they are.",
 		Example: "  gateway store restore /mnt/usb/store-monday.db /var/lib/gateway/store.db",
 		Args:    twoFiles,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			w := cmd.OutOrStdout()
+			var others []pending
+			if !only {
+				var err error
+				if others, err = readAdmitted(args[0], dataFolder(data, args[1])); err != nil {
+					return err
+				}
+			}
 			aside, err := offline.RestoreBackup(args[0], args[1])
 			if err == nil && aside != "" {
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: restored; what was there is now %s\n", args[1], aside)
+				_, err = fmt.Fprintf(w, "%s: restored; what was there is now %s\n", args[1], aside)
+			}
+			for i := range others {
+				if err == nil {
+					err = others[i].restore(w)
+				}
 			}
 			return err
 		},
 	}
+	cmd.Flags().StringVar(&data, "data", "", "the data folder, gateway.data in the configuration (default: the folder of FILE)")
+	cmd.Flags().BoolVar(&only, "store-only", false, "leave devices, bans and accepted clients as they are")
+	return cmd
 }

@@ -143,6 +143,21 @@ func (l *Ledger[R]) Change(change func([]R) ([]R, error)) error {
 	if records, err = change(records); err != nil {
 		return err
 	}
+	return l.put(records)
+}
+
+// Replace replaces all records, whatever the file has, and returns when that is durable.
+func (l *Ledger[R]) Replace(records []R) error {
+	unlock, err := l.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return l.put(records)
+}
+
+// put writes records. The lock is held.
+func (l *Ledger[R]) put(records []R) error {
 	var b bytes.Buffer
 	lines := json.NewEncoder(&b)
 	lines.SetEscapeHTML(false)
