@@ -61,22 +61,31 @@ func (a *access) receives(topic string, qos packet.QoS) bool {
 
 // publish returns why the client may not publish a message; it is empty if it may.
 func (a *access) publish(p *packet.Publish) string {
-	return a.publication(p.Topic, p.QoS, p.Retain)
-}
-
-func (a *access) publication(topic string, qos packet.QoS, retain bool) string {
 	if a == nil {
 		return ""
 	}
-	return a.denied(auth.Request{Action: auth.Publish, Topic: topic, QoS: byte(qos), Retain: retain, Command: a.srv.commands[topic]})
+	return a.denied(a.publication(p.Topic, p.QoS, p.Retain))
 }
 
 // will returns why the client may not have a will; it is empty if it may.
 func (a *access) will(w *packet.Will) string {
-	if w == nil {
+	if a == nil || w == nil {
 		return ""
 	}
-	return a.publication(w.Topic, w.QoS, w.Retain)
+	return a.denied(a.publication(w.Topic, w.QoS, w.Retain))
+}
+
+// stands reports whether a will that the client has may be published: nobody says that it may not.
+func (a *access) stands(w *packet.Will) bool {
+	if a == nil {
+		return true
+	}
+	v := a.verdict(a.publication(w.Topic, w.QoS, w.Retain))
+	return v.Allowed || v.Unsure
+}
+
+func (a *access) publication(topic string, qos packet.QoS, retain bool) auth.Request {
+	return auth.Request{Action: auth.Publish, Topic: topic, QoS: byte(qos), Retain: retain, Command: a.srv.commands[topic]}
 }
 
 // filter returns why the client may not subscribe with a filter; it is empty if it may.

@@ -79,7 +79,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	n.mu.Unlock()
 	g.mu.Unlock()
 
-	opened := &session.Opened{Client: a.id, Expiry: a.expiry, Will: a.will, Version: a.version}
+	opened := &session.Opened{Client: a.id, Expiry: a.expiry, Will: a.will, Version: a.version, Owner: ownerOf(a.access, a.will)}
 	if n.durable {
 		changes = append(changes, opened)
 	}
@@ -142,45 +142,6 @@ func (n *Session) displace(end bool) (hadWill bool, changes []session.Change, wi
 		changes = n.end()
 	}
 	return hadWill, changes, will
-}
-
-// belongsTo reports whether the session may be taken over by a client: one of another user does not
-// find what was meant for the first one.
-func belongsTo(n *Session, a *access) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.access == nil || a == nil || n.access.client.User == a.client.User
-}
-
-// adopt notes what the client of a session may do. The session is locked.
-func adopt(n *Session, a *access) {
-	n.access = a
-	n.filter.Store(nil)
-	if a != nil && a.filters {
-		n.filter.Store(a)
-	}
-}
-
-// vet takes its will from a client that may not publish it any more.
-func (g *registry) vet(n *Session) {
-	n.mu.Lock()
-	w, a := n.will, n.access
-	n.mu.Unlock()
-	if a.will(w) == "" {
-		return
-	}
-	g.srv.stats.Dropped.Add(1)
-	n.mu.Lock()
-	changed := n.will == w
-	if changed {
-		n.will = nil
-	}
-	away := n.peer == nil
-	closed := &session.Closed{Client: n.id, At: n.since}
-	n.mu.Unlock()
-	if changed && away && n.durable {
-		g.srv.later([]session.Change{closed})
-	}
 }
 
 // quiet forgets the connection and what was to happen after it. The lock is held.
@@ -247,12 +208,20 @@ func (g *registry) expire(n *Session, p peer, seconds uint32) error {
 		return &packet.Error{Clause: "3.14.2.2.2", Reason: packet.ProtocolError, Text: "a session expiry interval for a session that began without one"}
 	}
 	n.expiry = seconds
-	opened := &session.Opened{Client: n.id, Expiry: seconds, Will: n.will, Version: packet.V5}
 	n.mu.Unlock()
-	if n.durable {
-		g.srv.later([]session.Change{opened})
-	}
+	n.renew()
 	return nil
+}
+
+// renew stores the settings of a session, of a client that speaks 5.0, as they are now.
+func (n *Session) renew() {
+	if !n.durable {
+		return
+	}
+	n.mu.Lock()
+	opened := &session.Opened{Client: n.id, Expiry: n.expiry, Will: n.will, Version: packet.V5, Owner: ownerOf(n.access, n.will)}
+	n.mu.Unlock()
+	n.srv.later([]session.Change{opened})
 }
 
 // elapse does what is due for a session without a connection: it takes its will out, or ends it,

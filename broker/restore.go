@@ -53,7 +53,7 @@ func (r *restoring) apply(c session.Change) {
 			return
 		}
 		n := newSession(s, c.Client, true)
-		n.number, n.expiry, n.will = c.Incarnation, c.Expiry, c.Will
+		n.number, n.expiry, n.will, n.owner = c.Incarnation, c.Expiry, c.Will, c.Owner
 		r.sessions[c.Client] = n
 	case *session.Closed:
 		if n := r.sessions[c.Client]; n != nil {
@@ -123,11 +123,14 @@ func (r *restoring) resume() {
 		}
 		cut := !ok && n.will == nil
 		n.since = now.Add(-away)
+		owned := n.will != nil && n.owner != nil
 		n.mu.Unlock()
 		if cut {
 			// It was connected when the power went: from now on its expiry counts.
 			r.srv.later([]session.Change{&session.Closed{Client: n.id, At: now}})
 		}
-		r.srv.registry.due(n)
+		if !owned || !r.srv.start(func() { r.srv.registry.due(n) }) { // a service may have to be asked
+			r.srv.registry.due(n)
+		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"gateway/broker/auth"
 	"gateway/broker/packet"
 	"gateway/broker/session"
 )
@@ -43,6 +44,11 @@ type Options struct {
 	UseAnother string
 	// Door turns away who is not wanted; nil: nobody.
 	Door Door
+	// Recall returns the client that a stored session belongs to and what it may do now, a nil Authorizer
+	// everything. It is asked about the will of one that has not been back since the start; an error keeps
+	// the will from being published. It is called from goroutines of their own. Nil: such wills are
+	// published.
+	Recall func(*session.Owner) (*auth.Client, auth.Authorizer, error)
 	// Commands are the topics of messages that move something, see auth.Request.
 	Commands []string
 }
@@ -72,6 +78,7 @@ type Server struct {
 
 	door     Door
 	commands map[string]bool // see Options.Commands; never changed
+	recall   func(*session.Owner) (*auth.Client, auth.Authorizer, error)
 
 	refusals, unretained, unsubscribed notice
 	knocks, unauthorized, unconnected  notice
@@ -100,6 +107,7 @@ func New(o Options) (*Server, error) {
 		door:    o.Door,
 
 		commands: make(map[string]bool),
+		recall:   o.Recall,
 	}
 	for _, t := range o.Commands {
 		s.commands[t] = true

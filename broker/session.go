@@ -27,7 +27,8 @@ type Session struct {
 	filter atomic.Pointer[access]
 
 	mu       sync.Mutex
-	access   *access // of the last connection; nil before the first one of this process
+	access   *access        // of the last connection; nil before the first one of this process
+	owner    *session.Owner // as it was stored; nil: not known, or access knows better
 	state    session.State
 	peer     peer                // nil while the client is away
 	ended    bool                // it is no longer in the server's table

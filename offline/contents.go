@@ -155,7 +155,7 @@ type moment struct {
 // opening returns what restores a session, but for its queue.
 func (c *contents) opening(s *sessionRecord, when calendar) []session.Change {
 	changes := []session.Change{&session.Opened{
-		Client: s.client, Expiry: s.expiry, Will: s.will, Version: s.version, Incarnation: s.number,
+		Client: s.client, Expiry: s.expiry, Will: s.will, Owner: s.owner, Version: s.version, Incarnation: s.number,
 	}}
 	for _, sub := range c.subscriptions[s.number] {
 		changes = append(changes, &session.Subscribed{Client: s.client, Subscription: sub.Subscription, ID: sub.ID})

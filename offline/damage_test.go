@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -306,10 +308,12 @@ func FuzzRecords(f *testing.F) {
 		stamp{1, 2, 3, 4}, publish("t", "p"))
 	must(f, err)
 	f.Add(rec)
-	s := sessionRecord{number: 1, client: "c", closed: &stamp{}, will: &packet.Will{Topic: "w"}}
-	rec, err = s.append(unsealed(9))
-	must(f, err)
-	f.Add(rec)
+	for _, owner := range []*session.Owner{nil, {User: "u", Groups: []string{"g"}, Addr: netip.MustParseAddr("192.0.2.1"), Certificate: []byte{1}, Rules: []byte("[]")}} {
+		s := sessionRecord{number: 1, client: "c", closed: &stamp{}, owner: owner, will: &packet.Will{Topic: "w"}}
+		rec, err = s.sealed()
+		must(f, err)
+		f.Add(rec)
+	}
 	c := newCursor()
 	c.next, c.stages[5], c.stages[6] = 9, session.Done, session.Done
 	f.Add(c.record())
@@ -323,7 +327,15 @@ func FuzzRecords(f *testing.F) {
 			}
 		}
 		_, _ = parseQueued(rec)
-		_, _ = parseSession(rec)
+		if s, err := parseSession(rec); err == nil {
+			again, err := s.sealed()
+			if err != nil {
+				return // a will that no client can have
+			}
+			if other, err := parseSession(again); err != nil || !reflect.DeepEqual(other.owner, s.owner) {
+				t.Errorf("%+v became %+v: %v", s.owner, other, err)
+			}
+		}
 		_, _, _ = parseSubscription(rec)
 		_, _ = sealedMessage(rec, recorded)
 		_, _ = parseNode(rec)

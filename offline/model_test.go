@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -84,6 +85,9 @@ func (m *model) applyToSession(change session.Change) {
 	switch c := change.(type) {
 	case *session.Closed:
 		s.closed, s.opened.Will = true, nil
+		if o := s.opened.Owner; o != nil {
+			s.opened.Owner = &session.Owner{User: o.User}
+		}
 	case *session.Subscribed:
 		s.subs[c.Subscription.Filter] = *c
 	case *session.Unsubscribed:
@@ -248,6 +252,14 @@ func (m *machine) life() session.Change {
 	o := &session.Opened{Client: client, Expiry: uint32(rapid.IntRange(0, 1<<30).Draw(m.t, "expiry")), Version: packet.V311}
 	if rapid.Bool().Draw(m.t, "will") {
 		o.Will = &packet.Will{Topic: "will", Payload: []byte("gone"), QoS: 1, Retain: true, Delay: 5}
+	}
+	if rapid.Bool().Draw(m.t, "owned") {
+		o.Owner = &session.Owner{User: rapid.SampledFrom([]string{"", "ann", "ben"}).Draw(m.t, "user")}
+		if o.Will != nil {
+			o.Owner.Client, o.Owner.Listener, o.Owner.By = client, "lan", "file"
+			o.Owner.Groups, o.Owner.Super = []string{"night", ""}, rapid.Bool().Draw(m.t, "super")
+			o.Owner.Addr, o.Owner.Certificate, o.Owner.Rules = netip.MustParseAddr("2001:db8::7"), []byte{0x30, 0}, []byte(`[{}]`)
+		}
 	}
 	return o
 }

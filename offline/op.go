@@ -65,7 +65,7 @@ func (c *clock) encode(changes []session.Change) (ops []op, grows int64, err err
 			grows += int64(len(r.record))
 		case *session.Opened:
 			o = &openOp{change: change, record: sessionRecord{
-				client: change.Client, version: change.Version, expiry: change.Expiry, will: change.Will,
+				client: change.Client, version: change.Version, expiry: change.Expiry, owner: change.Owner, will: change.Will,
 			}}
 		case *session.Closed:
 			o = &closeOp{client: change.Client, at: c.stamp(change.At, 0)}

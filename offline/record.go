@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
+	"net/netip"
 
 	"gateway/broker/packet"
 	"gateway/broker/session"
@@ -255,14 +256,31 @@ type sessionRecord struct {
 	client  string
 	version packet.Version
 	expiry  uint32
-	closed  *stamp // nil: the connection had not ended
+	owner   *session.Owner // nil: not known
+	closed  *stamp         // nil: the connection had not ended
 	will    *packet.Will
 }
 
 const (
 	sessionClosed = 0x01
 	sessionWill   = 0x02
+	sessionOwner  = 0x04
 )
+
+// sessionVersion is the version of a session with an owner.
+const sessionVersion = 2
+
+// sealed returns the record.
+func (s *sessionRecord) sealed() ([]byte, error) {
+	rec, err := s.append(unsealed(64 + len(s.client)))
+	if err != nil {
+		return nil, err
+	}
+	if seal(rec); s.owner != nil {
+		rec[0] = sessionVersion
+	}
+	return rec, nil
+}
 
 func (s *sessionRecord) append(rec []byte) ([]byte, error) {
 	rec = binary.AppendUvarint(rec, s.number)
@@ -273,11 +291,17 @@ func (s *sessionRecord) append(rec []byte) ([]byte, error) {
 	if s.will != nil {
 		flags |= sessionWill
 	}
+	if s.owner != nil {
+		flags |= sessionOwner
+	}
 	rec = append(rec, byte(s.version), flags)
 	rec = binary.AppendUvarint(rec, uint64(s.expiry))
 	rec = appendText(rec, s.client)
 	if s.closed != nil {
 		rec = s.closed.append(rec)
+	}
+	if s.owner != nil {
+		rec = appendOwner(rec, s.owner, s.will != nil)
 	}
 	if s.will == nil {
 		return rec, nil
@@ -290,7 +314,7 @@ func (s *sessionRecord) append(rec []byte) ([]byte, error) {
 }
 
 func parseSession(rec []byte) (*sessionRecord, error) {
-	b, err := unseal(rec)
+	b, err := unsealVersion(rec, sessionVersion)
 	if err != nil {
 		return nil, err
 	}
@@ -301,6 +325,9 @@ func parseSession(rec []byte) (*sessionRecord, error) {
 	if flags&sessionClosed != 0 {
 		closed := parseStamp(&p)
 		s.closed = &closed
+	}
+	if flags&sessionOwner != 0 {
+		s.owner = parseOwner(&p, flags&sessionWill != 0)
 	}
 	if flags&sessionWill == 0 {
 		return s, p.end()
@@ -316,6 +343,47 @@ func parseSession(rec []byte) (*sessionRecord, error) {
 	s.will.Topic, s.will.Payload, s.will.QoS = m.Topic, m.Payload, m.QoS
 	s.will.Retain, s.will.Properties = m.Retain, m.Properties
 	return s, nil
+}
+
+// appendOwner appends whom a session belongs to, and with a will what decides about that.
+func appendOwner(rec []byte, o *session.Owner, will bool) []byte {
+	rec = appendText(rec, o.User)
+	if !will {
+		return rec
+	}
+	super, addr := byte(0), ""
+	if o.Super {
+		super = 1
+	}
+	if o.Addr.IsValid() {
+		addr = o.Addr.String()
+	}
+	rec = append(appendText(appendText(appendText(rec, o.Client), o.Listener), o.By), super)
+	rec = binary.AppendUvarint(rec, uint64(len(o.Groups)))
+	for _, g := range o.Groups {
+		rec = appendText(rec, g)
+	}
+	return appendText(appendText(appendText(rec, addr), string(o.Certificate)), string(o.Rules))
+}
+
+func parseOwner(p *parser, will bool) *session.Owner {
+	o := &session.Owner{User: p.text()}
+	if !will {
+		return o
+	}
+	o.Client, o.Listener, o.By, o.Super = p.text(), p.text(), p.text(), p.byte() == 1
+	for n := p.uvarint(); n > 0 && !p.short; n-- {
+		o.Groups = append(o.Groups, p.text())
+	}
+	addr, certificate, rules := p.text(), p.text(), p.text()
+	o.Addr, _ = netip.ParseAddr(addr) // there may be none
+	if certificate != "" {
+		o.Certificate = []byte(certificate)
+	}
+	if rules != "" {
+		o.Rules = []byte(rules)
+	}
+	return o
 }
 
 // A subscription is stored with its options as they stand in a SUBSCRIBE packet (5.0, 3.8.3.1).

@@ -89,11 +89,11 @@ func (t *txn) sessionRecord(client string) *sessionRecord {
 }
 
 func (t *txn) putSession(s *sessionRecord) error {
-	rec, err := s.append(unsealed(32 + len(s.client)))
+	rec, err := s.sealed()
 	if err != nil {
 		return err
 	}
-	return t.bucket(bucketSessions).Put(nameKey(nil, s.client), seal(rec))
+	return t.bucket(bucketSessions).Put(nameKey(nil, s.client), rec)
 }
 
 // discard ends an incarnation of a session. Its queue is left to the sweep.

@@ -32,7 +32,7 @@ type Identity struct {
 	Groups   []string   // that the user is in
 	Super    bool       // may do everything
 	Expires  time.Time  // the client is disconnected then; zero: never
-	Rules    Authorizer // rules that came with this identity, asked before the listener's; nil: none
+	Rules    Authorizer // rules that came with this identity, asked before the listener's; nil: none. A json.Marshaler counts for a will after a restart
 	By       string     // which authenticator let it in: "anonymous", "certificate", "file", ...
 }
 

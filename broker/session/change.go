@@ -5,6 +5,7 @@ package session
 
 import (
 	"errors"
+	"net/netip"
 	"time"
 
 	"gateway/broker/packet"
@@ -29,11 +30,28 @@ type Opened struct {
 	// Will is the message that is due when the connection ends, nil if none (5.0, 4.1: it is
 	// part of the session state).
 	Will *packet.Will
+	// Owner is whom the session belongs to; nil: not known, or one of the gateway's own clients.
+	Owner *Owner
 	// Version is the protocol that the client spoke last.
 	Version packet.Version
 	// Incarnation tells this session from earlier ones of the same client. The store assigns it
 	// before Submit returns, and replays it.
 	Incarnation uint64
+}
+
+// An Owner is the user that a session belongs to, and what decides whether its will may be published when
+// the client is not there to show it again: nothing without a will.
+type Owner struct {
+	User string // empty: anonymous
+
+	Client      string // its identifier, as it gave it
+	Listener    string // by which it came
+	Groups      []string
+	Super       bool
+	By          string // which authenticator let it in
+	Addr        netip.Addr
+	Certificate []byte // DER; nil: none
+	Rules       []byte // that came with its login, as JSON; nil: none
 }
 
 // Closed tells when the network connection of a session ended, and removes its will: from now on

@@ -59,6 +59,13 @@ func start(c *config.Config, log *slog.Logger, suspect error) (g *gateway, err e
 		return g, err
 	}
 	g.guests = newGuestbook(c, g.clock, log)
+	if g.access, err = openAccess(c); err != nil {
+		log.Error("a file of users or rules cannot be used: nobody is let in, or may do anything, by it", "error", err,
+			"remedy", "mend the file: it is looked at again when it changes")
+	}
+	for _, text := range g.access.wide() {
+		log.Warn(text)
+	}
 	if err := g.openStore(c, suspect); err != nil {
 		return g, err
 	}
@@ -85,13 +92,6 @@ func start(c *config.Config, log *slog.Logger, suspect error) (g *gateway, err e
 		return g, err
 	}
 	g.methods = openMethods(c, log)
-	if g.access, err = openAccess(c); err != nil {
-		log.Error("a file of users or rules cannot be used: nobody is let in, or may do anything, by it", "error", err,
-			"remedy", "mend the file: it is looked at again when it changes")
-	}
-	for _, text := range g.access.wide() {
-		log.Warn(text)
-	}
 	g.listen(c.Listeners, c.Limits.PacketSize)
 	close(begin)
 	return g, nil
@@ -143,6 +143,7 @@ func (g *gateway) openStore(c *config.Config, suspect error) error {
 		Store: g.vault, Absent: absent, Limits: most, Log: g.log, Version: "gateway " + version,
 		UseAnother: c.Gateway.UseAnotherServer, Door: g.guests.door, Queues: bridgeRooms(c),
 		Early: c.Store.CommitDelay > 0, Commands: commandTopics(c),
+		Recall: memory{c.Listeners, g.access, g.guests}.recall,
 	}
 	var err error
 	if g.server, err = broker.New(o); err != nil && o.Absent == nil { // what is in the store cannot be read

@@ -123,9 +123,13 @@ func factLine(c session.Change, limit int) any {
 			Incarnation uint64       `json:"incarnation"`
 			Version     byte         `json:"protocol_level"`
 			Expiry      uint32       `json:"expiry_s"`
+			User        *string      `json:"user,omitempty"` // not there: not known
 			Will        *messageLine `json:"will,omitempty"`
 			WillDelay   uint32       `json:"will_delay_s,omitempty"`
 		}{head: head{"opened", c.Client}, Incarnation: c.Incarnation, Version: byte(c.Version), Expiry: c.Expiry}
+		if o := c.Owner; o != nil {
+			line.User = &o.User
+		}
 		if w := c.Will; w != nil {
 			will := newMessageLine(packet.Publish{
 				Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Retain: w.Retain, Properties: w.Properties,

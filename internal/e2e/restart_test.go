@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -189,4 +190,52 @@ func TestInterrupt(t *testing.T) {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	t.Logf("ended %v after SIGINT", took.Round(time.Millisecond))
+}
+
+// TestSessionsKeepTheirUsers restarts the gateway between two users of one client identifier, and changes
+// meanwhile what one of them may do that has left a will.
+func TestSessionsKeepTheirUsers(t *testing.T) {
+	h := newHall(t)
+	url := h.urls["passwords TCP"]
+	as := func(user, id string) client.Options {
+		return client.Options{Version: packet.V5, ClientID: id, Username: user, Password: "pencil", KeepSession: true, SessionExpiry: 3600}
+	}
+	enter := func(o client.Options) *client.Client {
+		t.Helper()
+		c, reason := h.dial(t, url, o)
+		if c == nil {
+			t.Fatal(reason)
+		}
+		return c
+	}
+	for _, user := range []string{"anna", "ben"} {
+		subscribe(t, enter(as(user, "panel of "+user)), user+"/#", 1)
+		o := as(user, "will of "+user)
+		o.Will = &packet.Will{Topic: user + "/will", Payload: []byte("gone"), QoS: 1}
+		enter(o)
+	}
+	watch := &inbox{}
+	o := client.Options{Version: packet.V5, ClientID: "watch", KeepSession: true, SessionExpiry: 3600, Session: client.NewSession(), Receive: watch.add}
+	subscribe(t, h.connect(o), "+/will", 1)
+	h.kill()
+	h.write(h.aclFile, "user anna\ntopic read anna/#\n")
+	h.start()
+	h.connect(o)
+	eventually(t, 10*time.Second, "ben's will is published", func() bool { return len(watch.texts()) == 1 })
+	denied := &inbox{}
+	subscribe(t, h.connect(client.Options{Version: packet.V5, Receive: denied.add}), "$SYS/broker/last_denied", 1)
+	eventually(t, 10*time.Second, "anna's will is denied", func() bool {
+		return strings.Contains(strings.Join(denied.texts(), ""), "anna/will")
+	})
+	for _, tt := range []struct {
+		user, of string
+		present  bool
+	}{{"ben", "anna", false}, {"ben", "ben", true}} {
+		if c := enter(as(tt.user, "panel of "+tt.of)); c.Connack().SessionPresent != tt.present {
+			t.Errorf("%s comes as the panel of %s: session present %t", tt.user, tt.of, !tt.present)
+		}
+	}
+	if got := watch.texts(); len(got) != 1 {
+		t.Errorf("the wills that came: %q", got)
+	}
 }

@@ -90,6 +90,27 @@ type rules struct {
 	mount string // of the client's listener, which the service does not see
 }
 
+// MarshalJSON returns what Recall reads.
+func (rs rules) MarshalJSON() ([]byte, error) { return json.Marshal(rs.list) }
+
+// Recall returns the rules that came with the identity of a client of a listener, from what they were
+// marshaled to.
+func (s *Service) Recall(text []byte, listener string) (auth.Authorizer, error) {
+	rs := rules{mount: s.o.Listeners[listener].Mount}
+	if err := json.Unmarshal(text, &rs.list); err != nil {
+		return nil, fmt.Errorf("stored rules of the HTTP service: %w", err)
+	}
+	if len(rs.list) == 0 {
+		return nil, errors.New("stored rules of the HTTP service: there are none")
+	}
+	for i := range rs.list {
+		if err := rs.list[i].check(); err != nil {
+			return nil, fmt.Errorf("stored rules of the HTTP service: acl[%d]: %w", i, err)
+		}
+	}
+	return rs, nil
+}
+
 // Authorize decides by the first rule that fits; if none does, others decide.
 func (rs rules) Authorize(_ context.Context, c *auth.Client, r auth.Request) auth.Verdict {
 	r.Topic = strings.TrimPrefix(r.Topic, rs.mount)

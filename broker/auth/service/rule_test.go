@@ -67,6 +67,19 @@ func TestRuleOfAnswer(t *testing.T) {
 			t.Errorf("%s %s: %q (%s), want %q", tt.r.Action, tt.r.Topic, got, v.Rule, tt.want)
 		}
 	}
+	known := &Service{o: Options{Listeners: map[string]Listener{"l": {Mount: "m/"}}}}
+	text, err := json.Marshal(rules{a.rules, "m/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := known.Recall(text, "l"); err != nil || !reflect.DeepEqual(again, rules{a.rules, "m/"}) {
+		t.Errorf("%s is read as %+v, %v", text, again, err)
+	}
+	for _, bad := range []string{"", "{}", "null", `[{"permission":"may","topic":"a"}]`} {
+		if _, err := known.Recall([]byte(bad), "l"); err == nil {
+			t.Errorf("%q is read", bad)
+		}
+	}
 	// What is kept on disk is the same afterwards.
 	b, err := json.Marshal(a.rules)
 	if err != nil {
