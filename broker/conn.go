@@ -181,7 +181,7 @@ func (c *conn) serve() error {
 			}
 		}
 		if c.in.waited {
-			c.turn.begin(mostTurn)
+			c.turn.begin()
 		} else {
 			c.srv.turnstile.rest(&c.turn, 1)
 		}

@@ -138,7 +138,6 @@ func New(o Options) (*Server, error) {
 	r := &reporter{srv: s, last: make(map[string]string)}
 	r.report()
 	s.start(r.run)
-	s.start(s.turnstile.run)
 	s.memory.watch()
 	return s, nil
 }

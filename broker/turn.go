@@ -6,120 +6,120 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
-// A turnstile makes connections that always have more to be read wait for those that seldom have.
+// A turnstile makes those who have much to do wait for those who seldom have anything.
 //
 // Go's scheduler looks whose bytes have come when a processor has nothing else to run, and
 // otherwise every 10 ms. While there are as many busy readers as processors, everybody else would
 // wait that long, and then behind a time slice of 10 ms of each of them. A reader that has had its
-// turn therefore waits at the turnstile for a byte that comes through a pipe, as the bytes of the
-// clients come: when the scheduler has seen it, it has seen theirs. Where others than readers keep
-// the processors busy, that may take long, and a timer ends the round.
+// turn therefore waits for a byte that comes through a pipe, as the bytes of the clients come: when
+// the scheduler has seen it, it has seen theirs. Only one reader waits for that byte, and the others
+// wait for that reader, first come, first served. So the scheduler looks at the network
+// before each turn, and finds the time for that when a turn on some processor is over.
 type turnstile struct {
 	ask, told *os.File // the ends of the pipe
-	late      *time.Timer
-	rounds    *atomic.Int64
+	in, out   syscall.RawConn
+	turns     *atomic.Int64
+
+	// Of the one who waits for the byte.
+	look       func(fd uintptr) bool // try, made once
+	send       func(fd uintptr)      // say, made once
+	sent, lost bool
+	byte       []byte
 
 	mu      sync.Mutex
-	moved   *sync.Cond
-	round   uint64
-	waiting int           // for the next round
-	asked   bool          // there is a byte in the pipe
-	time    time.Duration // of one turn
-	ended   bool
+	next    *sync.Cond
+	waiting int // for the one who waits for the byte
+	asked   bool
 }
 
-// What the turns of one round take together, of however many connections, and the bounds of one
-// turn. A round costs about 10 µs itself.
-const (
-	roundTime = 500 * time.Microsecond
-	leastTurn = 20 * time.Microsecond
-	mostTurn  = 2 * roundTime
-	lateTime  = 2 * roundTime // for the byte to come
-)
+// turnTime is how long a turn takes. To let others through takes 3 µs.
+const turnTime = 100 * time.Microsecond
 
-func newTurnstile(rounds *atomic.Int64) (*turnstile, error) {
+// flushTime is about how long it takes to write to one connection, which whoever has begun that
+// has on its account.
+const flushTime = 5 * time.Microsecond
+
+func newTurnstile(turns *atomic.Int64) (*turnstile, error) {
 	told, ask, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	t := &turnstile{ask: ask, told: told, rounds: rounds, time: mostTurn}
-	t.moved = sync.NewCond(&t.mu)
-	t.late = time.AfterFunc(time.Hour, func() { t.move(false) })
-	t.late.Stop()
+	t := &turnstile{ask: ask, told: told, turns: turns, byte: make([]byte, 1)}
+	t.look, t.send = t.try, t.say
+	t.next = sync.NewCond(&t.mu)
+	var unread, unwritten error
+	t.out, unread = told.SyscallConn()
+	t.in, unwritten = ask.SyscallConn()
+	if err := errors.Join(unread, unwritten); err != nil {
+		return nil, errors.Join(err, t.close())
+	}
 	return t, nil
 }
 
-// run lets those through who wait, until the turnstile is closed.
-func (t *turnstile) run() {
-	defer t.late.Stop()
-	for b := make([]byte, 1); ; {
-		if _, err := t.told.Read(b); err != nil {
-			t.mu.Lock()
-			t.ended = true
-			t.moved.Broadcast()
-			t.mu.Unlock()
-			return
-		}
-		t.move(true)
-	}
-}
-
-// move begins the next round: the byte has come, or is late.
-func (t *turnstile) move(come bool) {
+// pass returns when the scheduler has looked at the network, and those have run whose bytes had come.
+// Once the turnstile is closed it returns at once.
+func (t *turnstile) pass() {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if come {
-		t.asked = false
-		t.late.Stop()
+	if t.asked {
+		t.waiting++
+		t.next.Wait() // the first one who waits is the first one to go on, and t.asked stays
 	}
-	if t.waiting == 0 {
-		return
-	}
-	t.time = min(max(roundTime*time.Duration(runtime.GOMAXPROCS(0))/time.Duration(t.waiting), leastTurn), mostTurn)
-	t.round++
-	t.rounds.Add(1)
-	t.waiting = 0
-	t.moved.Broadcast()
-}
-
-// pass returns when the scheduler has looked at the network, with the time of the next turn.
-func (t *turnstile) pass() time.Duration {
-	t.mu.Lock()
-	round := t.round
-	t.waiting++
-	if t.waiting == 1 {
-		t.late.Reset(lateTime)
-	}
-	ask := !t.asked
 	t.asked = true
 	t.mu.Unlock()
-	if ask {
-		_, _ = t.ask.Write([]byte{0}) // there is always room for one; once it is closed, run ends
-	}
+	t.sent = false
+	_ = t.out.Read(t.look)
+	t.turns.Add(1)
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	for t.round == round && !t.ended {
-		t.moved.Wait()
+	if t.waiting > 0 {
+		t.waiting--
+		t.next.Signal()
+	} else {
+		t.asked = false
 	}
-	return t.time
+	t.mu.Unlock()
+	runtime.Gosched() // behind those who have been found together with the byte
 }
 
-// rest adds work to a turn, and lets the others through if it has taken its time.
+// try sends the byte when the pipe's reader begins to wait, so that nobody reads it before it is
+// looked for, and reads it after that.
+func (t *turnstile) try(fd uintptr) bool {
+	if !t.sent {
+		t.sent = true
+		return t.in.Control(t.send) != nil || t.lost
+	}
+	_, errno := socketRead(fd, t.byte)
+	return errno != syscall.EAGAIN
+}
+
+// say sends the byte. There is always room for it.
+func (t *turnstile) say(fd uintptr) {
+	_, errno := socketWrite(fd, t.byte)
+	t.lost = errno != 0
+}
+
+// rest adds work to a turn, and lets others through if it has taken its time.
 func (t *turnstile) rest(turn *turn, work int) {
 	if turn.over(work) {
-		turn.begin(t.pass())
+		t.yield(turn)
 	}
+}
+
+// yield ends a turn, and begins another one when it is due.
+func (t *turnstile) yield(turn *turn) {
+	t.pass()
+	turn.begin()
 }
 
 func (t *turnstile) close() error { return errors.Join(t.ask.Close(), t.told.Close()) }
 
 // A turn is what one connection does between two waits, for its client or for others.
 type turn struct {
-	time  time.Duration // how long it may take
 	since time.Time     // zero before the first look at the clock
+	owed  time.Duration // that others will need for what has been begun
 	work  int           // since that look
 }
 
@@ -127,7 +127,7 @@ type turn struct {
 const turnLook = 16
 
 // begin begins a turn.
-func (t *turn) begin(most time.Duration) { *t = turn{time: most} }
+func (t *turn) begin() { *t = turn{} }
 
 // over adds work, and reports whether the turn has taken its time.
 func (t *turn) over(work int) bool {
@@ -137,9 +137,9 @@ func (t *turn) over(work int) bool {
 	t.work = 0
 	if t.since.IsZero() {
 		t.since = time.Now()
-		return false
+		return t.owed >= turnTime
 	}
-	return time.Since(t.since) >= t.time
+	return t.owed+time.Since(t.since) >= turnTime
 }
 
 // effort returns about how much work a packet was: as much as it is long, and has subscribers.

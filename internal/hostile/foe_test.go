@@ -37,7 +37,7 @@ func (a *attack) weigh() {
 
 // A foe is a client without manners: it says what it likes, and reads when it likes.
 type foe struct {
-	t   *testing.T
+	t   testing.TB
 	nc  net.Conn
 	v   packet.Version
 	dec packet.Decoder

@@ -19,7 +19,7 @@ const patience = 20 * time.Second
 // A couple is a good publisher and its subscriber. The publisher sends one message after the other,
 // each when the one before is acknowledged.
 type couple struct {
-	t        *testing.T
+	t        testing.TB
 	pub, sub *client.Client
 	topic    string
 	end      chan struct{}
@@ -55,7 +55,7 @@ func (s *site) couple(qos packet.QoS, expiry uint32) *couple {
 	if _, err := c.sub.Subscribe(ctx, packet.Subscription{Filter: c.topic, QoS: qos}); err != nil {
 		s.t.Fatal(err)
 	}
-	c.sending.Go(func() { c.send(qos) })
+	c.sending.Go(func() { c.send(qos, s.period) })
 	c.cut = sync.OnceFunc(func() {
 		c.stop()
 		c.sending.Wait()
@@ -77,9 +77,9 @@ func (c *couple) receive(p packet.Publish) {
 	c.strange = append(c.strange, fmt.Sprintf("%q after %d", p.Payload, len(c.took)))
 }
 
-// send publishes a number every few milliseconds until the end.
-func (c *couple) send(qos packet.QoS) {
-	tick := time.NewTicker(4 * time.Millisecond)
+// send publishes a number in every period until the end.
+func (c *couple) send(qos packet.QoS, period time.Duration) {
+	tick := time.NewTicker(period)
 	defer tick.Stop()
 	for n := 0; ; n++ {
 		select {

@@ -54,8 +54,9 @@ func most(l broker.Limits, connections int) uint64 {
 
 // A site is a running broker over a real store, on loopback.
 type site struct {
-	t       *testing.T
+	t       testing.TB
 	limits  broker.Limits
+	period  time.Duration // between two messages of a good client, at least
 	address string
 	books
 	server *broker.Server // nil if it is in another process
@@ -79,9 +80,9 @@ func (o open) counter(name string) int64 {
 	return reflect.ValueOf(o.s.server.Stats()).Elem().FieldByName(name).Addr().Interface().(*atomic.Int64).Load()
 }
 
-func start(t *testing.T, limits broker.Limits, path string) *site {
+func start(t testing.TB, limits broker.Limits, path string) *site {
 	t.Helper()
-	s := &site{t: t, limits: limits, log: new(journal)}
+	s := &site{t: t, limits: limits, period: 4 * time.Millisecond, log: new(journal)}
 	s.books = open{s}
 	log := slog.New(slog.NewTextHandler(s.log, nil))
 	if path == "" {
@@ -155,7 +156,7 @@ func inUse() uint64 {
 }
 
 // eventually fails if a condition does not come to hold.
-func eventually(t *testing.T, what string, holds func() bool) {
+func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
