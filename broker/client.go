@@ -110,7 +110,7 @@ func (c *Client) Forget() {
 // Subscribe subscribes, as a SUBSCRIBE packet does, and returns when that is durable.
 func (c *Client) Subscribe(p packet.Subscribe) (packet.Suback, error) {
 	done := make(chan packet.Suback, 1)
-	c.srv.handleSubscribe(c.session, &p, denied{}, func() bool { return true }, func(a packet.Suback) { done <- a })
+	c.srv.handleSubscribe(c.session, &p, denied{}, unhurried, func(a packet.Suback) { done <- a })
 	a := <-done
 	for i, r := range a.Reasons {
 		if r.Failed() {
@@ -123,7 +123,7 @@ func (c *Client) Subscribe(p packet.Subscribe) (packet.Suback, error) {
 // Unsubscribe unsubscribes, as an UNSUBSCRIBE packet does, and returns when that is durable.
 func (c *Client) Unsubscribe(p packet.Unsubscribe) (packet.Suback, error) {
 	done := make(chan packet.Suback, 1)
-	c.srv.handleUnsubscribe(c.session, &p, func(a packet.Suback, _ error) { done <- a })
+	c.srv.handleUnsubscribe(c.session, &p, unhurried.rest, func(a packet.Suback, _ error) { done <- a })
 	a := <-done
 	for i, r := range a.Reasons {
 		if r.Failed() {

@@ -75,7 +75,11 @@ func newConn(s *Server, nc net.Conn, l *Listener) *conn {
 	c.link.stats = &s.stats
 	c.link.mount = mount(l.Prefix)
 	c.link.out.init(nc, &s.limits, &s.memory)
-	c.link.drained = func() { c.session.resume(); c.link.less.give() }
+	c.link.drained = func() {
+		s.turnstile.pass() // there is much for this client
+		c.session.resume()
+		c.link.less.give()
+	}
 	return c
 }
 
@@ -107,6 +111,7 @@ func (c *conn) end(err error) {
 		c.in.count()
 	}
 	c.exchange.stop()
+	c.srv.turnstile.pass()
 	c.close(err)
 	c.link.flushers.Wait() // nothing is appended any more
 	c.srv.gate.leave(c)
@@ -132,6 +137,7 @@ func (c *conn) handshake() error {
 		return &packet.Error{Clause: "MQTT-3.1.0-1", Reason: packet.ProtocolError, Text: "the first packet is not CONNECT but " + h.Type.String()}
 	}
 	c.srv.stats.Introduced.Add(1)
+	c.srv.turnstile.yield(&c.turn) // to let a client in takes as long as to pass on some hundred messages
 	p, err := c.dec.Connect(body)
 	c.link.version = c.dec.Version
 	if err != nil {
@@ -165,7 +171,7 @@ func (c *conn) serve() error {
 			if err := c.handle(h, body); err != nil {
 				return err
 			}
-			c.srv.turnstile.rest(&c.turn, effort(body, c.r))
+			c.rest(effort(body, c.r))
 			complete = true
 			continue
 		}
@@ -183,8 +189,24 @@ func (c *conn) serve() error {
 		if c.in.waited {
 			c.turn.begin()
 		} else {
-			c.srv.turnstile.rest(&c.turn, 1)
+			c.rest(1)
 		}
+	}
+}
+
+// rest adds work to the turn of the connection, and lets others through if that is over.
+func (c *conn) rest(work int) {
+	if c.r != nil {
+		c.turn.owe(&c.r.round)
+	}
+	c.srv.turnstile.rest(&c.turn, work)
+}
+
+// restWithin is rest in the middle of a message, when connections may belong to its round.
+func (c *conn) restWithin(work int) {
+	c.turn.owe(&c.r.round)
+	if c.turn.over(work) {
+		c.r.round.pause(func() { c.srv.turnstile.yield(&c.turn) })
 	}
 }
 
@@ -226,7 +248,7 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 			p.Filters[i] = c.link.mount.filter(f)
 		}
 		place := c.link.out.reserve()
-		c.srv.handleUnsubscribe(c.session, &p, func(a packet.Suback, err error) { c.link.concluded(place, &a, err) })
+		c.srv.handleUnsubscribe(c.session, &p, c.rest, func(a packet.Suback, err error) { c.link.concluded(place, &a, err) })
 		return nil
 	case packet.PINGREQ:
 		c.link.out.send(&packet.Ping{Type: packet.PINGRESP})
@@ -246,6 +268,7 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 func (c *conn) publish(h packet.Header, body []byte) (err error) {
 	if c.r == nil {
 		c.r = newRouting(c.session, &c.link) // most clients only listen
+		c.r.rest = c.restWithin
 	}
 	p := &c.r.received
 	if *p, err = c.dec.Publish(h.Flags, body); err != nil {
@@ -375,7 +398,7 @@ func (c *conn) subscribe(body []byte) error {
 	}
 	place := c.link.out.reserve()
 	wait := func() bool { return c.link.await(c.srv.ctx, c.session) }
-	c.srv.handleSubscribe(c.session, &p, denied, wait, func(a packet.Suback) { c.link.concluded(place, &a, nil) })
+	c.srv.handleSubscribe(c.session, &p, denied, pauses{wait, c.rest}, func(a packet.Suback) { c.link.concluded(place, &a, nil) })
 	return nil
 }
 

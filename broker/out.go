@@ -85,6 +85,9 @@ func (o *out) publish(p *packet.Publish, r *round) {
 		b := o.buf.open()
 		*b = p.Append(*b, o.version)
 		if !r.join(o) {
+			if r != nil && !o.flushing {
+				r.left++
+			}
 			o.start()
 		}
 	}

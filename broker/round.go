@@ -10,6 +10,7 @@ package broker
 type round struct {
 	open bool
 	outs []*out // that belong to the round, written to from the last to the first
+	left int    // connections for which goroutines were started instead
 }
 
 // mostRound is to how many connections a goroutine writes before it goes on with its own work.
@@ -36,6 +37,14 @@ func (r *round) join(o *out) bool {
 	o.flushers.Add(1)
 	r.outs = append(r.outs, o)
 	return true
+}
+
+// pause lets go of the connections of a round for as long as f takes.
+func (r *round) pause(f func()) {
+	open := r.open
+	r.end()
+	f()
+	r.open = open
 }
 
 // end writes what waits for the connections of the round.

@@ -25,6 +25,7 @@ type routing struct {
 	places map[*Session]int // of these hits; empty: they are few
 
 	round round
+	rest  func(work int) // lets other clients through if the work was long; nil for the gateway's own
 
 	// add and addGroup, made once
 	visit      func(filter string, s *Session, sub subscription)

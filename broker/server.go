@@ -169,6 +169,7 @@ func (s *Server) Serve(ln net.Listener, l Listener) error {
 				_ = nc.Close()
 				continue
 			}
+			s.turnstile.pass()
 			s.accept(nc, &l)
 			continue
 		case s.ctx.Err() != nil:

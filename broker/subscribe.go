@@ -15,14 +15,14 @@ import (
 
 // handleSubscribe carries out a SUBSCRIBE. done is called with the SUBACK when the subscriptions
 // are durable, if the session is. Retained messages follow, as the options say [MQTT-3.3.1-9..11];
-// before those of each filter, wait waits until most of what came before is on its way, and reports
-// whether to go on.
-func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, not denied, wait func() bool, done func(packet.Suback)) {
+// they are paused for.
+func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, not denied, pause pauses, done func(packet.Suback)) {
 	ack := packet.Suback{Type: packet.SUBACK, ID: p.ID, ReasonString: not.first}
 	var changes []session.Change
 	var fresh []packet.Subscription // those whose retained messages are to be sent
 	var added []string
 	for i, f := range p.Filters {
+		pause.rest(filterEffort(f.Filter))
 		reason := packet.NotAuthorized
 		if !not.filters[i] {
 			reason = n.mayCarry(f)
@@ -49,12 +49,26 @@ func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, not denied, wa
 		done(ack)
 	})
 	for _, f := range fresh {
-		if !wait() {
+		if !pause.wait() {
 			return
 		}
-		sendRetained(s, n, f, p.SubscriptionID)
+		sendRetained(s, n, f, p.SubscriptionID, pause.rest)
 	}
 }
+
+// pauses are those within the work of one SUBSCRIBE.
+type pauses struct {
+	// wait waits, before the retained messages of a filter, until most of what came before is on
+	// its way. It reports whether to go on.
+	wait func() bool
+	rest func(work int) // lets other clients through if the work was long
+}
+
+// unhurried are the pauses of the gateway's own clients, which do not make any.
+var unhurried = pauses{wait: func() bool { return true }, rest: func(int) {}}
+
+// filterEffort returns about how much work a filter is, in the units of a turn.
+func filterEffort(filter string) int { return 4 + strings.Count(filter, "/") }
 
 // conclude calls done with a SUBACK or UNSUBACK when the changes that it tells of are durable. If
 // they cannot be, every filter has failed.
@@ -100,13 +114,14 @@ func (n *Session) mayCarry(f packet.Subscription) packet.ReasonCode {
 }
 
 // sendRetained sends the retained messages that match a new subscription.
-func sendRetained(s *Server, n *Session, f packet.Subscription, id uint32) {
+func sendRetained(s *Server, n *Session, f packet.Subscription, id uint32, rest func(int)) {
 	h := hit{s: n, retain: true}
 	if id != 0 {
 		h.ids = []uint32{id}
 	}
 	now := time.Now()
 	for _, m := range s.routes.kept(f.Filter) {
+		rest(2)
 		h.qos = min(f.QoS, m.Publish.QoS)
 		s.retaining.Lock()
 		switch _, expired := remaining(m, now); {
@@ -152,10 +167,11 @@ func withdraw(s *Server, n *Session, a *access) {
 // handleUnsubscribe carries out an UNSUBSCRIBE. done is called with the UNSUBACK when that is
 // durable, and with the reason if it cannot be. Messages that are queued already are still
 // delivered (5.0, 3.10.4).
-func (s *Server) handleUnsubscribe(n *Session, p *packet.Unsubscribe, done func(packet.Suback, error)) {
+func (s *Server) handleUnsubscribe(n *Session, p *packet.Unsubscribe, rest func(work int), done func(packet.Suback, error)) {
 	ack := packet.Suback{Type: packet.UNSUBACK, ID: p.ID}
 	var changes []session.Change
 	for _, filter := range p.Filters {
+		rest(filterEffort(filter))
 		reason := packet.Success
 		switch {
 		case topic.ValidFilter(filter) != nil:

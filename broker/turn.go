@@ -142,6 +142,12 @@ func (t *turn) over(work int) bool {
 	return t.owed+time.Since(t.since) >= turnTime
 }
 
+// owe adds what a round has left to others.
+func (t *turn) owe(r *round) {
+	t.owed += time.Duration(r.left) * flushTime
+	r.left = 0
+}
+
 // effort returns about how much work a packet was: as much as it is long, and has subscribers.
 func effort(body []byte, r *routing) int {
 	n := 1 + len(body)/64
