@@ -171,7 +171,7 @@ func (c *conn) serve() error {
 			if err := c.handle(h, body); err != nil {
 				return err
 			}
-			c.rest(effort(body, c.r))
+			rest(c, effort(body, c.r))
 			complete = true
 			continue
 		}
@@ -189,24 +189,8 @@ func (c *conn) serve() error {
 		if c.in.waited {
 			c.turn.begin()
 		} else {
-			c.rest(1)
+			rest(c, 1)
 		}
-	}
-}
-
-// rest adds work to the turn of the connection, and lets others through if that is over.
-func (c *conn) rest(work int) {
-	if c.r != nil {
-		c.turn.owe(&c.r.round)
-	}
-	c.srv.turnstile.rest(&c.turn, work)
-}
-
-// restWithin is rest in the middle of a message, when connections may belong to its round.
-func (c *conn) restWithin(work int) {
-	c.turn.owe(&c.r.round)
-	if c.turn.over(work) {
-		c.r.round.pause(func() { c.srv.turnstile.yield(&c.turn) })
 	}
 }
 
@@ -244,18 +228,27 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 		if err != nil {
 			return err
 		}
+		if err := request(c, len(p.Filters)); err != nil {
+			return err
+		}
 		for i, f := range p.Filters {
 			p.Filters[i] = c.link.mount.filter(f)
 		}
 		place := c.link.out.reserve()
-		c.srv.handleUnsubscribe(c.session, &p, c.rest, func(a packet.Suback, err error) { c.link.concluded(place, &a, err) })
+		c.srv.handleUnsubscribe(c.session, &p, func(work int) { rest(c, work) }, func(a packet.Suback, err error) { c.link.concluded(place, &a, err) })
 		return nil
 	case packet.PINGREQ:
+		if err := request(c, 1); err != nil {
+			return err
+		}
 		c.link.out.send(&packet.Ping{Type: packet.PINGRESP})
 		return nil
 	case packet.DISCONNECT:
 		return c.disconnect(body)
 	case packet.AUTH:
+		if err := request(c, 1); err != nil {
+			return err
+		}
 		return c.exchange.again(body)
 	case packet.CONNECT:
 		return &packet.Error{Clause: "MQTT-3.1.0-2", Reason: packet.ProtocolError, Text: "a second CONNECT"}
@@ -268,7 +261,7 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 func (c *conn) publish(h packet.Header, body []byte) (err error) {
 	if c.r == nil {
 		c.r = newRouting(c.session, &c.link) // most clients only listen
-		c.r.rest = c.restWithin
+		c.r.rest = func(work int) { restWithin(c, work) }
 	}
 	p := &c.r.received
 	if *p, err = c.dec.Publish(h.Flags, body); err != nil {
@@ -359,13 +352,7 @@ func (c *conn) breathe() {
 
 // awaitEnd waits until a connection may end that has a cause to.
 func awaitEnd(ctx context.Context, l *link) {
-	for {
-		l.mu.Lock()
-		ending := l.ending
-		l.mu.Unlock()
-		if ending {
-			return
-		}
+	for !ends(&l.out) {
 		select {
 		case <-l.less:
 		case <-ctx.Done():
@@ -378,6 +365,9 @@ func awaitEnd(ctx context.Context, l *link) {
 func (c *conn) subscribe(body []byte) error {
 	p, err := c.dec.Subscribe(body)
 	if err != nil {
+		return err
+	}
+	if err := request(c, len(p.Filters)); err != nil {
 		return err
 	}
 	for i := range p.Filters {
@@ -397,8 +387,11 @@ func (c *conn) subscribe(body []byte) error {
 		return &packet.Error{Clause: "5.4.2", Reason: packet.NotAuthorized, Text: denied.first}
 	}
 	place := c.link.out.reserve()
-	wait := func() bool { return c.link.await(c.srv.ctx, c.session) }
-	c.srv.handleSubscribe(c.session, &p, denied, pauses{wait, c.rest}, func(a packet.Suback) { c.link.concluded(place, &a, nil) })
+	pause := pauses{
+		wait: func() bool { return c.link.await(c.srv.ctx, c.session) },
+		rest: func(work int) { rest(c, work) },
+	}
+	c.srv.handleSubscribe(c.session, &p, denied, pause, func(a packet.Suback) { c.link.concluded(place, &a, nil) })
 	return nil
 }
 

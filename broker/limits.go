@@ -16,6 +16,7 @@ type Limits struct {
 	ConnectRate        int           // connections per second that are accepted, the rest waits; default 200
 	MessageRate        int           // messages per second from one client, before it is slowed down; default any
 	ByteRate           int           // their bytes; default any
+	RequestRate        int           // PINGREQ, AUTH, and filters to subscribe and to unsubscribe, per second from one client, before it is slowed down; ten seconds' worth, or twice Subscriptions, may come at once; default 200
 	Sessions           int           // sessions of all kinds, with and without connection; default 10,000
 	PacketSize         int           // bytes of one incoming packet, fixed header included; default 256 KiB
 	ReceiveMaximum     uint16        // incoming QoS 1 and 2 messages that are not acknowledged yet, per client; default 500
@@ -47,6 +48,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.AddressConnections, 100)
 	or(&l.Handshakes, 100)
 	or(&l.ConnectRate, 200)
+	or(&l.RequestRate, 200)
 	or(&l.Sessions, 10_000)
 	or(&l.PacketSize, 256<<10)
 	or(&l.ReceiveMaximum, 500)

@@ -71,6 +71,44 @@ func TestMessageRate(t *testing.T) {
 	}
 }
 
+// A client that asks for too much is slowed down, and neither others nor itself on a new connection.
+func TestRequestRate(t *testing.T) {
+	s := start(t, nil, broker.Limits{RequestRate: 100, Subscriptions: 1})
+	fast := s.connect(packet.V5, clean("fast"))
+	begin := time.Now()
+	const burst, more = 1000, 100
+	for range burst + more {
+		fast.send(&packet.Ping{Type: packet.PINGREQ})
+	}
+	slow := s.connect(packet.V5, clean("slow"))
+	slow.send(&packet.Ping{Type: packet.PINGREQ})
+	slow.expect("PINGRESP")
+	if d := time.Since(begin); d > 700*time.Millisecond {
+		t.Errorf("another client waited for %v", d)
+	}
+	for range burst + more {
+		fast.expect("PINGRESP")
+	}
+	if d := time.Since(begin); d < 900*time.Millisecond {
+		t.Errorf("%d pings took %v, want a second at least", burst+more, d)
+	}
+	if s.server.Stats().Slowed.Load() == 0 {
+		t.Error("it is not counted")
+	}
+
+	filters := &packet.Subscribe{ID: 1}
+	for range burst {
+		filters.Filters = append(filters.Filters, packet.Subscription{Filter: "a"})
+	}
+	fast.send(filters)
+	begin = time.Now()
+	s.connect(packet.V5, clean("fast"))
+	fast.expect("DISCONNECT " + packet.SessionTakenOver.String())
+	if d := time.Since(begin); d > 5*time.Second {
+		t.Errorf("a client that is slowed down is in the way for %v", d)
+	}
+}
+
 // Sessions are bounded: a client that makes up identifiers cannot fill the memory.
 func TestSessionLimit(t *testing.T) {
 	s := start(t, nil, broker.Limits{Sessions: 2})

@@ -200,11 +200,9 @@ func (l *link) await(ctx context.Context, n *Session) bool {
 		n.mu.Lock()
 		here, behind := n.peer == l, len(n.backlog) >= backlogLimit
 		n.mu.Unlock()
-		l.mu.Lock()
-		ending := l.ending
-		l.mu.Unlock()
-		if !here || !behind || ending {
-			return here && !ending
+		over := !here || ends(&l.out)
+		if over || !behind {
+			return !over
 		}
 		select {
 		case <-l.less:

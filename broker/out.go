@@ -110,6 +110,13 @@ func (o *out) laden() bool {
 	return !o.ending && (o.buf.len() >= 2*o.limit || len(o.acks.waiting) >= o.ackLimit)
 }
 
+// ends reports whether a connection is ending.
+func ends(o *out) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.ending
+}
+
 // reserve takes the next place in the order of acknowledgements.
 func (o *out) reserve() uint64 {
 	o.mu.Lock()

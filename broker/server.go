@@ -82,6 +82,7 @@ type Server struct {
 
 	refusals, unretained, unsubscribed notice
 	knocks, unauthorized, unconnected  notice
+	hasty                              notice
 
 	// retaining orders the retained messages in memory as the store and their subscribers get them.
 	// It is held across Submit, which is the reason why it guards nothing else.

@@ -30,7 +30,7 @@ type Stats struct {
 	Dropped            atomic.Int64 // messages for one client that there was no room for, that its session ended before, or that it might not publish
 	Expired            atomic.Int64 // messages for one client whose expiry interval passed
 	TooLarge           atomic.Int64 // messages larger than their receiver takes
-	Slowed             atomic.Int64 // times that a client was slowed down for publishing too much
+	Slowed             atomic.Int64 // times that a client was slowed down for publishing or asking for too much
 	Memory, MostMemory atomic.Int64 // bytes in use when the collector ran last, and at most
 	Relieved           atomic.Int64 // clients that were disconnected for want of memory
 	Turns              atomic.Int64 // times that busy clients let the others through

@@ -101,13 +101,6 @@ func (t *turnstile) say(fd uintptr) {
 	t.lost = errno != 0
 }
 
-// rest adds work to a turn, and lets others through if it has taken its time.
-func (t *turnstile) rest(turn *turn, work int) {
-	if turn.over(work) {
-		t.yield(turn)
-	}
-}
-
 // yield ends a turn, and begins another one when it is due.
 func (t *turnstile) yield(turn *turn) {
 	t.pass()
@@ -155,4 +148,22 @@ func effort(body []byte, r *routing) int {
 		n += len(r.hits)
 	}
 	return n
+}
+
+// rest adds work to the turn of the connection, and lets others through if that is over.
+func rest(c *conn, work int) {
+	if c.r != nil {
+		c.turn.owe(&c.r.round)
+	}
+	if c.turn.over(work) {
+		c.srv.turnstile.yield(&c.turn)
+	}
+}
+
+// restWithin is rest in the middle of a message, when connections may belong to its round.
+func restWithin(c *conn, work int) {
+	c.turn.owe(&c.r.round)
+	if c.turn.over(work) {
+		c.r.round.pause(func() { c.srv.turnstile.yield(&c.turn) })
+	}
 }

@@ -80,6 +80,7 @@ type Limits struct {
 	ConnectRate        int           `yaml:"connect_rate" default:"200" range:"1..100000"`                // connections accepted per second; the rest waits
 	MessageRate        int           `yaml:"message_rate" default:"0" range:"0..1000000"`                 // messages per second from one client, beyond which it is slowed down; 0 any
 	ByteRate           int64         `yaml:"byte_rate,size" default:"0" range:"0..1GiB"`                  // their bytes per second; 0 any
+	RequestRate        int           `yaml:"request_rate" default:"200" range:"1..1000000"`               // pings, filters and AUTH per second from one client, beyond which it is slowed down
 	Sessions           int           `yaml:"sessions" default:"10000" range:"1..1000000"`                 // with and without connection
 	TopicAliases       int           `yaml:"topic_aliases" default:"32" range:"1..1000"`                  // per connection and direction
 	PacketSize         int64         `yaml:"packet_size,size" default:"256KiB" range:"1KiB..64MiB"`       // one incoming packet

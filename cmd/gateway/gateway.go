@@ -162,6 +162,7 @@ func limits(l config.Limits) broker.Limits {
 		ConnectRate:        l.ConnectRate,
 		MessageRate:        l.MessageRate,
 		ByteRate:           int(l.ByteRate),
+		RequestRate:        l.RequestRate,
 		Sessions:           l.Sessions,
 		TopicAliases:       uint16(l.TopicAliases),
 		PacketSize:         int(l.PacketSize),

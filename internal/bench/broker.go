@@ -47,7 +47,7 @@ func newGateway(path, through string) broker {
 store: {max_size: 1GB}
 limits:
   {queue: 10000000, queue_size: 64MiB, inflight: 1000, connections: 20000, address_connections: 20000,
-   handshakes: 20000, connect_rate: 100000, client_connects: 100000, sessions: 100000, subscriptions_size: 256MiB, memory: 4GiB}
+   handshakes: 20000, connect_rate: 100000, request_rate: 1000000, client_connects: 100000, sessions: 100000, subscriptions_size: 256MiB, memory: 4GiB}
 listeners:
   - {name: mqtt, address: %q, anonymous: true}
   - {name: ws, address: %q, anonymous: true, protocols: [websocket]}

@@ -17,7 +17,8 @@ var attacks = []struct {
 }{
 	{"slow readers", nil, slowReaders},
 	{"readers of nothing who ask for everything", nil, greedyReaders},
-	{"pings without reading", nil, pingsWithoutReading},
+	{"pings without reading", anyRequests, pingsWithoutReading},
+	{"pings without end", nil, pingsWithoutEnd},
 	{"no acknowledgement", nil, noAcknowledgement},
 	{"half packets", nil, halfPackets},
 	{"dribblers before CONNECT", nil, dribblersBefore},
@@ -32,11 +33,15 @@ var attacks = []struct {
 	{"topics and filters of 128 levels", nil, deepTopics},
 	{"wildcards that match in every way", nil, manyMatches},
 	{"subscription bombs", nil, subscriptionBombs},
+	{"subscription bombs at any rate", anyRequests, subscriptionBombs},
 	{"endless retained topics", nil, endlessRetained},
 	{"huge properties", nil, hugeProperties},
 	{"QoS 2 never released", nil, neverReleased},
 	{"QoS 2 never released, before 5.0", nil, neverReleasedBefore},
 }
+
+// anyRequests lets clients ask as fast as they can.
+func anyRequests(l *broker.Limits) { l.RequestRate = 1e6 }
 
 // Beside each attack good couples, at QoS 1 and 2, lose nothing. While the foes are still
 // there memory is within the limits; when they have gone everything is as before.

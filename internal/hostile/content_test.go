@@ -107,7 +107,7 @@ func manyMatches(a *attack) {
 func subscriptionBombs(a *attack) {
 	for i := range 20 {
 		f := a.join(packet.V5, name("bomb", i))
-		for j := range 5 {
+		for j := range 2 { // as many as may come at once
 			p := &packet.Subscribe{ID: 1}
 			for k := range 1000 {
 				p.Filters = append(p.Filters, packet.Subscription{Filter: fmt.Sprint(i, "/", j, "/+/", k, "/#"), QoS: 2})
@@ -116,7 +116,7 @@ func subscriptionBombs(a *attack) {
 			f.wantTold(packet.QuotaExceeded)
 		}
 	}
-	if a.counter("Unstored") < 90_000 {
+	if a.counter("Unstored") < 36_000 {
 		a.t.Error("refused subscriptions are not counted")
 	}
 	if n := a.lines("subscriptions are refused"); n != 1 {

@@ -1,6 +1,7 @@
 package hostile
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"gateway/broker"
 	"gateway/broker/packet"
 	"gateway/internal/client"
 )
@@ -20,6 +22,8 @@ const patience = 20 * time.Second
 // each when the one before is acknowledged.
 type couple struct {
 	t        testing.TB
+	server   *broker.Server // nil if it is in another process
+	began    time.Time
 	pub, sub *client.Client
 	topic    string
 	end      chan struct{}
@@ -28,16 +32,31 @@ type couple struct {
 	sending  sync.WaitGroup
 
 	mu      sync.Mutex
-	sentAt  []time.Time
-	took    []time.Duration // by message, from publisher to subscriber
-	strange []string        // messages that came out of turn
+	sentAt  []moment
+	took    []moment // by message, from publisher to subscriber
+	strange []string // messages that came out of turn
+}
+
+// A moment is a time, or the time between two.
+type moment struct {
+	time  time.Duration // since the couple began
+	turns int64         // of the broker's busy clients, see broker.Stats; 0 if it is in another process
+}
+
+// now returns the moment.
+func (c *couple) now() moment {
+	m := moment{time: time.Since(c.began)}
+	if c.server != nil {
+		m.turns = c.server.Stats().Turns.Load()
+	}
+	return m
 }
 
 // couple connects one whose sessions live for so many seconds without a connection; at 0 the disk has
 // no part in it.
 func (s *site) couple(qos packet.QoS, expiry uint32) *couple {
 	s.t.Helper()
-	c := &couple{t: s.t, topic: fmt.Sprint("good/", qos, "/", expiry), end: make(chan struct{})}
+	c := &couple{t: s.t, server: s.server, began: time.Now(), topic: fmt.Sprint("good/", qos, "/", expiry), end: make(chan struct{})}
 	c.stop = sync.OnceFunc(func() { close(c.end) })
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
@@ -71,7 +90,8 @@ func (c *couple) receive(p packet.Publish) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if n := len(c.took); n < len(c.sentAt) && string(p.Payload) == fmt.Sprint(n) {
-		c.took = append(c.took, time.Since(c.sentAt[n]))
+		now, sent := c.now(), c.sentAt[n]
+		c.took = append(c.took, moment{now.time - sent.time, now.turns - sent.turns})
 		return
 	}
 	c.strange = append(c.strange, fmt.Sprintf("%q after %d", p.Payload, len(c.took)))
@@ -88,7 +108,7 @@ func (c *couple) send(qos packet.QoS, period time.Duration) {
 		case <-tick.C:
 		}
 		c.mu.Lock()
-		c.sentAt = append(c.sentAt, time.Now())
+		c.sentAt = append(c.sentAt, c.now())
 		c.mu.Unlock()
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		_, err := c.pub.Publish(ctx, packet.Publish{Topic: c.topic, QoS: qos, Payload: fmt.Append(nil, n)})
@@ -140,14 +160,14 @@ func (c *couple) leave() {
 	c.cut()
 }
 
-// p99 returns what 99 of 100 durations are below.
-func p99(d []time.Duration) time.Duration {
-	slices.Sort(d)
-	return d[len(d)*99/100]
+// p99 returns what 99 of 100 times are below.
+func p99(d []moment) time.Duration {
+	slices.SortFunc(d, func(a, b moment) int { return cmp.Compare(a.time, b.time) })
+	return d[len(d)*99/100].time
 }
 
-// during returns, for each couple, the durations of the messages that came while f ran.
-func during(couples []*couple, f func()) (took [][]time.Duration) {
+// during returns, for each couple, how long the messages took that came while f ran.
+func during(couples []*couple, f func()) (took [][]moment) {
 	from := make([]int, len(couples))
 	for i, c := range couples {
 		c.mu.Lock()

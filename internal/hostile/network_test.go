@@ -3,6 +3,7 @@ package hostile
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -107,6 +108,37 @@ func pingsWithoutReading(a *attack) {
 	}
 	a.weighWhile(&all)
 	eventually(a.t, "they are disconnected", func() bool { return a.lines("it took nothing") >= 10 })
+}
+
+// pingsWithoutEnd send PINGREQ for as long as they are read.
+func pingsWithoutEnd(a *attack) {
+	pings := bytes.Repeat((&packet.Ping{Type: packet.PINGREQ}).Append(nil, packet.V5), 8<<10)
+	end := time.Now().Add(2 * time.Second)
+	before := a.counter("PacketsReceived")
+	var all sync.WaitGroup
+	for i := range 10 {
+		f := a.join(packet.V5, name("pinger", i))
+		all.Go(func() { _, _ = io.Copy(io.Discard, f.nc) })
+		all.Go(func() {
+			_ = f.nc.SetWriteDeadline(end)
+			for {
+				if _, err := f.nc.Write(pings); err != nil {
+					a.drop(f)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	if n := a.counter("PacketsReceived") - before; n > 10*5000 {
+		a.t.Errorf("%d pings are answered, at 200 a second for each of ten and 2000 at once", n)
+	}
+	if a.counter("Slowed") == 0 {
+		a.t.Error("who is slowed down is not counted")
+	}
+	if n := a.lines("it asks for too much"); n != 1 {
+		a.t.Errorf("%d lines tell of it, want 1", n)
+	}
 }
 
 // noAcknowledgement takes everything and acknowledges nothing.
