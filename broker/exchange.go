@@ -211,7 +211,7 @@ func (x *exchange) replace(id auth.Identity, revoked int) error {
 	}
 	c.session.mu.Unlock()
 	if here {
-		c.session.renew()
+		renew(c.session)
 		withdraw(c.srv, c.session, c.access)
 	}
 	if c.expiry != nil {

@@ -18,7 +18,10 @@ func ownerOf(a *access, will *packet.Will) *session.Owner {
 	if will == nil {
 		return o
 	}
-	o.Client, o.Listener, o.Groups, o.Super, o.By, o.Addr = c.ID, c.Listener, c.Groups, c.Super, c.By, c.Addr
+	o.Client, o.Listener, o.Groups, o.Super, o.By = c.ID, c.Listener, c.Groups, c.Super, c.By
+	if c.Addr.IsValid() {
+		o.Addr = c.Addr.String()
+	}
 	if c.Certificate != nil {
 		o.Certificate = c.Certificate.Raw
 	}

@@ -209,12 +209,12 @@ func (g *registry) expire(n *Session, p peer, seconds uint32) error {
 	}
 	n.expiry = seconds
 	n.mu.Unlock()
-	n.renew()
+	renew(n)
 	return nil
 }
 
 // renew stores the settings of a session, of a client that speaks 5.0, as they are now.
-func (n *Session) renew() {
+func renew(n *Session) {
 	if !n.durable {
 		return
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -308,7 +307,7 @@ func FuzzRecords(f *testing.F) {
 		stamp{1, 2, 3, 4}, publish("t", "p"))
 	must(f, err)
 	f.Add(rec)
-	for _, owner := range []*session.Owner{nil, {User: "u", Groups: []string{"g"}, Addr: netip.MustParseAddr("192.0.2.1"), Certificate: []byte{1}, Rules: []byte("[]")}} {
+	for _, owner := range []*session.Owner{nil, {User: "u", Groups: []string{"g"}, Addr: "192.0.2.1", Certificate: []byte{1}, Rules: []byte("[]")}} {
 		s := sessionRecord{number: 1, client: "c", closed: &stamp{}, owner: owner, will: &packet.Will{Topic: "w"}}
 		rec, err = s.sealed()
 		must(f, err)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -258,7 +257,7 @@ func (m *machine) life() session.Change {
 		if o.Will != nil {
 			o.Owner.Client, o.Owner.Listener, o.Owner.By = client, "lan", "file"
 			o.Owner.Groups, o.Owner.Super = []string{"night", ""}, rapid.Bool().Draw(m.t, "super")
-			o.Owner.Addr, o.Owner.Certificate, o.Owner.Rules = netip.MustParseAddr("2001:db8::7"), []byte{0x30, 0}, []byte(`[{}]`)
+			o.Owner.Addr, o.Owner.Certificate, o.Owner.Rules = "2001:db8::7", []byte{0x30, 0}, []byte(`[{}]`)
 		}
 	}
 	return o

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
-	"net/netip"
 
 	"gateway/broker/packet"
 	"gateway/broker/session"
@@ -351,19 +350,16 @@ func appendOwner(rec []byte, o *session.Owner, will bool) []byte {
 	if !will {
 		return rec
 	}
-	super, addr := byte(0), ""
+	super := byte(0)
 	if o.Super {
 		super = 1
-	}
-	if o.Addr.IsValid() {
-		addr = o.Addr.String()
 	}
 	rec = append(appendText(appendText(appendText(rec, o.Client), o.Listener), o.By), super)
 	rec = binary.AppendUvarint(rec, uint64(len(o.Groups)))
 	for _, g := range o.Groups {
 		rec = appendText(rec, g)
 	}
-	return appendText(appendText(appendText(rec, addr), string(o.Certificate)), string(o.Rules))
+	return appendText(appendText(appendText(rec, o.Addr), string(o.Certificate)), string(o.Rules))
 }
 
 func parseOwner(p *parser, will bool) *session.Owner {
@@ -375,12 +371,11 @@ func parseOwner(p *parser, will bool) *session.Owner {
 	for n := p.uvarint(); n > 0 && !p.short; n-- {
 		o.Groups = append(o.Groups, p.text())
 	}
-	addr, certificate, rules := p.text(), p.text(), p.text()
-	o.Addr, _ = netip.ParseAddr(addr) // there may be none
-	if certificate != "" {
+	o.Addr = p.text()
+	if certificate := p.text(); certificate != "" {
 		o.Certificate = []byte(certificate)
 	}
-	if rules != "" {
+	if rules := p.text(); rules != "" {
 		o.Rules = []byte(rules)
 	}
 	return o

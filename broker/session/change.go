@@ -5,7 +5,6 @@ package session
 
 import (
 	"errors"
-	"net/netip"
 	"time"
 
 	"gateway/broker/packet"
@@ -49,7 +48,7 @@ type Owner struct {
 	Groups      []string
 	Super       bool
 	By          string // which authenticator let it in
-	Addr        netip.Addr
+	Addr        string // IP address, empty on a Unix socket
 	Certificate []byte // DER; nil: none
 	Rules       []byte // that came with its login, as JSON; nil: none
 }

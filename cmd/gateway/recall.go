@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"gateway/broker/auth"
@@ -27,9 +28,14 @@ func (m memory) recall(o *session.Owner) (*auth.Client, auth.Authorizer, error) 
 	}
 	c := &auth.Client{
 		Identity: auth.Identity{User: o.User, Groups: o.Groups, Super: o.Super, By: o.By},
-		ID:       o.Client, Listener: o.Listener, Addr: o.Addr,
+		ID:       o.Client, Listener: o.Listener,
 	}
 	var err error
+	if o.Addr != "" {
+		if c.Addr, err = netip.ParseAddr(o.Addr); err != nil {
+			return nil, nil, fmt.Errorf("its address: %w", err)
+		}
+	}
 	if o.Certificate != nil {
 		if c.Certificate, err = x509.ParseCertificate(o.Certificate); err != nil {
 			return nil, nil, fmt.Errorf("its certificate: %w", err)
