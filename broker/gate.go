@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"gateway/broker/auth"
 )
@@ -22,13 +23,14 @@ type gate struct {
 	in, most  int            // clients that are let in, and were at a time
 	strangers strangers      // connections whose clients are not known yet
 	waiting   strangers      // those of them that wait for a service, and count here instead
-	revoked   int            // times that clients were disconnected for what they logged in with
+	queues    map[string]*queue
+	revoked   int // times that clients were disconnected for what they logged in with
 }
 
 func newGate(l *Limits) gate {
 	return gate{
 		limits: l, conns: make(map[*conn]struct{}), addresses: make(map[netip.Addr]int), listeners: make(map[string]int),
-		strangers: newStrangers(), waiting: newStrangers(),
+		strangers: newStrangers(), waiting: newStrangers(), queues: make(map[string]*queue),
 	}
 }
 
@@ -113,7 +115,7 @@ func (g *gate) aside(c *conn) (back func(), ok bool) {
 	if g.waiting.full(c, g.limits.Handshakes) != nil {
 		return nil, false
 	}
-	g.strangers.add(c, -1)
+	g.part(c)
 	g.waiting.add(c, 1)
 	return func() {
 		g.mu.Lock()
@@ -159,7 +161,8 @@ func (g *gate) identified(c *conn, who *auth.Client, revocations int) bool {
 		return false
 	}
 	if c.client == nil {
-		g.strangers.add(c, -1)
+		g.part(c)
+		g.queue(c.listener.Name).latest = time.Now()
 	}
 	c.client = who
 	return true
@@ -184,7 +187,7 @@ func (g *gate) leave(c *conn) {
 	defer g.mu.Unlock()
 	delete(g.conns, c)
 	if c.client == nil {
-		g.strangers.add(c, -1)
+		g.part(c)
 	}
 	if c.known {
 		g.in--

@@ -1,8 +1,11 @@
 package broker
 
 import (
+	"context"
 	"net/netip"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"gateway/broker/auth"
 )
@@ -108,4 +111,53 @@ func TestAside(t *testing.T) {
 	if enter() != nil {
 		t.Error("there are more places than before")
 	}
+}
+
+// Many that come at once wait for a place as long as others get in, and no longer.
+func TestRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(&Limits{Connections: 100, AddressConnections: 100, Handshakes: 2})
+		here := &Listener{Name: "here"}
+		waited := func() time.Duration {
+			began := time.Now()
+			g.room(t.Context(), "here")
+			return time.Since(began)
+		}
+		enter := func() *conn {
+			t.Helper()
+			c := &conn{listener: here}
+			if d := waited(); d != 0 || g.enter(c, func() bool { return true }) != nil {
+				t.Fatalf("one waits for %v where there is a place", d)
+			}
+			return c
+		}
+		a, b := enter(), enter()
+		go func() {
+			time.Sleep(time.Second)
+			g.identified(a, &auth.Client{}, 0)
+		}()
+		if d := waited(); d != time.Second {
+			t.Errorf("one waits for %v where a place is left after a second", d)
+		}
+		a = enter()
+		go func() {
+			time.Sleep(500 * time.Millisecond)
+			g.leave(b)
+		}()
+		if d := waited(); d != 500*time.Millisecond {
+			t.Errorf("one waits for %v where another leaves after half a second", d)
+		}
+		b = enter()
+		if d := waited(); d != patience-500*time.Millisecond {
+			t.Errorf("one waits for %v where nobody gets in", d)
+		}
+		if d := waited(); d != 0 {
+			t.Errorf("the next waits for %v more", d)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		g.identified(a, &auth.Client{}, 0)
+		g.strangers.add(b, 1)
+		g.room(ctx, "here")
+	})
 }

@@ -161,6 +161,7 @@ func (s *Server) Serve(ln net.Listener, l Listener) error {
 	release := context.AfterFunc(s.ctx, func() { _ = ln.Close() })
 	defer release()
 	for delay := time.Duration(0); ; {
+		s.gate.room(s.ctx, l.Name)
 		nc, err := ln.Accept()
 		switch {
 		case err == nil:

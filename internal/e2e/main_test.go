@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 	if order := os.Getenv(asService); order != "" {
 		os.Exit(decide(order))
 	}
+	if order := os.Getenv(asCrowd); order != "" {
+		os.Exit(gather(order))
+	}
 	flag.Parse()
 	os.Exit(run(m))
 }
