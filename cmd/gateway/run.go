@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
-	"os"
 	"os/signal"
 	"syscall"
 	"time"
@@ -43,22 +41,6 @@ func newRun() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&live, "live", false, "show the points in the terminal")
 	return cmd
-}
-
-// newLog returns a log of one line an event. Under systemd the journal adds the time.
-func newLog(w io.Writer, least string) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(least)) // the configuration knows the words
-	o := &slog.HandlerOptions{Level: level}
-	if os.Getenv("JOURNAL_STREAM") != "" {
-		o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
-	return slog.New(slog.NewTextHandler(w, o))
 }
 
 // run starts the gateway, lets with, if any, do its work beside it, and stops it when ctx ends.
