@@ -1,6 +1,7 @@
 package offline
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -137,6 +138,33 @@ func BenchmarkFlash(b *testing.B) {
 			b.ReportMetric(float64(deviceWritten(b)-device)/commits/float64(batch*payloadBytes), "device-B/payload-B")
 		})
 	}
+	b.Run("telemetry", func(b *testing.B) { // ten points, a reading of each every second, in both ways that they are kept
+		s, bridge := bridgeStore(b, filepath.Join(b.TempDir(), "store"), Options{})
+		defer s.Close()
+		const readings, seconds = 10, 10
+		tick := time.NewTicker(time.Second / readings)
+		defer tick.Stop()
+		run := func() {
+			for i := range readings * seconds {
+				e := reading(bridge)
+				e.Message.Publish.Topic = fmt.Sprintf("greenhouse/air/%d/temperature", i%readings)
+				s.Submit([]session.Change{&session.Retained{Message: e.Message}, e}, true, nil)
+				<-tick.C
+			}
+		}
+		run() // the file has grown
+		before, device := written(b), deviceWritten(b)
+		process, err := ProcessWritten()
+		must(b, err)
+		for range b.N {
+			run()
+		}
+		b.ReportMetric(float64(written(b)-before)/float64(seconds*b.N), "B/s")
+		sent, err := ProcessWritten()
+		must(b, err)
+		b.ReportMetric(float64(sent-process)/float64(seconds*b.N), "process-B/s")
+		b.ReportMetric(float64(deviceWritten(b)-device)/float64(seconds*b.N), "device-B/s")
+	})
 	b.Run("acknowledged", func(b *testing.B) {
 		s, bridge := bridgeStore(b, filepath.Join(b.TempDir(), "store"), Options{CommitDelay: 250 * time.Millisecond})
 		defer s.Close()
@@ -154,6 +182,56 @@ func BenchmarkFlash(b *testing.B) {
 		}
 		b.ReportMetric(float64(written(b)-before)/float64(n*b.N*payloadBytes), "B/payload-B")
 	})
+}
+
+// BenchmarkFlashProfile tells what the pages are that a commit of 1,000 messages writes.
+func BenchmarkFlashProfile(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "store")
+	s, bridge := bridgeStore(b, path, Options{})
+	defer s.Close()
+	one := func() {
+		var changes []session.Change
+		for range 1000 {
+			changes = append(changes, reading(bridge))
+		}
+		must(b, commitNow(s, changes...))
+	}
+	for range 20 {
+		one()
+	}
+	before, err := os.ReadFile(path)
+	must(b, err)
+	for range b.N {
+		one()
+	}
+	after, err := os.ReadFile(path)
+	must(b, err)
+	kinds := make(map[string]float64)
+	used := 0.0 // bytes of the records' pages
+	for at := 0; at < len(after); at += pageSize {
+		page := after[at : at+pageSize]
+		if at < len(before) && bytes.Equal(page, before[at:at+pageSize]) {
+			continue
+		}
+		n, err := parseNode(page)
+		switch {
+		case at < 2*pageSize || err != nil || n.count == 0:
+			kinds["other-pages"]++
+		case len(n.key(0)) != len(queueKey(0, 0)):
+			kinds["root-pages"]++
+		case !n.leaf:
+			kinds["branch-pages"]++
+		default:
+			kinds["message-pages"]++
+			for i := range n.count {
+				used += float64(elemHeader + len(n.key(i)) + len(n.value(i)))
+			}
+		}
+	}
+	for kind, n := range kinds {
+		b.ReportMetric(n/float64(b.N), kind)
+	}
+	b.ReportMetric(used/float64(1000*b.N), "B/record")
 }
 
 // BenchmarkBacklog has a million messages in a queue: ready within a second and with less than 40 MB

@@ -33,8 +33,9 @@ type vault struct {
 
 	mu       sync.Mutex
 	store    *offline.Store
-	err      error // why there is none
-	restored bool  // its sessions are those of the broker
+	err      error  // why there is none
+	restored bool   // its sessions are those of the broker
+	writes   []byte // what was last published about what is written to the disk
 }
 
 // newVault opens the store, if it can be opened now.
@@ -238,7 +239,11 @@ func (v *vault) watch(ctx context.Context, server *broker.Server, w *wear, log *
 		v.raise()
 		if time.Since(counted) >= wearPeriod {
 			counted = time.Now()
-			c.Publish(packet.Publish{Topic: storeWrites, Payload: w.text(v), Retain: true}, nil)
+			text := w.text(v)
+			v.mu.Lock()
+			v.writes = text
+			v.mu.Unlock()
+			c.Publish(packet.Publish{Topic: storeWrites, Payload: text, Retain: true}, nil)
 		}
 		select {
 		case <-tick.C:
