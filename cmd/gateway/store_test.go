@@ -170,7 +170,7 @@ func TestStoreCommands(t *testing.T) {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		out, err := command("store", "stat", path)
-		if err == nil && strings.Contains(out, `"state":"ready"`) {
+		if err == nil && strings.Contains(out, `"state":"ready"`) && strings.Contains(out, `"writes":{"process_bytes":`) {
 			break
 		}
 		if time.Now().After(deadline) {

@@ -90,7 +90,7 @@ func (v *vault) answer(ctx context.Context, c patient, letters *letters) {
 	case question == "backup":
 		err = store.Backup(c, begin)
 	case question == "stat":
-		err = whole(json.Marshal(newStatReport(store.Stats())))
+		err = whole(json.Marshal(v.stat(store.Stats())))
 	default:
 		text, known, why := letters.answer(ctx, question)
 		if !known {
@@ -165,13 +165,18 @@ type statReport struct {
 	Refused   int64         `json:"refused"`
 	Damaged   int64         `json:"damaged"`
 	ToSweep   int64         `json:"messages_to_sweep"`
+
+	Writes json.RawMessage `json:"writes,omitempty"` // to the disk, as on $SYS/broker/store/writes
 }
 
-func newStatReport(s offline.Stats) statReport {
+func (v *vault) stat(s offline.Stats) statReport {
 	r := statReport{
 		FileBytes: s.FileBytes, FreeBytes: s.FreeBytes, DiskBytes: s.DiskBytes, Messages: s.Messages, Bytes: s.Bytes,
 		Commits: s.Commits, Refused: s.Refused, Damaged: s.Damaged, ToSweep: s.Dead,
 	}
 	r.State, r.Remedy = offline.StateOf(s.LastError)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	r.Writes = v.writes
 	return r
 }
