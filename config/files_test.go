@@ -80,11 +80,11 @@ func TestPasswordInAFileForEveryone(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := name + ":1: bridges[0].password: " + name + " can be read by everyone on this machine; run: chmod 640 " + name
-	if got := c.CheckFiles().Error(); got != want {
+	if got := c.CheckFiles(time.Now()).Error(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	write(t, name, "", 0o640)
-	if got := c.CheckFiles(); len(got) > 0 {
+	if got := c.CheckFiles(time.Now()); len(got) > 0 {
 		t.Errorf("a file for its group: %v", got)
 	}
 }
@@ -202,7 +202,7 @@ func TestCheckFiles(t *testing.T) {
 			if tt.spoil != nil {
 				tt.spoil(t, dir)
 			}
-			got := c.checkFiles(time.Now().AddDate(tt.years, 0, 0))
+			got := c.CheckFiles(time.Now().AddDate(tt.years, 0, 0))
 			if len(got) != len(tt.want) {
 				t.Fatalf("got %d problems, want %d:\n%v", len(got), len(tt.want), got)
 			}
@@ -210,6 +210,11 @@ func TestCheckFiles(t *testing.T) {
 				want = name + strings.ReplaceAll(want, "DIR", dir)
 				if !strings.HasPrefix(got[i].String(), want) {
 					t.Errorf("got\n%s\nwant\n%s", got[i], want)
+				}
+			}
+			if tt.years != 0 { // when nobody knows the time, no date is wrong
+				if got := c.CheckFiles(time.Time{}); len(got) > 0 {
+					t.Errorf("without the time of day: %v", got)
 				}
 			}
 		})

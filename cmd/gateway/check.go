@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -59,7 +60,7 @@ func check(cmd *cobra.Command, name string, files bool) (string, error) {
 			fmt.Fprintln(cmd.ErrOrStderr(), w)
 		}
 		if files {
-			problems = append(c.CheckFiles(), checkAccess(name, c)...)
+			problems = append(c.CheckFiles(time.Now()), checkAccess(name, c)...)
 			warnWide(cmd, name, c)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"gateway/board/clock"
 	"gateway/broker"
 	"gateway/broker/packet"
 	"gateway/config"
@@ -48,7 +49,11 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger, with func(cont
 	for _, w := range c.Warnings {
 		log.Warn(w.Text, "where", w.Where())
 	}
-	for _, p := range c.CheckFiles() {
+	now, known := clock.New(built()).Date(time.Now())
+	if !known {
+		now = time.Time{}
+	}
+	for _, p := range c.CheckFiles(now) {
 		log.Error(p.Text, "where", p.Where())
 	}
 	var suspect error // what the last run has found wrong with its store

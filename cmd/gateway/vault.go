@@ -170,7 +170,7 @@ func (v *vault) awaitDamage(ctx context.Context, notBefore time.Time) (damage er
 // A storeReport is what is published about the store.
 type storeReport struct {
 	State  offline.State `json:"state"`
-	Since  time.Time     `json:"since"`
+	Since  time.Time     `json:"since,omitzero"` // not there while nobody knows the time of day
 	Error  string        `json:"error,omitempty"`
 	Remedy string        `json:"remedy,omitempty"`
 	Saved  *savedReport  `json:"salvaged,omitempty"`
@@ -230,7 +230,10 @@ func (v *vault) watch(ctx context.Context, server *broker.Server, w *wear, log *
 		now := v.report()
 		now.Since = last.Since
 		if now.State != last.State {
-			now.Since = time.Now().UTC()
+			now.Since = time.Time{}
+			if day, known := v.options.Clock.Date(time.Now()); known {
+				now.Since = day.UTC()
+			}
 			if text, err := json.Marshal(now); err == nil {
 				c.Publish(packet.Publish{Topic: storeState, Payload: text, Retain: true}, nil)
 			}
