@@ -91,6 +91,11 @@ func runOnce(ctx context.Context, c *config.Config, log *slog.Logger, with func(
 	defer cancel()
 	watched := make(chan error, 1)
 	go func() { watched <- beat(ctx, g.server) }()
+	spared := make(chan struct{})
+	go func() {
+		defer close(spared)
+		thrift{span: time.Second, share: 50}.run(ctx)
+	}()
 	shown := make(chan error, 1)
 	go func() {
 		if with != nil {
@@ -107,6 +112,7 @@ func runOnce(ctx context.Context, c *config.Config, log *slog.Logger, with func(
 	log.Info("gateway is stopping: outputs go to their safe states")
 	cancel()
 	err = errors.Join(<-watched, <-shown, g.stop())
+	<-spared
 	if err == nil {
 		log.Info("gateway has stopped")
 	}
