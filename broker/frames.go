@@ -26,6 +26,7 @@ type frames struct {
 	buf            []byte
 	start          int // of what has not been consumed
 
+	resting bool               // the next bytes are waited for on a small stack, if possible
 	pooled  *[]byte            // buf, if it is of the pool
 	attempt func(uintptr) bool // try, made once
 	n       int                // of the last read from raw
@@ -40,6 +41,12 @@ const (
 )
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, pooledBuffer); return &b }}
+
+// A waiter is a connection that can wait for bytes before they are read, on a smaller stack.
+type waiter interface {
+	// Await returns when there is something to read, or with an error of reading.
+	Await() error
+}
 
 // newFrames returns a reader of packets up to limit bytes, headers included.
 func newFrames(nc net.Conn, limit int, large *atomic.Int64, s *Server) *frames {
@@ -89,6 +96,14 @@ func (f *frames) fill() error {
 		f.release()
 		return f.await()
 	}
+	if f.resting {
+		if w, ok := f.r.(waiter); ok {
+			if err := w.Await(); err != nil {
+				return err
+			}
+		}
+		f.resting = false
+	}
 	if f.start > 0 {
 		f.buf = f.buf[:copy(f.buf, f.buf[f.start:])]
 		f.start = 0
@@ -121,6 +136,7 @@ func (f *frames) quiet() {
 	if !f.more() {
 		f.release()
 	}
+	f.resting = true
 }
 
 // count counts what next has returned.

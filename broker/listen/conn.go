@@ -184,6 +184,20 @@ func (c *Conn) SyscallConn() (syscall.RawConn, error) {
 // keeps its first error.
 func (c *Conn) DeadlinePasses() bool { return c.ws == nil }
 
+// Await returns when the client has sent something, or with the error of the socket, as when the
+// deadline for reading passes. It wants to be called after a Read that has found nothing more; it may
+// return early. Unlike Read, it needs no deep stack to wait on.
+func (c *Conn) Await() error {
+	if len(c.rest) > 0 || c.ws != nil && !c.ws.drained() {
+		return nil
+	}
+	_, err := peek(c.Conn)
+	if errors.Is(err, io.EOF) {
+		err = nil // Read says how it ends
+	}
+	return err
+}
+
 // Read reads what the client has sent.
 func (c *Conn) Read(b []byte) (int, error) {
 	switch {

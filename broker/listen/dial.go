@@ -114,6 +114,6 @@ func (c *Conn) shakeHands(ctx context.Context, u *url.URL, config *tls.Config) e
 	if ws.Subprotocol() != subprotocols[0] {
 		return errors.New("the server speaks no MQTT over WebSocket: it has not taken the subprotocol mqtt [MQTT-6.0.0-4]")
 	}
-	c.ws = newWebSocket(ws, below, 0)
+	c.ws = newWebSocket(ws, below, nil, 0)
 	return nil
 }

@@ -85,7 +85,7 @@ func (e *exchange) answer(r *http.Request) (*webSocket, error) {
 		return nil, fmt.Errorf("WebSocket subprotocol %q: mqtt is spoken here", r.Header.Get("Sec-WebSocket-Protocol"))
 	}
 	up := websocket.Upgrader{
-		ReadBufferSize: readBuffer, WriteBufferSize: writeBuffer, WriteBufferPool: &writeBuffers,
+		WriteBufferSize: writeBuffer, WriteBufferPool: &writeBuffers,
 		Subprotocols: subprotocols,
 		CheckOrigin:  web.welcomes,
 		Error: func(_ http.ResponseWriter, _ *http.Request, status int, reason error) {
@@ -96,7 +96,7 @@ func (e *exchange) answer(r *http.Request) (*webSocket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("WebSocket, origin %q: %w", r.Header.Get("Origin"), err)
 	}
-	return newWebSocket(ws, e.below, web.MessageSize), nil
+	return newWebSocket(ws, e.below, e.in, web.MessageSize), nil
 }
 
 // welcomes tells whether the page that asks for the connection may have it. Browsers let any page
@@ -149,7 +149,11 @@ func (e *exchange) Header() http.Header       { return make(http.Header) }
 func (e *exchange) WriteHeader(int)           {}
 func (e *exchange) Write([]byte) (int, error) { return 0, http.ErrNotSupported }
 
-// Hijack hands over the connection.
+// Hijack hands over the connection, to be read through another buffer than the request, unless there is
+// something in that.
 func (e *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if e.in.Buffered() == 0 {
+		e.in = bufio.NewReaderSize(e.below, readBuffer)
+	}
 	return e.below, bufio.NewReadWriter(e.in, bufio.NewWriterSize(e.below, 1)), nil
 }

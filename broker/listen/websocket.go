@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -16,12 +17,13 @@ import (
 type webSocket struct {
 	ws    *websocket.Conn
 	below *undated
-	in    io.Reader // what is left of the current message; nil between messages
-	err   error     // how reading ended
+	ahead *bufio.Reader // between below and ws; nil: not known
+	in    io.Reader     // what is left of the current message; nil between messages
+	err   error         // how reading ended
 }
 
 const (
-	readBuffer  = 512      // bytes; a frame of a small packet, the rest of many waits below
+	readBuffer  = 288      // bytes; a frame of a small packet, the rest of many waits below; the library wants more than 256
 	writeBuffer = 16 << 10 // bytes, shared by all connections
 	controlTime = time.Second
 )
@@ -29,9 +31,10 @@ const (
 // writeBuffers are lent for the time of one Write.
 var writeBuffers sync.Pool
 
-// newWebSocket returns the stream in a WebSocket connection. limit is that of one message.
-func newWebSocket(ws *websocket.Conn, below *undated, limit int64) *webSocket {
-	s := &webSocket{ws: ws, below: below}
+// newWebSocket returns the stream in a WebSocket connection, which reads ahead. limit is that of one
+// message.
+func newWebSocket(ws *websocket.Conn, below *undated, ahead *bufio.Reader, limit int64) *webSocket {
+	s := &webSocket{ws: ws, below: below, ahead: ahead}
 	ws.SetReadLimit(limit)
 	ws.SetPingHandler(func(data string) error {
 		s.control(websocket.PongMessage, []byte(data))
@@ -89,6 +92,12 @@ func (s *webSocket) ended(err error) error {
 	}
 	s.err, s.in = err, nil
 	return err
+}
+
+// drained reports whether all that has come from the socket has been read, as far as that is known.
+func (s *webSocket) drained() bool {
+	l, ok := s.below.in.(*lent)
+	return ok && len(l.rest) == 0 && s.ahead != nil && s.ahead.Buffered() == 0
 }
 
 // Write sends one message.
