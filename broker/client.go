@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"gateway/broker/packet"
@@ -137,7 +136,7 @@ func (c *Client) Unsubscribe(p packet.Unsubscribe) (packet.Suback, error) {
 func (c *Client) Subscriptions() []string {
 	c.session.mu.Lock()
 	defer c.session.mu.Unlock()
-	return slices.Collect(maps.Keys(c.session.subs))
+	return slices.Clone(c.session.subs)
 }
 
 // Move moves subscriptions to the session of another client, and returns when that is durable. Each

@@ -78,7 +78,7 @@ func newConn(s *Server, nc net.Conn, l *Listener) *conn {
 	c.link.drained = func() {
 		s.turnstile.pass() // there is much for this client
 		c.session.resume()
-		c.link.less.give()
+		lessen(&c.link.out)
 	}
 	return c
 }
@@ -176,13 +176,13 @@ func (c *conn) serve() error {
 			continue
 		}
 		if complete {
-			if err := c.silence.broken(); err != nil {
+			if err := c.silence.broken(c.nc); err != nil {
 				return err
 			}
 			complete = false
 		}
 		if err := c.in.fill(); err != nil {
-			if err = c.silence.after(err); err != nil {
+			if err = c.silence.after(c.nc, err); err != nil {
 				return err
 			}
 		}
@@ -341,9 +341,12 @@ func route(c *conn, p *packet.Publish, done func(packet.ReasonCode)) {
 // breathe waits while there is too much that the client has to be answered: one that sends without
 // taking the answers is slowed down by not being read.
 func (c *conn) breathe() {
-	for c.link.out.laden() {
+	if !c.link.out.laden() {
+		return
+	}
+	for less := lessened(&c.link.out); c.link.out.laden(); {
 		select {
-		case <-c.link.out.less:
+		case <-less:
 		case <-c.srv.ctx.Done():
 			return
 		}
@@ -352,9 +355,9 @@ func (c *conn) breathe() {
 
 // awaitEnd waits until a connection may end that has a cause to.
 func awaitEnd(ctx context.Context, l *link) {
-	for !ends(&l.out) {
+	for less := lessened(&l.out); !ends(&l.out); {
 		select {
-		case <-l.less:
+		case <-less:
 		case <-ctx.Done():
 			return
 		}

@@ -26,11 +26,11 @@ type frames struct {
 	buf            []byte
 	start          int // of what has not been consumed
 
-	resting bool               // the next bytes are waited for on a small stack, if possible
 	pooled  *[]byte            // buf, if it is of the pool
 	attempt func(uintptr) bool // try, made once
 	n       int                // of the last read from raw
 	waited  bool               // the last fill found nothing at first, as far as is known
+	resting bool               // the next bytes are waited for on a small stack, if possible
 	errno   syscall.Errno
 }
 

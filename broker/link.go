@@ -196,7 +196,7 @@ func (l *link) put(p *packet.Publish, r *round) bool {
 // await waits while the client has not taken most of the retained messages that it has asked for. It
 // reports false if it will not take any more.
 func (l *link) await(ctx context.Context, n *Session) bool {
-	for {
+	for less := lessened(&l.out); ; {
 		n.mu.Lock()
 		here, behind := n.peer == l, len(n.backlog) >= backlogLimit
 		n.mu.Unlock()
@@ -205,7 +205,7 @@ func (l *link) await(ctx context.Context, n *Session) bool {
 			return !over
 		}
 		select {
-		case <-l.less:
+		case <-less:
 		case <-ctx.Done():
 			return false
 		}

@@ -37,7 +37,7 @@ type out struct {
 	work     func()         // what it does, made once
 	acks     ackLine
 	ackLimit int    // places in acks beyond which the peer is not to be read
-	less     signal // told when there is less to send or to acknowledge
+	less     signal // see lessened; nil before somebody waits
 }
 
 // lastWriteTime is how long a peer has for its last packet. It is shorter than the time that a
@@ -46,7 +46,7 @@ const lastWriteTime = time.Second
 
 func (o *out) init(nc net.Conn, l *Limits, m *memory) {
 	o.nc, o.limit, o.memory, o.writeTime = nc, l.OutBytes, m, l.WriteTime
-	o.ackLimit, o.less = 2*int(l.ReceiveMaximum), make(signal, 1)
+	o.ackLimit = 2 * int(l.ReceiveMaximum)
 	o.work = o.flush
 }
 
@@ -59,6 +59,24 @@ func usePort(o *out, p *port) {
 	if !o.ending {
 		_ = o.nc.SetWriteDeadline(time.Time{})
 	}
+}
+
+// lessened returns what is told when there is less to send or to acknowledge. Who waits for it has to
+// look whether there is after it was returned, since most connections have nobody who waits.
+func lessened(o *out) signal {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.less == nil {
+		o.less = make(signal, 1)
+	}
+	return o.less
+}
+
+// lessen tells that there is less.
+func lessen(o *out) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.less.give()
 }
 
 // An encoder is a packet that appends itself to a buffer.
@@ -214,8 +232,9 @@ func (o *out) flush() {
 		o.writing = cap(*d.b)
 		wanted, drained := o.wanted, o.drained
 		o.wanted = false
+		less := o.less
 		o.mu.Unlock()
-		o.less.give()
+		less.give()
 
 		//crash:before-write
 		err := o.write(port, *d.b)
@@ -298,7 +317,7 @@ func (o *out) hangUp() {
 }
 
 // A signal says that something has changed since its receiver last looked. It has room for one:
-// when it is full the receiver will look anyway.
+// when it is full the receiver will look anyway. Giving a nil one does nothing.
 type signal chan struct{}
 
 func (s signal) give() {

@@ -83,6 +83,7 @@ func (r *round) write(o *out) {
 	d.free()
 	done := err == nil && o.buf.empty() && !o.ending
 	o.flushing = !done
+	less := o.less
 	o.mu.Unlock()
 	if err != nil {
 		o.fail(err)
@@ -91,6 +92,6 @@ func (r *round) write(o *out) {
 		go o.work()
 		return
 	}
-	o.less.give()
+	less.give()
 	o.flushers.Done()
 }

@@ -117,12 +117,10 @@ func (t *routes) add(n *Session, f packet.Subscription, id uint32) (existed bool
 	if n.ended {
 		return false
 	}
-	_, existed = n.subs[f.Filter]
-	if !existed {
+	if existed = n.subs.add(f.Filter); !existed {
 		t.subscriptions++
 		t.filters += 2 * len(f.Filter)
 	}
-	n.subs[f.Filter] = struct{}{}
 	if _, rest, shared, _ := topic.ParseShared(f.Filter); shared {
 		t.share(f.Filter, rest, member{n, sub})
 	} else {
@@ -137,7 +135,7 @@ func (t *routes) unsubscribe(n *Session, filter string) (existed bool) {
 	defer t.mu.Unlock()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.subs, filter)
+	n.subs.remove(filter)
 	return t.remove(filter, n)
 }
 
@@ -148,7 +146,7 @@ func (t *routes) move(from, to *Session, subs []packet.Subscription) {
 	defer t.mu.Unlock()
 	for _, f := range subs {
 		from.mu.Lock()
-		delete(from.subs, f.Filter)
+		from.subs.remove(f.Filter)
 		from.mu.Unlock()
 		t.remove(f.Filter, from)
 		t.add(to, f, 0)
@@ -170,15 +168,15 @@ func (t *routes) remove(filter string, n *Session) (existed bool) {
 }
 
 // unroute removes all subscriptions of a session that has ended, and returns their filters.
-func (t *routes) unroute(n *Session) (filters []string) {
+func (t *routes) unroute(n *Session) []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for filter := range n.subs {
+	for _, filter := range n.subs {
 		t.remove(filter, n)
-		filters = append(filters, filter)
 	}
-	clear(n.subs)
-	return filters
+	had := n.subs
+	n.subs = nil
+	return had
 }

@@ -13,7 +13,7 @@ func crowd(n int, filters ...string) (*routes, []*Session) {
 	t := new(routes)
 	var sessions []*Session
 	for range n {
-		s := &Session{subs: make(map[string]struct{})}
+		s := new(Session)
 		sessions = append(sessions, s)
 		for i, f := range filters {
 			t.subscribe(s, packet.Subscription{Filter: f, QoS: packet.QoS(i)}, uint32(i+1))

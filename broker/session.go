@@ -30,24 +30,24 @@ type Session struct {
 	access   *access        // of the last connection; nil before the first one of this process
 	owner    *session.Owner // as it was stored; nil: not known, or access knows better
 	state    session.State
-	peer     peer                // nil while the client is away
-	ended    bool                // it is no longer in the server's table
-	dropping bool                // its queue was full when the last message came
-	loading  bool                // messages are being read from the store
-	storing  int                 // PUBRECs on their way to the disk
-	backlog  []waiting           // retained messages at QoS 0, and what must not overtake them
-	behind   int                 // messages in backlog that are not retained ones
-	subs     map[string]struct{} // filters
-	expiry   uint32              // seconds after the connection ends
-	will     *packet.Will        // nil when none is due
-	stopgap  bool                // its client has asked for one that is stored, which the store refused
-	unread   bool                // the last read from the store failed
-	holds    []uint64            // what Hold has returned and was not released
-	early    []uint64            // positions that are in the queue and not yet durable
-	stuckAt  uint64              // the oldest position when Hold was called last
-	lowest   uint64              // of what it has returned since a read from the store began
-	since    time.Time           // when the connection ended
-	timer    *time.Timer         // to the delayed will, or to the end of the session
+	peer     peer      // nil while the client is away
+	ended    bool      // it is no longer in the server's table
+	dropping bool      // its queue was full when the last message came
+	loading  bool      // messages are being read from the store
+	storing  int       // PUBRECs on their way to the disk
+	backlog  []waiting // retained messages at QoS 0, and what must not overtake them
+	behind   int       // messages in backlog that are not retained ones
+	subs     filters
+	expiry   uint32       // seconds after the connection ends
+	will     *packet.Will // nil when none is due
+	stopgap  bool         // its client has asked for one that is stored, which the store refused
+	unread   bool         // the last read from the store failed
+	holds    []uint64     // what Hold has returned and was not released
+	early    []uint64     // positions that are in the queue and not yet durable
+	stuckAt  uint64       // the oldest position when Hold was called last
+	lowest   uint64       // of what it has returned since a read from the store began
+	since    time.Time    // when the connection ended
+	timer    *time.Timer  // to the delayed will, or to the end of the session
 }
 
 // newSession returns a session that is in no table yet.
@@ -55,7 +55,6 @@ func newSession(s *Server, id string, durable bool) *Session {
 	return &Session{
 		id: id, srv: s, durable: durable,
 		state: session.State{Client: id, Durable: durable},
-		subs:  make(map[string]struct{}),
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 // Therefore that of a connection from which can be read on after it, a plain socket or TLS, is an
 // alarm at which the silence is looked at; others have theirs moved.
 type silence struct {
-	nc      net.Conn
 	most    time.Duration // 1.5 times the keep alive, 0: any
 	since   time.Time
 	fresh   int64 // when one without alarm has rested last, in Unix milliseconds
@@ -35,28 +34,28 @@ var errQuiet = errors.New("nothing has come for a while")
 
 // begin starts the first silence, after the handshake.
 func (s *silence) begin(nc net.Conn) {
-	s.nc, s.alarmed, s.rest = nc, true, true
+	s.alarmed, s.rest = true, true
 	if p, ok := nc.(interface{ DeadlinePasses() bool }); ok {
 		s.alarmed = p.DeadlinePasses()
 	}
 	_ = nc.SetReadDeadline(time.Time{})
-	_ = s.broken()
+	_ = s.broken(nc)
 	s.fresh = 0 // it rests after the next packet, often the last for long
 }
 
 // broken starts anew, as a packet is complete [MQTT-3.1.2-22]. It returns errQuiet if the connection
 // is to rest now.
-func (s *silence) broken() error {
+func (s *silence) broken(nc net.Conn) error {
 	s.since = time.Now()
 	if s.alarmed {
 		if s.rest {
 			s.rest = false
-			s.alarm(s.since.Add(quietTime))
+			s.alarm(nc, s.since.Add(quietTime))
 		}
 		return nil
 	}
 	if s.most > 0 {
-		_ = s.nc.SetReadDeadline(s.since.Add(s.most))
+		_ = nc.SetReadDeadline(s.since.Add(s.most))
 	}
 	if now := s.since.UnixMilli(); now < s.fresh || now-s.fresh >= freshTime.Milliseconds() {
 		s.fresh = now
@@ -66,17 +65,17 @@ func (s *silence) broken() error {
 }
 
 // alarm sets the deadline to a time, but not beyond the keep alive.
-func (s *silence) alarm(at time.Time) {
+func (s *silence) alarm(nc net.Conn, at time.Time) {
 	if s.most > 0 {
 		if end := s.since.Add(s.most); at.IsZero() || end.Before(at) {
 			at = end
 		}
 	}
-	_ = s.nc.SetReadDeadline(at)
+	_ = nc.SetReadDeadline(at)
 }
 
 // after tells what an error of reading means: nil, to read on; errQuiet; or the end.
-func (s *silence) after(err error) error {
+func (s *silence) after(nc net.Conn, err error) error {
 	if !s.alarmed || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
@@ -85,10 +84,10 @@ func (s *silence) after(err error) error {
 	case s.most > 0 && silent >= s.most:
 		return err
 	case silent < quietTime/2:
-		s.alarm(now.Add(busyTime))
+		s.alarm(nc, now.Add(busyTime))
 		return nil
 	}
 	s.rest = true
-	s.alarm(time.Time{})
+	s.alarm(nc, time.Time{})
 	return errQuiet
 }

@@ -3,7 +3,6 @@ package broker
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -96,7 +95,7 @@ func (n *Session) mayCarry(f packet.Subscription) packet.ReasonCode {
 	}
 	room := own(n.id) || !n.srv.memory.scarce.Load() && n.srv.routes.holds(f.Filter, l.SubscriptionBytes)
 	n.mu.Lock()
-	_, existed := n.subs[f.Filter]
+	existed := n.subs.has(f.Filter)
 	has, ended := len(n.subs), n.ended
 	n.mu.Unlock()
 	switch {
@@ -153,7 +152,7 @@ func (n *Session) backlogged(m *session.Message, h *hit) {
 // withdraw ends the subscriptions of a session that its client may not have any more.
 func withdraw(s *Server, n *Session, a *access) {
 	n.mu.Lock()
-	filters := slices.Collect(maps.Keys(n.subs))
+	filters := slices.Clone(n.subs)
 	n.mu.Unlock()
 	var changes []session.Change
 	for _, f := range filters {

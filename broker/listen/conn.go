@@ -107,20 +107,20 @@ func (c *Conn) protocol() (Protocols, error) {
 	if takes == MQTT {
 		return MQTT, nil // the broker finds out itself
 	}
-	first, err := c.first()
+	begins, err := first(c)
 	switch {
 	case err != nil:
 		return 0, err
-	case first == connectHeader && takes&MQTT > 0:
+	case begins == connectHeader && takes&MQTT > 0:
 		return MQTT, nil
-	case 'A' <= first && first <= 'Z':
+	case 'A' <= begins && begins <= 'Z':
 		return takes &^ MQTT, nil
 	}
-	return 0, fmt.Errorf("%w: the first byte is %#02x", errProtocol, first)
+	return 0, fmt.Errorf("%w: the first byte is %#02x", errProtocol, begins)
 }
 
 // first returns the first byte, which stays to be read.
-func (c *Conn) first() (byte, error) {
+func first(c *Conn) (byte, error) {
 	if c.tls == nil {
 		return peek(c.Conn)
 	}

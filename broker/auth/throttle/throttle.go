@@ -238,6 +238,9 @@ func (t *Throttle) Done(a *auth.Attempt, o Outcome) {
 		case o == Admitted && s.kind != byAddress:
 			c.failures, c.until = 0, time.Time{}
 		}
+		if c.trying == 0 && c.failures == 0 {
+			t.counts.Delete(s)
+		}
 	}
 	switch o {
 	case Refused:
