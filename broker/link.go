@@ -196,13 +196,13 @@ func (l *link) put(p *packet.Publish, r *round) bool {
 // await waits while the client has not taken most of the retained messages that it has asked for. It
 // reports false if it will not take any more.
 func (l *link) await(ctx context.Context, n *Session) bool {
+	behind, here := lags(l, n)
+	if !behind {
+		return here
+	}
 	for less := lessened(&l.out); ; {
-		n.mu.Lock()
-		here, behind := n.peer == l, len(n.backlog) >= backlogLimit
-		n.mu.Unlock()
-		over := !here || ends(&l.out)
-		if over || !behind {
-			return !over
+		if behind, here = lags(l, n); !behind {
+			return here
 		}
 		select {
 		case <-less:
@@ -210,6 +210,15 @@ func (l *link) await(ctx context.Context, n *Session) bool {
 			return false
 		}
 	}
+}
+
+// lags reports whether a client has many messages to take, and whether it will take any more.
+func lags(l *link, n *Session) (behind, here bool) {
+	n.mu.Lock()
+	here, behind = n.peer == l, len(n.backlog) >= backlogLimit
+	n.mu.Unlock()
+	here = here && !ends(&l.out)
+	return behind && here, here
 }
 
 func (l *link) pubrel(id uint16) { l.send(&packet.Ack{Type: packet.PUBREL, ID: id}) }
