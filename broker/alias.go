@@ -13,7 +13,7 @@ const aliasBytes = 64 << 10
 // the connection.
 type aliasesIn struct {
 	topics []string // by alias, from 1
-	bytes  int      // of them
+	bytes  int32    // of them
 	max    uint16
 }
 
@@ -28,7 +28,7 @@ func (a *aliasesIn) resolve(p *packet.Publish) error {
 		if len(a.topics) < int(alias) {
 			a.topics = append(a.topics, make([]string, int(alias)-len(a.topics))...)
 		}
-		if a.bytes += len(p.Topic) - len(a.topics[alias-1]); a.bytes > aliasBytes {
+		if a.bytes += int32(len(p.Topic) - len(a.topics[alias-1])); a.bytes > aliasBytes {
 			return &packet.Error{Clause: "4.13.2", Reason: packet.QuotaExceeded, Text: fmt.Sprintf("the topics with an alias have more than %d bytes", aliasBytes)}
 		}
 		a.topics[alias-1] = p.Topic

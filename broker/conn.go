@@ -72,9 +72,8 @@ var errGone = errors.New("disconnected")
 
 func newConn(s *Server, nc net.Conn, l *Listener) *conn {
 	c := &conn{srv: s, listener: l, nc: nc, address: auth.Origin(addressOf(nc)), pace: newPace(&s.limits, &s.stats.Slowed)}
-	c.link.stats = &s.stats
 	c.link.mount = mount(l.Prefix)
-	c.link.out.init(nc, &s.limits, &s.memory)
+	c.link.out.init(nc, s)
 	c.link.drained = func() {
 		s.turnstile.pass() // there is much for this client
 		c.session.resume()

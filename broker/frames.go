@@ -15,20 +15,18 @@ import (
 // it takes one from a common pool when bytes have come. The buffer grows with what has really
 // arrived, never with what a header announces.
 type frames struct {
-	r      io.Reader
-	raw    syscall.RawConn // nil if the connection is no plain socket
-	limit  int             // bytes of one packet
-	large  *atomic.Int64   // told the size of buf, if it is not of the pool
-	memory *memory
-	stats  *Stats
+	r     io.Reader
+	raw   syscall.RawConn // nil if the connection is no plain socket
+	limit int             // bytes of one packet
+	large *atomic.Int64   // told the size of buf, if it is not of the pool
+	srv   *Server
 
-	packets, bytes int64 // returned by next and not counted yet
+	packets, bytes uint32 // returned by next and not counted yet
 	buf            []byte
 	start          int // of what has not been consumed
 
 	pooled  *[]byte            // buf, if it is of the pool
 	attempt func(uintptr) bool // try, made once
-	n       int                // of the last read from raw
 	waited  bool               // the last fill found nothing at first, as far as is known
 	resting bool               // the next bytes are waited for on a small stack, if possible
 	errno   syscall.Errno
@@ -50,7 +48,7 @@ type waiter interface {
 
 // newFrames returns a reader of packets up to limit bytes, headers included.
 func newFrames(nc net.Conn, limit int, large *atomic.Int64, s *Server) *frames {
-	f := &frames{r: nc, limit: limit, large: large, memory: &s.memory, stats: &s.stats}
+	f := &frames{r: nc, limit: limit, large: large, srv: s}
 	f.attempt = f.try
 	if s, ok := nc.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {
@@ -80,7 +78,7 @@ func (f *frames) next() (h packet.Header, body []byte, ok bool, err error) {
 	}
 	f.start += n + h.Length
 	f.packets++
-	f.bytes += int64(n + h.Length)
+	f.bytes += uint32(n + h.Length)
 	return h, b[n : n+h.Length], true, nil
 }
 
@@ -115,7 +113,7 @@ func (f *frames) fill() error {
 	case f.buf == nil:
 		f.buf = make([]byte, 0, quietBuffer)
 	case cap(f.buf)-rest < ownBuffer/2:
-		if cap(f.buf) >= scarceBytes && f.memory.scarce.Load() {
+		if cap(f.buf) >= scarceBytes && f.srv.memory.scarce.Load() {
 			return errScarce("a large packet")
 		}
 		f.grow()
@@ -142,8 +140,8 @@ func (f *frames) quiet() {
 // count counts what next has returned.
 func (f *frames) count() {
 	if f.packets > 0 {
-		f.stats.PacketsReceived.Add(f.packets)
-		f.stats.BytesReceived.Add(f.bytes)
+		f.srv.stats.PacketsReceived.Add(int64(f.packets))
+		f.srv.stats.BytesReceived.Add(int64(f.bytes))
 		f.packets, f.bytes = 0, 0
 	}
 }
@@ -167,14 +165,14 @@ func (f *frames) release() {
 
 // await waits until there is something to read, and reads it into a buffer of the pool.
 func (f *frames) await() error {
-	f.n, f.errno = 0, 0
+	f.errno = 0
 	if err := f.raw.Read(f.attempt); err != nil {
 		return err
 	}
 	if f.errno != 0 {
 		return f.errno
 	}
-	if f.n == 0 {
+	if f.buf == nil {
 		return io.EOF
 	}
 	return nil
@@ -186,7 +184,7 @@ func (f *frames) try(fd uintptr) bool {
 	b := *pooled
 	n, errno := socketRead(fd, b)
 	if n > 0 {
-		f.buf, f.pooled, f.n = b[:n], pooled, n
+		f.buf, f.pooled = b[:n], pooled
 		return true
 	}
 	buffers.Put(pooled)

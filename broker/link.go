@@ -161,7 +161,7 @@ func (l *link) offer(r *routing, h *hit) bool {
 	p := outgoing(r.p, expiry, h.ids)
 	p.Dup, p.QoS, p.ID, p.Retain = false, 0, 0, h.retain
 	if !l.put(&p, &r.round) {
-		l.stats.TooLarge.Add(1)
+		l.srv.stats.TooLarge.Add(1)
 	}
 	return true
 }
@@ -188,8 +188,8 @@ func (l *link) put(p *packet.Publish, r *round) bool {
 		l.aliases.replace(p)
 	}
 	l.publish(p, r)
-	l.stats.Sent.Add(1)
-	l.stats.PayloadSent.Add(int64(len(p.Payload)))
+	l.srv.stats.Sent.Add(1)
+	l.srv.stats.PayloadSent.Add(int64(len(p.Payload)))
 	return true
 }
 

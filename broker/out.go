@@ -16,12 +16,9 @@ import (
 //
 // Its lock is the innermost: it is held while bytes are appended, never while they are written.
 type out struct {
-	nc        net.Conn
-	version   packet.Version
-	limit     int // bytes waiting beyond which there is no room
-	memory    *memory
-	stats     *Stats
-	writeTime time.Duration // for the peer to take what one Write holds
+	srv     *Server
+	nc      net.Conn
+	version packet.Version
 
 	mu       sync.Mutex
 	port     *port          // nil if the connection is no plain socket
@@ -36,7 +33,6 @@ type out struct {
 	flushers sync.WaitGroup // the goroutine in flush
 	work     func()         // what it does, made once
 	acks     ackLine
-	ackLimit int    // places in acks beyond which the peer is not to be read
 	less     signal // see lessened; nil before somebody waits
 }
 
@@ -44,9 +40,8 @@ type out struct {
 // gateway takes to stop.
 const lastWriteTime = time.Second
 
-func (o *out) init(nc net.Conn, l *Limits, m *memory) {
-	o.nc, o.limit, o.memory, o.writeTime = nc, l.OutBytes, m, l.WriteTime
-	o.ackLimit = 2 * int(l.ReceiveMaximum)
+func (o *out) init(nc net.Conn, s *Server) {
+	o.nc, o.srv = nc, s
 	o.work = o.flush
 }
 
@@ -116,7 +111,7 @@ func (o *out) publish(p *packet.Publish, r *round) {
 func (o *out) room() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.wanted = !o.ending && o.buf.len() >= o.memory.allows(o.limit)
+	o.wanted = !o.ending && o.buf.len() >= o.srv.memory.allows(o.srv.limits.OutBytes)
 	return !o.ending && !o.wanted
 }
 
@@ -125,7 +120,8 @@ func (o *out) room() bool {
 func (o *out) laden() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return !o.ending && (o.buf.len() >= 2*o.limit || len(o.acks.waiting) >= o.ackLimit)
+	l := &o.srv.limits
+	return !o.ending && (o.buf.len() >= 2*l.OutBytes || len(o.acks.waiting) >= 2*int(l.ReceiveMaximum))
 }
 
 // ends reports whether a connection is ending.
@@ -228,7 +224,7 @@ func (o *out) flush() {
 			return
 		}
 		d, port := o.buf.take(), o.port
-		d.count(o.stats)
+		d.count(&o.srv.stats)
 		o.writing = cap(*d.b)
 		wanted, drained := o.wanted, o.drained
 		o.wanted = false
@@ -274,7 +270,7 @@ func (o *out) write(port *port, b []byte) (err error) {
 		o.mu.Lock()
 		deadline := o.last
 		if !o.ending {
-			deadline = time.Now().Add(o.writeTime)
+			deadline = time.Now().Add(o.srv.limits.WriteTime)
 		}
 		_ = o.nc.SetWriteDeadline(deadline)
 		o.mu.Unlock()

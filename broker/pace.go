@@ -75,11 +75,11 @@ func request(c *conn, n int) error {
 	}
 	timer := time.NewTimer(late)
 	defer timer.Stop()
-	for !ends(&c.link.out) {
+	for less := lessened(&c.link.out); !ends(&c.link.out); {
 		select {
 		case <-timer.C:
 			return nil
-		case <-c.link.out.less:
+		case <-less:
 		case <-c.srv.ctx.Done():
 			return net.ErrClosed
 		}

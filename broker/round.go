@@ -69,7 +69,7 @@ func (r *round) write(o *out) {
 	var rest []byte
 	var err error
 	if !d.empty() {
-		d.count(o.stats)
+		d.count(&o.srv.stats)
 		//crash:before-write
 		rest, err = o.port.write(*d.b)
 		//crash:written

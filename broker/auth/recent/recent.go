@@ -2,65 +2,79 @@
 // what is new. It bounds the memory of whatever strangers can fill.
 package recent
 
-import "container/list"
-
 // A Table has the values that were used last, by key. The zero value is not usable, and it is not
 // safe for several goroutines: whoever has one has a lock beside it.
 type Table[K comparable, V any] struct {
-	most  int
-	rows  map[K]*list.Element
-	order list.List // of *row[K, V], the one used last in front
+	most int
+	rows map[K]*row[K, V]
+	// ring is neither a key nor a value: it is between the row used last, its next, and the one used
+	// least recently.
+	ring row[K, V]
 }
 
 type row[K comparable, V any] struct {
-	key   K
-	value V
+	before, next *row[K, V]
+	key          K
+	value        V
 }
 
 // New returns an empty table for at most so many values.
 func New[K comparable, V any](most int) *Table[K, V] {
-	return &Table[K, V]{most: max(1, most), rows: make(map[K]*list.Element)}
+	t := &Table[K, V]{most: max(1, most), rows: make(map[K]*row[K, V])}
+	t.ring.before, t.ring.next = &t.ring, &t.ring
+	return t
+}
+
+// leave takes a row out of the ring.
+func (r *row[K, V]) leave() { r.before.next, r.next.before = r.next, r.before }
+
+// enter puts a row into the ring after another.
+func (r *row[K, V]) enter(after *row[K, V]) {
+	r.before, r.next = after, after.next
+	r.before.next, r.next.before = r, r
 }
 
 // Get returns a value, which is the one used last from now on.
 func (t *Table[K, V]) Get(key K) (value V, ok bool) {
-	e, ok := t.rows[key]
+	r, ok := t.rows[key]
 	if !ok {
 		return value, false
 	}
-	t.order.MoveToFront(e)
-	return e.Value.(*row[K, V]).value, true
+	r.leave()
+	r.enter(&t.ring)
+	return r.value, true
 }
 
 // Put sets a value, in place of the one used least recently if there is no room.
 func (t *Table[K, V]) Put(key K, value V) {
-	if e, ok := t.rows[key]; ok {
-		e.Value.(*row[K, V]).value = value
-		t.order.MoveToFront(e)
+	if r, ok := t.rows[key]; ok {
+		r.value = value
+		r.leave()
+		r.enter(&t.ring)
 		return
 	}
 	if len(t.rows) >= t.most {
-		last := t.order.Back()
-		delete(t.rows, last.Value.(*row[K, V]).key)
-		t.order.Remove(last)
+		t.Delete(t.ring.before.key)
 	}
-	t.rows[key] = t.order.PushFront(&row[K, V]{key, value})
+	r := &row[K, V]{key: key, value: value}
+	r.enter(&t.ring)
+	t.rows[key] = r
 }
 
 // Delete removes a value, if it is there.
 func (t *Table[K, V]) Delete(key K) {
-	if e, ok := t.rows[key]; ok {
+	if r, ok := t.rows[key]; ok {
 		delete(t.rows, key)
-		t.order.Remove(e)
+		r.leave()
 	}
 }
 
 // Drop removes the values that unwanted says so of.
 func (t *Table[K, V]) Drop(unwanted func(K, V) bool) {
-	for key, e := range t.rows {
-		if unwanted(key, e.Value.(*row[K, V]).value) {
+	for key, r := range t.rows {
+		if unwanted(key, r.value) {
 			delete(t.rows, key)
-			t.order.Remove(e)
+			r.leave()
 		}
 	}
 }
