@@ -27,7 +27,7 @@ func newBan() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	data := dataFlag(cmd)
-	list := func() *ban.List { return ban.Open(filepath.Join(*data, bansFile)) }
+	list := func() *ban.List { return ban.Open(filepath.Join(*data, bansFile), time.Now) }
 	cmd.AddCommand(newBanAdd(list), newBanList(list), newBanRemove(list))
 	return cmd
 }

@@ -32,6 +32,7 @@ type control struct {
 	bans    *ban.List
 	purge   func(match func(client, user string) bool)
 	letters *letters
+	now     func() time.Time // the time of day
 	log     *slog.Logger
 }
 
@@ -147,7 +148,7 @@ func (c *control) device(o *order, r *reply) (err error) {
 	r.Name = o.Name
 	switch o.Command {
 	case "add":
-		d, err := newDeviceOf(o.Name, o.ClientID, o.Expires, o.Addresses, o.Labels)
+		d, err := newDeviceOf(o.Name, o.ClientID, o.Expires, o.Addresses, o.Labels, c.now())
 		if err != nil {
 			return err
 		}
@@ -199,7 +200,7 @@ func (c *control) ban(o *order, r *reply) (err error) {
 		return c.bans.Remove(b)
 	}
 	b.Reason = o.Reason
-	if b.Until, err = ending(o.Until, time.Now()); err != nil {
+	if b.Until, err = ending(o.Until, c.now()); err != nil {
 		return fmt.Errorf("until: %w", err)
 	}
 	return c.bans.Add(b)

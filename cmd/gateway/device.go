@@ -59,7 +59,7 @@ func newDeviceAdd(registry func() *device.Registry) *cobra.Command {
 		Example: "  gateway device add dev-7 --label room=3 --expires 365d --qr mqtts://greenhouse.local:8883",
 		Args:    oneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := newDeviceOf(args[0], clientID, expires, addresses, labels)
+			d, err := newDeviceOf(args[0], clientID, expires, addresses, labels, time.Now())
 			if err != nil {
 				return usageError{err}
 			}
@@ -83,9 +83,9 @@ func newDeviceAdd(registry func() *device.Registry) *cobra.Command {
 }
 
 // newDeviceOf returns a device as it is described on the command line or over MQTT.
-func newDeviceOf(name, clientID, expires string, addresses, labels []string) (d device.Device, err error) {
+func newDeviceOf(name, clientID, expires string, addresses, labels []string, now time.Time) (d device.Device, err error) {
 	d = device.Device{Name: name, ClientID: clientID}
-	if d.Expires, err = ending(expires, time.Now()); err != nil {
+	if d.Expires, err = ending(expires, now); err != nil {
 		return d, err
 	}
 	for _, s := range addresses {

@@ -74,16 +74,16 @@ type guestbook struct {
 // newGuestbook reads who is registered and who is banned.
 func newGuestbook(c *config.Config, clock *clock.Clock, log *slog.Logger) *guestbook {
 	registry := device.Open(filepath.Join(c.Gateway.Data, devicesFile))
-	bans := ban.Open(filepath.Join(c.Gateway.Data, bansFile))
+	bans := ban.Open(filepath.Join(c.Gateway.Data, bansFile), clock.Now)
 	b := &guestbook{
 		devices: registry.NewLogin(log, clock.Now),
 		door: &door{
-			bans: bans.NewCheck(log, clock.Now),
+			bans: bans.NewCheck(log),
 			throttle: throttle.New(throttle.Limits{
 				Failures: c.Limits.FailedLogins, Delay: c.Limits.LoginDelay, Connects: c.Limits.ClientConnects,
 			}),
 		},
-		control: control{devices: registry, bans: bans, purge: func(func(client, user string) bool) {}, log: log},
+		control: control{devices: registry, bans: bans, now: clock.Now, purge: func(func(client, user string) bool) {}, log: log},
 		stop:    func() {},
 	}
 	if c.Auth.HTTP == nil {

@@ -15,7 +15,7 @@ import (
 // A client that comes in as somebody else than it says, or as nobody, has not logged in: it guesses
 // no faster on another listener.
 func TestDoorCountsOnlyProof(t *testing.T) {
-	bans := ban.Open(filepath.Join(t.TempDir(), bansFile)).NewCheck(slog.New(slog.DiscardHandler), time.Now)
+	bans := ban.Open(filepath.Join(t.TempDir(), bansFile), time.Now).NewCheck(slog.New(slog.DiscardHandler))
 	for _, c := range []struct {
 		who     auth.Client
 		guesses int

@@ -113,19 +113,21 @@ func (b *Ban) err() error {
 // A List is the file with the bans. Changes may be made by several processes.
 type List struct {
 	ledger *ledger.Ledger[Ban]
+	now    func() time.Time
 }
 
-// Open returns the list in the file at path, which need not be there yet.
-func Open(path string) *List { return &List{ledger.New[Ban](path, "bans")} }
+// Open returns the list in the file at path, which need not be there yet. Now tells the time of day, by
+// which bans begin and end.
+func Open(path string, now func() time.Time) *List { return &List{ledger.New[Ban](path, "bans"), now} }
 
 // All returns the bans that are in force.
 func (l *List) All() ([]Ban, error) {
 	all, err := l.ledger.Read()
-	return inForce(all), err
+	return l.inForce(all), err
 }
 
-func inForce(all []Ban) []Ban {
-	now := time.Now()
+func (l *List) inForce(all []Ban) []Ban {
+	now := l.now()
 	return slices.DeleteFunc(all, func(b Ban) bool { return b.over(now) })
 }
 
@@ -134,12 +136,12 @@ func (l *List) Add(b Ban) error {
 	if err := b.clean(); err != nil {
 		return err
 	}
-	b.Since = time.Now().UTC().Truncate(time.Second)
+	b.Since = l.now().UTC().Truncate(time.Second)
 	if b.over(b.Since) {
 		return errors.New("it would be over already")
 	}
 	return l.ledger.Change(func(all []Ban) ([]Ban, error) {
-		return append(without(inForce(all), b), b), nil
+		return append(without(l.inForce(all), b), b), nil
 	})
 }
 
@@ -152,7 +154,7 @@ func (l *List) Remove(b Ban) error {
 		return err
 	}
 	return l.ledger.Change(func(all []Ban) ([]Ban, error) {
-		all = inForce(all)
+		all = l.inForce(all)
 		left := without(slices.Clone(all), b)
 		if len(left) == len(all) {
 			return nil, fmt.Errorf("%s: %w", &b, ErrNotFound)
@@ -173,15 +175,14 @@ const lookEvery = 300 * time.Millisecond
 type Check struct {
 	l    *List
 	log  *slog.Logger
-	now  func() time.Time
 	bans atomic.Pointer[index] // never changed
 }
 
 // NewCheck returns a Check of the bans that are in the file now. With a file that cannot be read it
-// knows none. Now tells the time of day, by which bans end.
-func (l *List) NewCheck(log *slog.Logger, now func() time.Time) *Check {
-	c := &Check{l: l, log: log, now: now}
-	c.bans.Store(newIndex(nil, now))
+// knows none.
+func (l *List) NewCheck(log *slog.Logger) *Check {
+	c := &Check{l: l, log: log}
+	c.bans.Store(newIndex(nil, l.now))
 	c.see(l.ledger.Read())
 	return c
 }
@@ -206,7 +207,7 @@ func (c *Check) see(all []Ban, err error) (ok bool) {
 			c.log.Error("a ban keeps nobody out", "ban", all[i].String(), "error", err)
 		}
 	}
-	c.bans.Store(newIndex(all, c.now))
+	c.bans.Store(newIndex(all, c.l.now))
 	return len(all) > 0
 }
 

@@ -22,7 +22,7 @@ var quiet = slog.New(slog.DiscardHandler)
 
 func list(t *testing.T, bans ...string) *ban.List {
 	t.Helper()
-	l := ban.Open(filepath.Join(t.TempDir(), "bans"))
+	l := ban.Open(filepath.Join(t.TempDir(), "bans"), time.Now)
 	for _, s := range bans {
 		b, err := ban.Parse(s)
 		if err != nil {
@@ -38,7 +38,7 @@ func list(t *testing.T, bans ...string) *ban.List {
 
 func TestCheck(t *testing.T) {
 	c := list(t, "client:dev-1", "client:*", "pattern:test-*-x*", "user:bob", "address:192.0.2.7", "address:198.51.100.0/24",
-		"address:2001:db8::/32", "address:::ffff:203.0.113.1", "address:127.0.0.0/8", "serial:00:0A:1B").NewCheck(quiet, time.Now)
+		"address:2001:db8::/32", "address:::ffff:203.0.113.1", "address:127.0.0.0/8", "serial:00:0A:1B").NewCheck(quiet)
 	serial := &x509.Certificate{SerialNumber: big.NewInt(0x0a1b)}
 	tcp := func(s string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(s)} }
 	for _, tt := range []struct {
@@ -92,7 +92,7 @@ func TestChanges(t *testing.T) {
 	if err := l.Add(bob); err != nil {
 		t.Fatal(err)
 	}
-	c := l.NewCheck(quiet, time.Now)
+	c := l.NewCheck(quiet)
 	if err := c.Attempt(&auth.Attempt{Username: "bob"}); err == nil {
 		t.Error("bob is not banned")
 	}
@@ -131,7 +131,7 @@ func TestChanges(t *testing.T) {
 // A change is in force, and ends sessions, without a restart; a damaged file changes nothing.
 func TestRun(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "bans")
-	c := ban.Open(path).NewCheck(quiet, time.Now)
+	c := ban.Open(path, time.Now).NewCheck(quiet)
 	ctx, cancel := context.WithCancel(t.Context())
 	disconnected := make(chan func(*auth.Client) bool, 10)
 	done := make(chan struct{})
@@ -141,7 +141,7 @@ func TestRun(t *testing.T) {
 	}()
 	bob := &auth.Client{Identity: auth.Identity{User: "bob"}}
 	began := time.Now()
-	if err := ban.Open(path).Add(ban.Ban{Kind: ban.User, Value: "bob"}); err != nil {
+	if err := ban.Open(path, time.Now).Add(ban.Ban{Kind: ban.User, Value: "bob"}); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -156,7 +156,7 @@ func TestRun(t *testing.T) {
 	if err := os.WriteFile(path, []byte("junk"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if ban.Open(path).NewCheck(quiet, time.Now).Client(bob) != nil {
+	if ban.Open(path, time.Now).NewCheck(quiet).Client(bob) != nil {
 		t.Error("junk bans bob")
 	}
 	if c.Client(bob) == nil {
@@ -164,4 +164,22 @@ func TestRun(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// TestStep: bans follow the time of day that they are given, wherever the machine's clock is.
+func TestStep(t *testing.T) {
+	day := time.Now().AddDate(-10, 0, 0) // the machine's clock is ten years ahead
+	l := ban.Open(filepath.Join(t.TempDir(), "bans"), func() time.Time { return day })
+	for _, user := range []string{"alice", "bob"} {
+		if err := l.Add(ban.Ban{Kind: ban.User, Value: user, Until: day.Add(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if all, err := l.All(); err != nil || len(all) != 2 || all[0].Since.Sub(day).Abs() > time.Second {
+		t.Errorf("%+v, %v", all, err)
+	}
+	day = day.Add(2 * time.Hour)
+	if all, err := l.All(); err != nil || len(all) != 0 {
+		t.Errorf("over: %+v, %v", all, err)
+	}
 }
