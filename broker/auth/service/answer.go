@@ -70,6 +70,10 @@ func parseBody(kind string, body []byte) (answer, error) {
 	if len(body) > 0 && body[0] == '{' {
 		return parseObject(body)
 	}
+	if len(body) > 0 && body[0] == '<' {
+		// A wrong address, or a network that wants its guests to log in, shows this to everybody.
+		return answer{}, errors.New("the answer is a page")
+	}
 	kind, _, _ = strings.Cut(kind, ";")
 	if len(body) > 0 && strings.EqualFold(strings.TrimSpace(kind), "application/json") {
 		return answer{}, errors.New("the answer is said to be JSON, but is no object")

@@ -92,6 +92,8 @@ func TestAnswers(t *testing.T) {
 		{say(`{"result":"allow","expire_at":1000}`), no},
 		{say(`{"result":"allow","expire_at":99999999999}`), "in"},
 		{say(`{"result":"allow"`), later},
+		{say("<!DOCTYPE html><title>Welcome to nginx!</title>"), later},
+		{say("\n <html>log in to this network</html>"), later},
 		{say(`{"result":"allow","acl":[{"permission":"maybe","topic":"a"}]}`), later},
 		{say(`{"result":"allow","acl":[{"permission":"allow","topic":"a/#/b"}]}`), later},
 		{say(`{"result":"allow","acl":[{"permission":"allow","topic":"a","qos":[3]}]}`), later},
