@@ -110,7 +110,7 @@ func (r *Rule) matches(c *auth.Client, q auth.Request) bool {
 		return false
 	}
 	for _, t := range r.Topics {
-		filter, ok := forClient(t, c)
+		filter, ok := forClient(t, c, r.Allow)
 		switch {
 		case !ok:
 		case q.Command && r.Allow && !auth.Names(t, q.Topic):
@@ -130,9 +130,10 @@ func (r *Rule) matches(c *auth.Client, q auth.Request) bool {
 }
 
 // forClient returns a rule's filter for a client. A name with a character that means something in
-// a filter would make it another filter, and fits none; nor does one that would make its topics those
-// of the gateway itself, as the user $CONTROL would.
-func forClient(filter string, c *auth.Client) (string, bool) {
+// a filter would make it another filter, and fits none of a rule that allows; nor does one that would make its
+// topics those of the gateway itself, as the user $CONTROL would. A rule that denies counts for any name: it
+// can only deny more, and nobody is to get around it by what he calls himself.
+func forClient(filter string, c *auth.Client, allow bool) (string, bool) {
 	if !strings.Contains(filter, "%") {
 		return filter, true
 	}
@@ -140,7 +141,8 @@ func forClient(filter string, c *auth.Client) (string, bool) {
 		if !strings.Contains(filter, v.mark) {
 			continue
 		}
-		if v.value == "" || strings.ContainsAny(v.value, "+#/\x00") || v.value[0] == '$' && strings.HasPrefix(filter, v.mark) {
+		odd := strings.ContainsAny(v.value, "+#/\x00") || strings.HasPrefix(v.value, "$") && strings.HasPrefix(filter, v.mark)
+		if v.value == "" || allow && odd {
 			return "", false
 		}
 	}

@@ -28,6 +28,35 @@ func anna() auth.Client {
 	}
 }
 
+// Nobody gets around a rule that denies by a name that a rule which allows does not fit.
+func TestDenyFitsEveryName(t *testing.T) {
+	law := acl.Law{Rules: []acl.Rule{
+		{Place: "test:1", Actions: []auth.Action{auth.Publish, auth.Subscribe}, Topics: []string{"own/%c/set", "%u/set"}, MaxQoS: 2},
+		{Place: "test:2", Allow: true, Actions: []auth.Action{auth.Publish, auth.Subscribe}, Topics: []string{"#", "$x/#"}, MaxQoS: 2},
+	}}.Prepare()
+	for _, tt := range []struct {
+		user, id string
+		action   auth.Action
+		topic    string
+		allowed  bool
+	}{
+		{"", "panel", auth.Publish, "own/panel/set", false},
+		{"", "panel", auth.Publish, "own/other/set", true},
+		{"", "a/b", auth.Publish, "own/a/b/set", false},
+		{"", "a/b", auth.Subscribe, "own/#", false},
+		{"", "+", auth.Publish, "own/other/set", false},
+		{"", "a+b", auth.Publish, "own/a/set", true},
+		{"", "#", auth.Subscribe, "own/#", false},
+		{"$x", "", auth.Publish, "$x/set", false},
+		{"", "", auth.Publish, "own//set", true}, // without a name there is nothing of one's own
+	} {
+		c := auth.Client{Identity: auth.Identity{User: tt.user}, ID: tt.id}
+		if v := law.Authorize(t.Context(), &c, auth.Request{Action: tt.action, Topic: tt.topic}); v.Allowed != tt.allowed {
+			t.Errorf("%+v: %+v", tt, v)
+		}
+	}
+}
+
 // A rule is for the clients that are in each of its lists.
 func TestWhom(t *testing.T) {
 	for _, tt := range []struct {
