@@ -25,7 +25,12 @@ const (
 type ledger struct {
 	// repeats says that the cloud may send what it has released at QoS 2 once more: mosquitto 2.0.11
 	// does so in 5.0, PUBLISH after PUBREL, when a client comes back many times in a second.
-	repeats  bool
+	repeats bool
+	// strict says that the cloud keeps the order of its own messages too.
+	strict bool
+	// shuffles says that the cloud does not keep the order in which it passes on what the gateway has
+	// sent: that order is looked at on the wire.
+	shuffles bool
 	mu       sync.Mutex
 	accounts map[string]*account
 	faults   []string // what can never be right again, in the order of discovery
@@ -41,6 +46,7 @@ type account struct {
 
 type arrivals struct {
 	count   []int // by number: how often
+	line    []int // the numbers in the order in which they came
 	newest  int   // the highest number that arrived
 	settled int   // all numbers below were acknowledged and arrived
 }
@@ -112,14 +118,16 @@ func (l *ledger) arrive(p place, topic string, payload []byte) {
 		return
 	}
 	at.count[number]++
+	at.line = append(at.line, number)
+	ours := l.accounts[topic].ours
 	switch {
-	case at.count[number] == 1 && number < at.newest && l.accounts[topic].ours:
+	case at.count[number] == 1 && number < at.newest && (ours || l.strict) && !(p == atCloud && l.shuffles):
 		// The cloud may do this: mosquitto 2.0.11 sends a fresh message before those that have
 		// waited for a client which has just come back.
 		l.fault("%s: %s number %d arrived behind %d", p, topic, number, at.newest)
 	case at.count[number] == 1:
 		at.newest = max(at.newest, number)
-	case l.accounts[topic].qos == 2 && (l.accounts[topic].ours || !l.repeats):
+	case l.accounts[topic].qos == 2 && (ours || !l.repeats):
 		l.fault("%s: %s number %d arrived %d times at QoS 2", p, topic, number, at.count[number])
 	}
 }

@@ -12,6 +12,8 @@ import (
 
 var (
 	rounds = flag.Int("rounds", 10, "how often the gateway dies in each test")
+	kills  = flag.Int("kills", 2, "how often the gateway or the cloud dies in each row of TestMatrix")
+	cuts   = flag.Int("cuts", 8, "how often the line is cut in each of its rows")
 	seed   = flag.Uint64("seed", 0, "seed of the random instants; 0: a new one")
 )
 

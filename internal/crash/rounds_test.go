@@ -115,14 +115,26 @@ func (s *site) survive(rounds int, die func() string) {
 			s.fail(fmt.Sprintf("round %d, %s", i, how), faults)
 		}
 	}
-	if faults := s.finish(30 * time.Second); len(faults) > 0 {
+	in := s.settle(30 * time.Second)
+	sum := s.book.sum()
+	s.t.Logf("%d rounds in %v: %v; lost 0, doubled at QoS 2 0, out of order 0; of %d hoarded %d dropped, each reported",
+		rounds, time.Since(begin).Round(time.Second), sum, in.next-1, in.dropped)
+	if sum.acked < 20*rounds {
+		s.t.Errorf("only %d messages were acknowledged in %d rounds: the test shows nothing", sum.acked, rounds)
+	}
+}
+
+// settle ends the load and waits until all is where it belongs; the test fails if it does not come to
+// that. In = delivered + still queued + dropped and reported: everything was delivered, so nothing is
+// queued; but in the hoard, everything is queued or dropped.
+func (s *site) settle(limit time.Duration) (in stock) {
+	s.t.Helper()
+	if faults := s.finish(limit); len(faults) > 0 {
 		s.fail("at the end", faults)
 	}
 	if faults := s.interrupt(); len(faults) > 0 {
 		s.fail("at the end", faults)
 	}
-	// In = delivered + still queued + dropped and reported. Everything was delivered, so nothing is
-	// queued; but in the hoard, everything is queued or dropped.
 	in, faults := s.left()
 	waiting := 0
 	for p, topics := range in.queues {
@@ -135,12 +147,7 @@ func (s *site) survive(rounds int, die func() string) {
 	if len(faults) > 0 || waiting > 0 {
 		s.fail(fmt.Sprintf("%d messages still wait at the end", waiting), faults)
 	}
-	sum := s.book.sum()
-	s.t.Logf("%d rounds in %v: %v; lost 0, doubled at QoS 2 0, out of order 0; of %d hoarded %d dropped, each reported",
-		rounds, time.Since(begin).Round(time.Second), sum, in.next-1, in.dropped)
-	if sum.acked < 20*rounds {
-		s.t.Errorf("only %d messages were acknowledged in %d rounds: the test shows nothing", sum.acked, rounds)
-	}
+	return in
 }
 
 // begin starts the gateway and its peers.

@@ -53,9 +53,19 @@ func (o *output) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// newSite describes a gateway and starts it for the first time. On a disk its power can fail.
-// The bridge speaks a version of MQTT with the cloud; "" is no cloud.
+// newSite describes a gateway with a mosquitto as its cloud. On a disk its power can fail. The bridge
+// speaks a version of MQTT with the cloud; "" is no cloud.
 func newSite(t *testing.T, binary string, d *disk, version string) *site {
+	t.Helper()
+	cloud := ""
+	if version != "" {
+		cloud = startCloud(t)
+	}
+	return newSiteBelow(t, binary, d, version, cloud, cloud)
+}
+
+// newSiteBelow describes a gateway whose bridge reaches a cloud by the address of a line.
+func newSiteBelow(t *testing.T, binary string, d *disk, version, line, cloud string) *site {
 	t.Helper()
 	s := &site{t: t, binary: binary, disk: d, address: freeAddress(t), log: &output{}}
 	n := *seed
@@ -64,10 +74,9 @@ func newSite(t *testing.T, binary string, d *disk, version string) *site {
 	}
 	t.Logf("-seed %d", n)
 	s.random = rand.New(rand.NewPCG(n, n))
-	uplink, cloud := "", ""
+	uplink := ""
 	if version != "" {
-		cloud = startCloud(t)
-		uplink = fmt.Sprintf(uplinkSection, version, cloud)
+		uplink = fmt.Sprintf(uplinkSection, version, line)
 	}
 	var mark func(string, int)
 	if d == nil {
@@ -351,37 +360,64 @@ func freeAddress(t *testing.T) string {
 // startCloud starts a mosquitto that lets everybody in, or skips the test if there is none.
 func startCloud(t *testing.T) (address string) {
 	t.Helper()
+	m := newMosquitto(t)
+	m.start()
+	return m.address
+}
+
+// A mosquitto is a cloud that keeps its sessions when it ends in order. When it is killed it loses
+// what it has acknowledged.
+type mosquitto struct {
+	t             *testing.T
+	path, address string
+	config        string
+	cmd           *exec.Cmd
+}
+
+func newMosquitto(t *testing.T) *mosquitto {
+	t.Helper()
 	path, err := exec.LookPath("mosquitto")
 	if err != nil {
 		if path, err = exec.LookPath("/usr/sbin/mosquitto"); err != nil {
 			t.Skip("mosquitto is not installed: apt-get install mosquitto")
 		}
 	}
-	address = freeAddress(t)
-	_, port, _ := net.SplitHostPort(address)
-	file := filepath.Join(t.TempDir(), "mosquitto.conf")
-	config := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n", port)
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+	m := &mosquitto{t: t, path: path, address: freeAddress(t), config: filepath.Join(t.TempDir(), "mosquitto.conf")}
+	_, port, _ := net.SplitHostPort(m.address)
+	text := fmt.Sprintf("user root\nlistener %s 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\npersistence true\npersistence_location %s/\n",
+		port, t.TempDir())
+	if err := os.WriteFile(m.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(path, "-c", file)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	t.Cleanup(m.die)
+	return m
+}
+
+// start starts it and waits until it answers.
+func (m *mosquitto) start() {
+	m.t.Helper()
+	m.cmd = exec.Command(m.path, "-c", m.config)
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := m.cmd.Start(); err != nil {
+		m.t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it may be gone
-		_ = cmd.Wait()         // killed
-	})
 	for deadline := time.Now().Add(5 * time.Second); ; {
-		conn, err := net.Dial("tcp", address)
+		conn, err := net.Dial("tcp", m.address)
 		if err == nil {
 			conn.Close()
-			return address
+			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("mosquitto does not answer: %v", err)
+			m.t.Fatalf("mosquitto does not answer: %v", err)
 		}
 		time.Sleep(5 * time.Millisecond) // a poll with a deadline
+	}
+}
+
+// die ends it in order.
+func (m *mosquitto) die() {
+	if m.cmd != nil && m.cmd.ProcessState == nil {
+		_ = m.cmd.Process.Signal(syscall.SIGTERM) // it may be gone
+		_ = m.cmd.Wait()
 	}
 }

@@ -1,0 +1,185 @@
+package crash
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"gateway/broker/packet"
+)
+
+// A cloud is a broker that can end and come back with what it has acknowledged.
+type cloud interface {
+	start()
+	die()
+}
+
+// die kills a gateway that is a cloud.
+func (p *party) die() { p.kill() }
+
+// clouds are those of TestMatrix.
+var clouds = []struct {
+	name string
+	make func(t *testing.T) (c cloud, address string)
+}{
+	{"mosquitto", func(t *testing.T) (cloud, string) {
+		m := newMosquitto(t)
+		return m, m.address
+	}},
+	{"a gateway", func(t *testing.T) (cloud, string) {
+		p := &party{t: t, binary: product(t), address: freeAddress(t), log: &output{}}
+		p.write("    anonymous: true\n")
+		return p, p.address
+	}},
+}
+
+// longestCrossing is how many packets a connection carries at most in the rows where the line is cut:
+// some end within their handshakes.
+const longestCrossing = 80
+
+// A row is one of the matrix.
+type row struct {
+	cloud, version, dies  string
+	gateway, clouds, cuts int // deaths
+	sent, arrived         map[packet.QoS]int
+	commands              map[packet.QoS]int
+	lost                  int
+	up, own               verdicts // of the gateway, and of the cloud
+	done                  bool
+}
+
+// TestMatrix lets the gateway, the cloud and the line between them die, one of them or all in any
+// order, with both versions of MQTT and with a mosquitto and a gateway as the cloud. Messages
+// go up and down all the while. What both sides say is read on the line: the gateway sends and takes
+// every message at QoS 2 once, and each in its turn. A mosquitto ends in order, because it loses
+// what it has acknowledged when it is killed.
+func TestMatrix(t *testing.T) {
+	var rows []*row
+	t.Cleanup(func() { t.Logf("deaths, messages by QoS, and what went wrong:\n%s", table(rows)) })
+	for _, c := range clouds {
+		for _, version := range versions {
+			for _, dies := range []string{"gateway", "cloud", "line", "any"} {
+				r := &row{cloud: c.name, version: version, dies: dies}
+				rows = append(rows, r)
+				t.Run(strings.Join([]string{c.name, version, dies}, " "), func(t *testing.T) {
+					t.Parallel()
+					upstream, address := c.make(t)
+					r.run(t, product(t), upstream, address)
+				})
+			}
+		}
+	}
+}
+
+// table prints rows. In one that has not come to its end something is wrong, which the test tells.
+func table(rows []*row) string {
+	text := &strings.Builder{}
+	w := tabwriter.NewWriter(text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "cloud\tversion\tdies\tgateway\tcloud\tline\tup 1\tup 2\tdown 1\tdown 2\tlost\tdoubled\tout of order\tdoubled by the cloud\tout of order by the cloud")
+	deaths, cuts := 0, 0
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t", r.cloud, r.version, r.dies, r.gateway, r.clouds, r.cuts)
+		if !r.done {
+			fmt.Fprintln(w, "failed")
+			continue
+		}
+		deaths, cuts = deaths+r.gateway+r.clouds, cuts+r.cuts
+		fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", r.arrived[1], r.arrived[2], r.commands[1], r.commands[2],
+			r.lost, r.up.doubled, r.up.disordered, r.own.doubled, r.own.disordered)
+	}
+	w.Flush()
+	return text.String() + fmt.Sprintf("%d deaths of gateway and cloud, %d cuts of the line\n", deaths, cuts)
+}
+
+// run goes through the deaths of a row. It fails the test at what is wrong.
+func (r *row) run(t *testing.T, binary string, upstream cloud, address string) {
+	t.Helper()
+	upstream.start()
+	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+	line := newWire(t, address, r.version, random)
+	s := newSiteBelow(t, binary, nil, r.version, line.address(), address)
+	fair := r.cloud != "mosquitto"
+	s.book.strict, s.book.repeats, s.book.shuffles = fair, !fair, !fair
+	for _, d := range s.devices {
+		d.pause = 10 * time.Millisecond // a line that is cut all the time carries little
+	}
+	s.begin()
+	for r.dies != "line" && r.gateway+r.clouds < *kills {
+		s.live(longest)
+		r.die(s, upstream, line)
+	}
+	if r.dies == "line" {
+		line.often(longestCrossing)
+		line.sever()
+		for deadline := time.Now().Add(time.Minute + time.Duration(*cuts)*time.Second); line.count() < *cuts; {
+			if time.Now().After(deadline) {
+				t.Fatalf("the line was cut only %d times", line.count())
+			}
+			time.Sleep(10 * time.Millisecond) // a poll with a deadline
+		}
+		line.often(0)
+		r.cuts = line.count()
+	}
+	s.live(longest)
+	s.settle(time.Minute)
+	var faults []string
+	if faults, r.up, r.own = line.audit(s.book); len(faults) > 0 {
+		s.fail("on the line", faults)
+	}
+	r.count(s.book)
+	r.done = true
+	if fair && r.own != (verdicts{}) {
+		t.Errorf("the cloud has sent %+v", r.own)
+	}
+	if least := r.gateway + r.clouds + r.cuts; r.arrived[2] < least || r.commands[2] < least {
+		t.Errorf("only %d messages went up and %d came down: the test shows nothing", r.arrived[2], r.commands[2])
+	}
+}
+
+// live lets a random time pass: the instant of a death is what is tested.
+func (s *site) live(most time.Duration) { time.Sleep(time.Duration(s.random.Int64N(int64(most)))) }
+
+// die lets one of the three die, or all of them one soon after the other, and brings them back.
+func (r *row) die(s *site, upstream cloud, line *wire) {
+	const soon = 100 * time.Millisecond
+	deaths := map[string]func(){
+		"gateway": func() { s.kill(); r.gateway++ },
+		"cloud":   func() { upstream.die(); r.clouds++ },
+		"line":    func() { r.cuts += line.sever() },
+	}
+	returns := map[string]func(){"gateway": func() { s.start() }, "cloud": upstream.start, "line": func() {}}
+	who := []string{r.dies}
+	if r.dies == "any" {
+		who = []string{"gateway", "cloud", "line"}
+	}
+	for _, i := range s.random.Perm(len(who)) {
+		deaths[who[i]]()
+		s.live(soon)
+	}
+	for _, i := range s.random.Perm(len(who)) {
+		returns[who[i]]()
+		s.live(soon)
+	}
+}
+
+// count adds up what arrived, once each.
+func (r *row) count(book *ledger) {
+	r.arrived, r.commands = map[packet.QoS]int{}, map[packet.QoS]int{}
+	book.mu.Lock()
+	defer book.mu.Unlock()
+	for _, a := range book.accounts {
+		into, at := r.commands, a.places[atLocal]
+		if a.ours {
+			into, at = r.arrived, a.places[atCloud]
+		}
+		for i, n := range at.count {
+			into[a.qos] += min(n, 1)
+			if n == 0 && a.acked[i] {
+				r.lost++
+			}
+		}
+	}
+}
