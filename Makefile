@@ -3,10 +3,10 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 TOOL    := go tool -modfile=tools/go.mod
 
-.PHONY: help run demo-cloud test check torture crash vm bench arm fuzz docker clean
+.PHONY: help run demo-cloud test check torture crash crash-matrix vm bench arm fuzz docker clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 run: ## the simulated greenhouse, live in this terminal; needs nothing but Go
 	@CGO_ENABLED=0 go build -o build/gateway ./cmd/gateway
@@ -48,6 +48,12 @@ vm: ## the drivers against a real kernel's simulated pins
 crash: ## kill the gateway and cut its power, ROUNDS (200) times each, and count what is lost
 	@scripts/setup test
 	go test -count 1 -v -timeout 24h ./internal/crash -rounds $(or $(ROUNDS),200)
+
+crash-matrix: SHELL := /bin/bash -o pipefail
+crash-matrix: ## kill gateway and cloud KILLS (30) times and cut their line CUTS (250) times in each of 16 ways; a table
+	@scripts/setup test
+	go test -count 1 -v -timeout 24h ./bridge -run TestExactlyOnceThroughEveryCut -places 90 | grep -v -e '^=== ' -e '^    --- '
+	go test -count 1 -v -timeout 24h ./internal/crash -run TestMatrix -kills $(or $(KILLS),30) -cuts $(or $(CUTS),250) | grep -v -e '^=== '
 
 bench: arm ## the figures of the README, beside mosquitto; ROWS=all for every figure
 	@scripts/setup test

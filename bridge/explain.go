@@ -177,7 +177,7 @@ func explainTLS(t target, err error) string {
 		c := host.Certificate
 		if len(c.DNSNames) == 0 && len(c.IPAddresses) == 0 {
 			return fmt.Sprintf("the cloud's certificate has only a common name (%q), which no longer counts: "+
-				"issue it again with %q as subject alternative name", c.Subject.CommonName, host.Host)
+				"issue it again with %q as subject alternative name, or set tls.verify_name: cn", c.Subject.CommonName, host.Host)
 		}
 		names := c.DNSNames
 		for _, ip := range c.IPAddresses {

@@ -216,6 +216,7 @@ func TestHostileProxy(t *testing.T) {
 	for _, tt := range []struct{ scheme, answer, want string }{
 		{"http", strings.Repeat("x", maxProxyAnswer+1), "this is no HTTP proxy"},
 		{"http", "hello\r\n\r\n", "no HTTP proxy"},
+		{"http", "HTTP/1.1 401 Unauthorized\r\n\r\n", "check proxy_username"},
 		{"http", "HTTP/1.1 403 Forbidden\r\n\r\n", "403 Forbidden"},
 		{"socks5", "HTTP/1.1 400", "no SOCKS5 proxy"},
 		{"socks5", "\x05\xff", "another authentication"},

@@ -47,7 +47,7 @@ func (p Proxy) askHTTP(conn net.Conn, t target) error {
 	}
 	response.Body.Close()
 	switch {
-	case response.StatusCode == http.StatusProxyAuthRequired:
+	case response.StatusCode == http.StatusProxyAuthRequired, response.StatusCode == http.StatusUnauthorized: // as tinyproxy says
 		return errors.New("the proxy wants a user name and password: check proxy_username and proxy_password")
 	case response.StatusCode/100 != 2:
 		return fmt.Errorf("the proxy refuses to connect to %s: %s", t.address(), response.Status)

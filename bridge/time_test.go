@@ -102,7 +102,7 @@ func TestFullJitter(t *testing.T) {
 	}
 }
 
-// A cloud that answers CONNECT and is then heard no more is noticed within 45 s, with the
+// A cloud that answers CONNECT and is then heard no more is noticed within 40 s, with the
 // default keep alive.
 func TestDeadCloudIsNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -131,13 +131,13 @@ func TestDeadCloudIsNoticed(t *testing.T) {
 		if s := b.State().State; s != Connected {
 			t.Fatalf("state is %s", s)
 		}
-		time.Sleep(45 * time.Second)
+		time.Sleep(40 * time.Second)
 		s := b.State()
 		if s.State != Down || !strings.Contains(s.LastError, "no answer in time") {
-			t.Errorf("45 s after the last byte: %+v", s)
+			t.Errorf("40 s after the last byte: %+v", s)
 		}
-		if d := s.Since.Sub(<-up); d < 30*time.Second {
-			t.Errorf("given up after %s, a living cloud has 30 s to send something", d)
+		if d := s.Since.Sub(<-up); d < 25*time.Second {
+			t.Errorf("given up after %s, a living cloud has 25 s to send something", d)
 		}
 		stop()
 	})

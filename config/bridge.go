@@ -17,7 +17,7 @@ type Bridge struct {
 	Password       Secret        `yaml:"password"`
 	Method         string        `yaml:"method" words:"SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1"` // by which user name and password are shown; none: as they are; 5.0 only
 	TLS            BridgeTLS     `yaml:"tls"`
-	KeepAlive      time.Duration `yaml:"keep_alive" default:"30s" range:"5s..18h12m15s"`                 // whole seconds: the wire carries 16 bits of them
+	KeepAlive      time.Duration `yaml:"keep_alive" default:"25s" range:"5s..18h12m15s"`                 // whole seconds: the wire carries 16 bits of them
 	Window         int           `yaml:"window" range:"1..1024"`                                         // unacknowledged messages; default: 20, with 5.0 256 and never more than the cloud says; with 3.1.1 mosquitto loses what exceeds its max_inflight_messages, 20
 	MaxPacket      int64         `yaml:"max_packet,size" default:"1MiB" range:"1KiB..256MiB"`            // one packet of the cloud; a larger message is acknowledged, counted and dropped
 	SessionExpiry  time.Duration `yaml:"session_expiry" default:"30d" range:"1m..3650d"`                 // how long the cloud keeps the session while the link is down; 5.0 only
@@ -28,10 +28,10 @@ type Bridge struct {
 	HandshakeTime  time.Duration `yaml:"handshake_timeout" default:"10s" range:"100ms..1m"` // of connect_timeout, for proxy, TLS and WebSocket
 	AckTimeout     time.Duration `yaml:"ack_timeout" default:"30s" range:"1s..1h"`          // without an acknowledgement the link is taken for dead
 	Backoff        Backoff       `yaml:"backoff"`
-	Announce       bool          `yaml:"announce" default:"false"` // tell the cloud that this is a bridge, so that it sends nothing back; mosquitto understands it, clouds of large providers refuse it
+	Announce       bool          `yaml:"announce" default:"false"`                     // tell the cloud that this is a bridge, so that it sends nothing back; mosquitto understands it, clouds of large providers refuse it
 	CircleLimit    int           `yaml:"circle_limit" default:"50" range:"0..1000000"` // how often the same message may cross within 15 s before one is stopped; 3.1.1 only; 0 any
-	StateTopic     string        `yaml:"state_topic"`              // upstream, retained; default: gateway/<client_id>/state
-	Queue          Queue         `yaml:"queue"`                    // what waits for the cloud
+	StateTopic     string        `yaml:"state_topic"`                                  // upstream, retained; default: gateway/<client_id>/state
+	Queue          Queue         `yaml:"queue"`                                        // what waits for the cloud
 	Rules          []Rule        `yaml:"rules"`
 }
 
