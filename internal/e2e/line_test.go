@@ -85,9 +85,9 @@ func TestProxies(t *testing.T) {
 	}
 }
 
-// TestReturn lets the first of two ways to a cloud fail: the bridge takes the second, and returns to the
+// TestFallback lets the first of two ways to a cloud fail: the bridge takes the second, and returns to the
 // first when that leads there again.
-func TestReturn(t *testing.T) {
+func TestFallback(t *testing.T) {
 	c := newCloud(t)
 	got := c.listenTo()
 	first, second := newLink(t, c.address), newLink(t, c.address)
