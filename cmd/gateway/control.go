@@ -14,6 +14,7 @@ import (
 	"gateway/broker/auth"
 	"gateway/broker/auth/ban"
 	"gateway/broker/auth/device"
+	"gateway/broker/auth/service"
 	"gateway/broker/packet"
 )
 
@@ -30,7 +31,7 @@ const (
 type control struct {
 	devices *device.Registry
 	bans    *ban.List
-	purge   func(match func(client, user string) bool)
+	purge   func(service.Purge) error
 	letters *letters
 	now     func() time.Time // the time of day
 	log     *slog.Logger
@@ -227,8 +228,5 @@ func (c *control) cache(o *order) error {
 	if o.Command != "purge" {
 		return errCommand
 	}
-	c.purge(func(client, user string) bool {
-		return (o.Client == "" || client == o.Client) && (o.User == "" || user == o.User)
-	})
-	return nil
+	return c.purge(service.Purge{Client: o.Client, User: o.User})
 }

@@ -25,6 +25,7 @@ import (
 const (
 	devicesFile = "devices.jsonl"
 	bansFile    = "bans.jsonl"
+	purgesFile  = "purges.jsonl"
 )
 
 // dataFlag adds the flag that says where a gateway keeps its data.

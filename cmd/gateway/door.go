@@ -66,6 +66,7 @@ type guestbook struct {
 	door    *door
 	control control
 	service *service.Service // nil: none is asked
+	purges  service.Purges
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -83,7 +84,8 @@ func newGuestbook(c *config.Config, clock *clock.Clock, log *slog.Logger) *guest
 				Failures: c.Limits.FailedLogins, Delay: c.Limits.LoginDelay, Connects: c.Limits.ClientConnects,
 			}),
 		},
-		control: control{devices: registry, bans: bans, now: clock.Now, purge: func(func(client, user string) bool) {}, log: log},
+		control: control{devices: registry, bans: bans, now: clock.Now, purge: func(service.Purge) error { return nil }, log: log},
+		purges:  service.OpenPurges(filepath.Join(c.Gateway.Data, purgesFile)),
 		stop:    func() {},
 	}
 	if c.Auth.HTTP == nil {
@@ -96,6 +98,7 @@ func newGuestbook(c *config.Config, clock *clock.Clock, log *slog.Logger) *guest
 		return b
 	}
 	b.control.purge = b.service.Purge
+	b.purges.Begin(b.service.Purge, log) // before anybody is let in by what is to be forgotten
 	return b
 }
 
@@ -129,6 +132,7 @@ func (b *guestbook) run(server *broker.Server) {
 	disconnect := func(match func(*auth.Client) bool) { server.Disconnect(match, packet.AdministrativeAction) }
 	b.running.Go(func() { b.devices.Run(ctx, disconnect) })
 	b.running.Go(func() { b.door.bans.Run(ctx, disconnect) })
+	b.running.Go(func() { b.purges.Run(ctx, b.control.purge, b.control.log) })
 	b.running.Go(func() { b.control.run(ctx, server) })
 }
 

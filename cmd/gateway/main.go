@@ -54,6 +54,6 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newPub(), newSub(), newHealth(), newCheck(), newExplain(), newCA(), newStore(), newDevice(), newBan(), newNanoMQ(), newPasswd(), newScram(), newTOTP(), newGuard(), newRun())
+	root.AddCommand(newPub(), newSub(), newHealth(), newCheck(), newExplain(), newCA(), newStore(), newDevice(), newBan(), newCache(), newNanoMQ(), newPasswd(), newScram(), newTOTP(), newGuard(), newRun())
 	return root
 }

@@ -166,12 +166,14 @@ func (s *Service) Close() error {
 }
 
 // Purge forgets what the service has said about some clients: it is asked again, and while it is
-// away they are not let in.
-func (s *Service) Purge(match func(client, user string) bool) {
-	s.cache.purge(match)
-	if s.grace != nil {
-		s.grace.purge(match)
+// away they are not let in. The error is that this does not outlast a loss of power.
+func (s *Service) Purge(p Purge) error {
+	s.cache.purge(p.matches)
+	if s.grace == nil {
+		return nil
 	}
+	s.grace.purge(p.matches)
+	return s.grace.save(false)
 }
 
 // keepSaving writes what the grace is made of, until the service is closed.

@@ -309,7 +309,9 @@ func TestCache(t *testing.T) {
 			t.Errorf("%d: %q %q: %d questions", i, tt.id, tt.user, got)
 		}
 	}
-	s.Purge(func(client, _ string) bool { return client == "a" })
+	if err := s.Purge(service.Purge{Client: "a"}); err != nil {
+		t.Error(err)
+	}
 	if login("ab", "") != 0 || login("a", "b") != 1 {
 		t.Error("Purge forgets others, or not the one")
 	}
