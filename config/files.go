@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -170,7 +171,7 @@ func (f *fileChecker) each(file, key, kind, noun string, check func(der []byte) 
 	}
 	rest, err := os.ReadFile(file)
 	if st, statErr := os.Stat(file); statErr == nil && st.IsDir() {
-		f.report(key, "%s is a folder; put what is in it into one file: cat %[1]s/*.pem %[1]s/*.crt > all.pem, and give all.pem", file)
+		f.report(key, "%s is a folder; put what is in it into one file: cat %s > all.pem, and give all.pem", file, contents(file))
 		return
 	}
 	if err != nil {
@@ -195,6 +196,25 @@ func (f *fileChecker) each(file, key, kind, noun string, check func(der []byte) 
 	if count == 0 {
 		f.report(key, "%s holds no PEM %s", file, noun)
 	}
+}
+
+// contents returns how the shell names the certificates of a folder: by their hashes, as openssl rehash
+// makes links for those that Mosquitto would trust, or without these by what their names end with.
+func contents(folder string) string {
+	const hashed = "[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f].[0-9]"
+	if links, err := filepath.Glob(filepath.Join(folder, hashed)); err == nil && len(links) > 0 {
+		return folder + "/????????.[0-9]"
+	}
+	var ends []string
+	for _, end := range []string{"/*.pem", "/*.crt"} {
+		if files, err := filepath.Glob(folder + end); err == nil && len(files) > 0 {
+			ends = append(ends, folder+end)
+		}
+	}
+	if len(ends) == 0 {
+		return folder + "/*"
+	}
+	return strings.Join(ends, " ")
 }
 
 // period checks that a certificate is in force.

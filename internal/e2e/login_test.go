@@ -355,6 +355,12 @@ func TestOpenSSLRecipes(t *testing.T) {
 	if err := os.Mkdir(in("folder"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	for _, ca := range []string{"one", "two"} {
+		if err := os.Link(in(ca+".crt"), filepath.Join(in("folder"), ca+".pem")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	openssl("rehash @folder")
 	if err := os.WriteFile(in("bundle.pem"), []byte(bundle), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -388,10 +394,15 @@ func TestOpenSSLRecipes(t *testing.T) {
 	}
 	bad := newGateway(t, listener(in("encrypted.key"), "folder"))
 	out, err := exec.Command(binary, "check", bad.config).CombinedOutput()
-	for _, remedy := range []string{in("encrypted.key") + " is encrypted: give its password as key_password", "cat " + in("folder") + "/*.pem"} {
+	for _, remedy := range []string{in("encrypted.key") + " is encrypted: give its password as key_password", "cat " + in("folder") + "/????????.[0-9] > all.pem"} {
 		if err == nil || !strings.Contains(string(out), remedy) {
 			t.Errorf("gateway check does not say %q: %v\n%s", remedy, err, out)
 		}
+	}
+	// What it says to run makes a file with both authorities.
+	all := try(t, "sh", "-c", "cat "+in("folder")+"/????????.[0-9]")
+	if n := strings.Count(all, "BEGIN CERTIFICATE"); n != 2 || !strings.Contains(all, strings.TrimSpace(bundle[:200])) {
+		t.Errorf("the command finds %d authorities", n)
 	}
 }
 
