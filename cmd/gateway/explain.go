@@ -7,15 +7,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"gateway/board/clock"
 	"gateway/broker"
 	"gateway/broker/auth"
+	"gateway/broker/auth/device"
+	"gateway/broker/auth/service"
 	"gateway/broker/topic"
 	"gateway/config"
 )
@@ -26,6 +33,7 @@ type question struct {
 	groups                                       []string
 	qos                                          int
 	retain                                       bool
+	service                                      bool // the HTTP service is to be asked
 }
 
 func newExplain() *cobra.Command {
@@ -35,7 +43,8 @@ func newExplain() *cobra.Command {
 		Short: "Say whether a client may publish, subscribe or receive, and by which rule",
 		Long: "Say whether a client may publish, subscribe or receive, and by which rule of the configuration FILE or its\n" +
 			"ACL file. The gateway itself need not run; it asks the same rules, and tells clients of MQTT 5.0 the same reason.\n\n" +
-			"What came with a login, the rules of an HTTP service or of a device, is not known here.",
+			"A device of the registry is held to what the registry says of it: read as the gateway's user. An HTTP\n" +
+			"service (acl_req) is asked with --ask only. Rules in its answer to a login (acl) are not known here.",
 		Example: "  gateway explain --client panel-7 --user anna publish hall1/lamp/set /etc/gateway/gateway.yaml\n" +
 			"  gateway explain --user anna subscribe 'hall1/#' /etc/gateway/gateway.yaml",
 		Args: func(_ *cobra.Command, args []string) error {
@@ -49,9 +58,12 @@ func newExplain() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			v, err := q.ask(c, args[0], args[1])
+			v, note, err := q.ask(c, args[0], args[1])
 			if err != nil {
 				return usageError{err}
+			}
+			if note != "" {
+				fmt.Fprintln(cmd.OutOrStdout(), note)
 			}
 			say(cmd.OutOrStdout(), v)
 			return nil
@@ -66,6 +78,7 @@ func newExplain() *cobra.Command {
 	flags.StringSliceVar(&q.groups, "group", nil, "groups that its login gives it, beside those of the configuration")
 	flags.IntVar(&q.qos, "qos", 0, "quality of service of the message or subscription")
 	flags.BoolVar(&q.retain, "retain", false, "the message is to be retained")
+	flags.BoolVar(&q.service, "ask", false, "ask the HTTP service about its clients, as the gateway would")
 	return cmd
 }
 
@@ -77,12 +90,73 @@ func say(out io.Writer, v auth.Verdict) {
 	fmt.Fprintf(out, "%s: %s\n", word, v.Rule)
 }
 
-// ask returns the answer to a question.
-func (q *question) ask(c *config.Config, action, name string) (auth.Verdict, error) {
+// ask returns the answer to a question, and if that is not all that is to be said, what comes before it.
+func (q *question) ask(c *config.Config, action, name string) (v auth.Verdict, note string, err error) {
 	l, err := q.on(c)
 	if err != nil {
-		return auth.Verdict{}, err
+		return v, "", err
 	}
+	r, err := q.request(c, l, action, name)
+	if err != nil {
+		return v, "", err
+	}
+	if broker.Reserved(name) && r.Action == auth.Publish {
+		return auth.Verdict{Rule: "topics below $SYS/, $bridge/ and $dead/ are the gateway's own"}, "", nil
+	}
+	if l.Prefix != "" && name[0] == '$' && r.Action == auth.Publish {
+		return auth.Verdict{Rule: "topics that begin with $ are not for the clients of a listener with a prefix"}, "", nil
+	}
+	a, err := openAccess(c)
+	if err != nil {
+		return v, "", err
+	}
+	who, err := q.who(l)
+	if err != nil {
+		return v, "", err
+	}
+	kept, err := q.login(c, l, a, who)
+	if err != nil {
+		return v, "", err
+	}
+	if kept != nil {
+		return auth.Verdict{Rule: "it does not come in: " + kept.Error()}, "", nil
+	}
+	rules := a.of(l)
+	if who.By == service.By && c.Auth.HTTP.ACL != nil && r.Action != auth.Receive {
+		if !q.service {
+			note = "the HTTP service is asked first (acl_req), and what it refuses is denied; --ask does that now. If it leaves it to the gateway:"
+			rules = askedFirst{silent{}, rules}
+			return auth.Decide(context.Background(), who, rules, r), note, nil
+		}
+		s, err := askingService(c)
+		if err != nil {
+			return v, "", err
+		}
+		defer s.Close()
+		asked, _ := s.Rules()
+		rules = askedFirst{asked, rules}
+	}
+	return auth.Decide(context.Background(), who, rules, r), "", nil
+}
+
+// silent is a service that leaves everything to others.
+type silent struct{}
+
+func (silent) Authorize(context.Context, *auth.Client, auth.Request) auth.Verdict {
+	return auth.Verdict{}
+}
+
+// askingService returns the HTTP service for one question, beside a gateway that may run: what that keeps
+// is left alone.
+func askingService(c *config.Config) (*service.Service, error) {
+	one, http := *c, *c.Auth.HTTP
+	http.OnError = "deny"
+	one.Auth.HTTP = &http
+	return newService(&one, clock.New(built()), slog.New(slog.DiscardHandler))
+}
+
+// request returns what a client of a listener wants to do.
+func (q *question) request(c *config.Config, l config.Listener, action, name string) (auth.Request, error) {
 	r := auth.Request{QoS: byte(q.qos), Retain: q.retain, Topic: name}
 	valid := topic.ValidName
 	switch action {
@@ -95,43 +169,73 @@ func (q *question) ask(c *config.Config, action, name string) (auth.Verdict, err
 			r.Topic = rest
 		}
 	default:
-		return auth.Verdict{}, fmt.Errorf("a client wants to publish, subscribe or receive, not to %q", action)
+		return r, fmt.Errorf("a client wants to publish, subscribe or receive, not to %q", action)
 	}
 	if err := valid(name); err != nil {
-		return auth.Verdict{}, fmt.Errorf("%q: %w", name, err)
+		return r, fmt.Errorf("%q: %w", name, err)
 	}
 	if q.qos < 0 || q.qos > 2 {
-		return auth.Verdict{}, fmt.Errorf("--qos is from 0 to 2, not %d", q.qos)
-	}
-	if broker.Reserved(name) && r.Action == auth.Publish {
-		return auth.Verdict{Rule: "topics below $SYS/, $bridge/ and $dead/ are the gateway's own"}, nil
-	}
-	if l.Prefix != "" && name[0] == '$' && r.Action == auth.Publish {
-		return auth.Verdict{Rule: "topics that begin with $ are not for the clients of a listener with a prefix"}, nil
+		return r, fmt.Errorf("--qos is from 0 to 2, not %d", q.qos)
 	}
 	if !strings.HasPrefix(r.Topic, "$SYS/") {
 		r.Topic = l.Prefix + r.Topic
 	}
 	r.Command = r.Action == auth.Publish && slices.Contains(commandTopics(c), r.Topic)
-	who := auth.Client{Identity: auth.Identity{User: q.user, Groups: q.groups}, ID: q.client, Listener: l.Name}
+	return r, nil
+}
+
+// who returns the client that is meant.
+func (q *question) who(l config.Listener) (*auth.Client, error) {
+	who := &auth.Client{Identity: auth.Identity{User: q.user, Groups: q.groups}, ID: q.client, Listener: l.Name}
+	var err error
 	if q.address != "" {
 		if who.Addr, err = netip.ParseAddr(q.address); err != nil {
-			return auth.Verdict{}, fmt.Errorf("--address: %w", err)
+			return nil, fmt.Errorf("--address: %w", err)
 		}
 	}
 	if q.certificate != "" {
-		if who.Certificate, err = certificateOf(q.certificate); err != nil {
-			return auth.Verdict{}, fmt.Errorf("--certificate %s: %w", q.certificate, err)
+		if who.Certificate, err = certificateOf(q.certificate); err == nil {
+			err = named(who, l)
 		}
-		if err := named(&who, l); err != nil {
-			return auth.Verdict{}, fmt.Errorf("--certificate %s: %w", q.certificate, err)
+		if err != nil {
+			return nil, fmt.Errorf("--certificate %s: %w", q.certificate, err)
 		}
 	}
-	a, err := openAccess(c)
-	if err != nil {
-		return auth.Verdict{}, err
+	return who, nil
+}
+
+// login finds out which way to log in decides about a client, and says why it does not come in if that
+// can be told without its password.
+func (q *question) login(c *config.Config, l config.Listener, a *access, who *auth.Client) (kept, err error) {
+	for _, way := range l.Auth {
+		switch {
+		case way == "certificate" && who.Certificate != nil, way == "passwords" && a.users.Has(who.User):
+			return nil, nil
+		case way == "http":
+			who.By = service.By
+			return nil, nil
+		case way != "device":
+			continue
+		}
+		all, err := device.Open(filepath.Join(c.Gateway.Data, devicesFile)).List()
+		if err != nil {
+			return nil, fmt.Errorf("the registry of devices: %w", err)
+		}
+		i := slices.IndexFunc(all, func(d device.Device) bool { return d.Name == who.User })
+		if i < 0 {
+			continue
+		}
+		who.By = device.By
+		d := all[i]
+		if q.client == "" {
+			d.ClientID = "" // it is not said what it calls itself
+		}
+		if kept := d.Admit(q.client, time.Now()); kept != nil || !who.Addr.IsValid() {
+			return kept, nil
+		}
+		return d.From(net.TCPAddrFromAddrPort(netip.AddrPortFrom(who.Addr, 0))), nil
 	}
-	return auth.Decide(context.Background(), &who, a.of(l), r), nil
+	return nil, nil
 }
 
 // on returns the listener that is meant.

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +17,7 @@ import (
 
 	"gateway/broker"
 	"gateway/broker/auth"
+	"gateway/broker/auth/device"
 	"gateway/broker/packet"
 	"gateway/broker/topic"
 	"gateway/config"
@@ -34,11 +37,31 @@ type lawyer struct{ *rand.Rand }
 
 func (r lawyer) one(of ...string) string { return of[r.IntN(len(of))] }
 
+// device registers anna by chance, and returns her secret.
+func (r lawyer) device(t *testing.T, dir string) (secret string) {
+	if r.IntN(2) == 0 {
+		return ""
+	}
+	d := device.Device{Name: "anna", ClientID: r.one("", "c1", "c2")}
+	if r.IntN(2) == 0 {
+		d.Addresses = []netip.Prefix{netip.MustParsePrefix(r.one("127.0.0.0/8", "10.0.0.0/8"))}
+	}
+	registry := device.Open(filepath.Join(dir, devicesFile))
+	secret, err := registry.Add(d)
+	if err == nil && r.IntN(4) == 0 {
+		err = registry.Disable("anna")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return secret
+}
+
 // filter returns a filter out of a small alphabet, so that rules and requests meet.
 func (r lawyer) filter() string {
 	levels := make([]string, 1+r.IntN(3))
 	for i := range levels {
-		levels[i] = r.one("a", "b", "c1", "anna", "+", "%u", "%c")
+		levels[i] = r.one("a", "b", "c1", "anna", "+", "%u", "%c", "set")
 	}
 	if r.IntN(3) == 0 {
 		levels = append(levels, "#")
@@ -50,6 +73,9 @@ func (r lawyer) name() string {
 	levels := make([]string, 1+r.IntN(3))
 	for i := range levels {
 		levels[i] = r.one("a", "b", "c1", "anna", "$x")
+	}
+	if r.IntN(3) == 0 {
+		return r.one("a/set", "a/b/set", "b/set")
 	}
 	return strings.Join(levels, "/")
 }
@@ -72,7 +98,8 @@ func (r lawyer) rule() string {
 
 // config writes a configuration and returns it.
 func (r lawyer) config(t *testing.T, dir string) *config.Config {
-	text := "listeners: [{name: yard, address: '127.0.0.1:1883', anonymous: true" + r.one("", ", prefix: p/", ", prefix: a/") + "}]\nauth:\n" +
+	text := "gateway: {data: " + dir + "}\nboard: sim\noutputs: [{point: a, line: VENT, safe: off}, {point: a/b, line: LAMP, safe: off}]\n" +
+		"listeners: [{name: yard, address: '127.0.0.1:1883', auth: device, anonymous: true" + r.one("", ", prefix: p/", ", prefix: a/") + "}]\nauth:\n" +
 		"  groups: [{name: g, users: [anna]}]\n" + r.one("", "  super_users: ben\n") + r.one("", "  acl_file: acl\n")
 	for i := range 1 + r.IntN(5) {
 		if i == 0 {
@@ -100,22 +127,24 @@ func (r lawyer) config(t *testing.T, dir string) *config.Config {
 	return c
 }
 
-// FuzzExplain holds "gateway explain" and the broker to the same answers: for publications and
-// subscriptions, and for the messages that reach a client.
+// FuzzExplain holds "gateway explain" and the broker to the same answers: for who comes in of the registered
+// devices, for publications, commands among them, and subscriptions, and for the messages that reach a client.
 func FuzzExplain(f *testing.F) {
 	for seed := range uint64(20) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		r := lawyer{rand.New(rand.NewPCG(seed, 0))}
-		c := r.config(t, t.TempDir())
+		dir := t.TempDir()
+		c := r.config(t, dir)
+		secret := r.device(t, dir)
 		log := slog.New(slog.DiscardHandler)
 		store, err := offline.Open(filepath.Join(t.TempDir(), "store.db"), offline.Options{Log: log})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer store.Close()
-		server, err := broker.New(broker.Options{Store: store, Log: log})
+		server, err := broker.New(broker.Options{Store: store, Log: log, Commands: commandTopics(c)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -128,7 +157,8 @@ func FuzzExplain(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l := broker.Listener{Name: "yard", Auth: believer{}, Rules: a.of(c.Listeners[0]), Prefix: c.Listeners[0].Prefix}
+		devices := device.Open(filepath.Join(dir, devicesFile)).NewLogin(log, time.Now)
+		l := broker.Listener{Name: "yard", Auth: auth.Chain{devices, believer{}}, Rules: a.of(c.Listeners[0]), Prefix: c.Listeners[0].Prefix}
 		served := make(chan error, 1)
 		go func() { served <- server.Serve(ln, l) }()
 		defer func() { server.Close(); <-served }()
@@ -144,21 +174,29 @@ func FuzzExplain(f *testing.F) {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
 			q := question{client: "c1", user: user, address: "127.0.0.1"}
-			w, err := client.Dial(ctx, "mqtt://"+ln.Addr().String(), client.Options{ClientID: q.client, Username: user, Version: packet.V5, Receive: func(p packet.Publish) {
-				mu.Lock()
-				got[p.Topic] = true
-				mu.Unlock()
-			}})
-			if err != nil {
-				t.Fatal(err)
-			}
 			ask := func(action, name string) bool {
 				t.Helper()
-				v, err := q.ask(c, action, name)
+				v, _, err := q.ask(c, action, name)
 				if err != nil {
 					t.Fatal(err)
 				}
 				return v.Allowed
+			}
+			w, err := client.Dial(ctx, "mqtt://"+ln.Addr().String(), client.Options{ClientID: q.client, Username: user, Password: secret, Version: packet.V5, Receive: func(p packet.Publish) {
+				mu.Lock()
+				got[p.Topic] = true
+				mu.Unlock()
+			}})
+			if _, refused := errors.AsType[*client.Error](err); refused && user == "anna" && secret != "" {
+				for _, action := range []string{"publish", "subscribe", "receive"} {
+					if ask(action, r.name()) {
+						t.Errorf("a device does not come in (%v), but may %s", err, action)
+					}
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
 			}
 			for range 10 {
 				q.qos, q.retain = 1+r.IntN(2), r.IntN(3) == 0

@@ -528,4 +528,22 @@ func TestServiceRules(t *testing.T) {
 			t.Errorf("%s subscribes to %s: %s, %v, want %s", tt.user, tt.topic, got, err, tt.subscribe)
 		}
 	}
+	for _, tt := range []struct {
+		topic string
+		more  []string
+		want  string
+	}{
+		{"open", []string{"--ask"}, "allowed: the HTTP service allows it"},
+		{"other", []string{"--ask"}, "denied: the HTTP service refuses it: status 403"},
+		{"open", nil, "the HTTP service is asked first (acl_req), and what it refuses is denied; --ask does that now. If it leaves it to the gateway:\ndenied: no rule allows it"},
+	} {
+		before := p.asked.Load()
+		args := append([]string{"explain", "--listener", "http", "--user", "ann", "publish", tt.topic, p.config}, tt.more...)
+		if got := try(t, binary, args...); got != tt.want {
+			t.Errorf("%v: %s, want %s", args, got, tt.want)
+		}
+		if asked := p.asked.Load() > before; asked != (tt.more != nil) {
+			t.Errorf("%v: the service was asked: %t", args, asked)
+		}
+	}
 }

@@ -75,17 +75,13 @@ func (l *Login) Authenticate(_ context.Context, a auth.Attempt) (auth.Identity, 
 	}
 	now := l.now()
 	s, ok := d.fits(a.Password, now)
-	switch {
-	case !ok:
+	if !ok {
 		return auth.Identity{}, fmt.Errorf("device %s: wrong secret, or one that was replaced: %w", d.Name, auth.ErrBadCredentials)
-	case d.Disabled:
-		return auth.Identity{}, fmt.Errorf("device %s is disabled: %w", d.Name, auth.ErrBanned)
-	case passed(d.Expires, now):
-		return auth.Identity{}, fmt.Errorf("device %s expired on %s", d.Name, d.Expires.Format(time.DateOnly))
-	case d.ClientID != "" && a.ClientID != d.ClientID:
-		return auth.Identity{}, fmt.Errorf("device %s may only be %q, not %q", d.Name, d.ClientID, a.ClientID)
 	}
-	if err := d.from(a.Addr); err != nil {
+	if err := d.Admit(a.ClientID, now); err != nil {
+		return auth.Identity{}, err
+	}
+	if err := d.From(a.Addr); err != nil {
 		return auth.Identity{}, err
 	}
 	id := auth.Identity{User: d.Name, Expires: d.Expires, By: By}
@@ -95,8 +91,21 @@ func (l *Login) Authenticate(_ context.Context, a auth.Attempt) (auth.Identity, 
 	return id, nil
 }
 
-// from says whether a device may come from an address.
-func (d *Device) from(addr net.Addr) error {
+// Admit says why a device does not come in with a client identifier, whatever it shows; nil: it does.
+func (d *Device) Admit(clientID string, now time.Time) error {
+	switch {
+	case d.Disabled:
+		return fmt.Errorf("device %s is disabled: %w", d.Name, auth.ErrBanned)
+	case passed(d.Expires, now):
+		return fmt.Errorf("device %s expired on %s", d.Name, d.Expires.Format(time.DateOnly))
+	case d.ClientID != "" && clientID != d.ClientID:
+		return fmt.Errorf("device %s may only be %q, not %q", d.Name, d.ClientID, clientID)
+	}
+	return nil
+}
+
+// From says why a device may not come from an address; nil: it may.
+func (d *Device) From(addr net.Addr) error {
 	if len(d.Addresses) == 0 {
 		return nil
 	}

@@ -58,6 +58,12 @@ func (u *Users) Look() (gone []string, changed bool, err error) {
 	return gone, changed, nil
 }
 
+// Has reports whether there is a user.
+func (u *Users) Has(name string) bool {
+	_, ok := u.file.All()[name]
+	return ok
+}
+
 // Authenticate lets in whose password is that of the user. A user that there is not takes as long
 // as one with a wrong password.
 func (u *Users) Authenticate(ctx context.Context, a auth.Attempt) (auth.Identity, error) {
