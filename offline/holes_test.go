@@ -106,9 +106,11 @@ func TestHolesWait(t *testing.T) {
 	const n = 200
 	backlog(t, s, n)
 	backup := path + ".backup"
+	size := int64(0)
 	must(t, Save(backup, func(w io.Writer) error {
 		return s.Backup(w, func(int64) error { // it is slow to begin
 			deliver(t, s, n)
+			size = blocks(t, path)
 			if _, _, err := s.file.punch(0, holePiece); err == nil {
 				t.Error("holes while somebody reads")
 			}
@@ -118,7 +120,6 @@ func TestHolesWait(t *testing.T) {
 	if r := checkClean(t, backup); r.Messages != 4*n {
 		t.Errorf("%+v", r)
 	}
-	size := blocks(t, path)
 	eventually(t, "the room is given back afterwards", func() bool { return s.Stats().DiskBytes < size*2/3 })
 	must(t, s.Close())
 	checkClean(t, path)
