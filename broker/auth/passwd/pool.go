@@ -18,7 +18,8 @@ type Pool struct {
 // largeMemory is how many KiB are much.
 const largeMemory = 4 << 10
 
-// NewPool returns a pool for so many hashes at a time, and so many clients that wait.
+// NewPool returns a pool for so many hashes at a time, fewer than there are processors if these are more than
+// one, and so many clients that wait.
 func NewPool(workers, queue int) *Pool {
 	return &Pool{make(chan struct{}, workers+queue), make(chan struct{}, workers), make(chan struct{}, 1)}
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha512"
 	"encoding/binary"
+	"runtime"
 	"time"
 )
 
@@ -11,12 +12,13 @@ import (
 const turn = time.Millisecond
 
 // stretch is PBKDF2 with HMAC-SHA-512 (RFC 8018, 5.2), as that of the standard library, but with
-// pauses. Without them it would keep its processor for slices of 10 ms, and while all processors
-// hash, nobody would look what comes from the network in between.
+// pauses where there is one processor only. Without them it would keep that for slices of 10 ms, and nobody
+// would look what comes from the network in between. Of more processors a Pool is to leave one free, and a
+// pause, which takes a millisecond in the end, would double the time.
 func stretch(password, salt []byte, iterations, size int) []byte {
 	prf := hmac.New(sha512.New, password)
 	var key, u []byte
-	begin := time.Now()
+	begin, alone := time.Now(), runtime.GOMAXPROCS(0) == 1
 	for block := uint32(1); len(key) < size; block++ {
 		prf.Reset()
 		prf.Write(salt)
@@ -30,7 +32,7 @@ func stretch(password, salt []byte, iterations, size int) []byte {
 			for j := range t {
 				t[j] ^= u[j]
 			}
-			if i%64 == 0 && time.Since(begin) > turn {
+			if alone && i%64 == 0 && time.Since(begin) > turn {
 				time.Sleep(turn / 8)
 				begin = time.Now()
 			}
