@@ -90,7 +90,11 @@ func translateNanoMQ(src string) (string, error) {
 			var lines []string
 			for key, value := range found {
 				if name, ok := strings.CutPrefix(key, request+"."+list+"."); ok {
-					lines = append(lines, fmt.Sprintf("        %s: %s\n", strconv.Quote(name), strconv.Quote(value)))
+					line := fmt.Sprintf("        %s: %s", strconv.Quote(name), strconv.Quote(value))
+					if request == "acl_req" && (strings.Contains(value, "%P") || strings.Contains(value, "${password}")) {
+						line += " # empty: the password is not kept after the login"
+					}
+					lines = append(lines, line+"\n")
 				}
 			}
 			if slices.Sort(lines); len(lines) > 0 {

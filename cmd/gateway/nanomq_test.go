@@ -58,6 +58,9 @@ auth.http.timeout = 5s`,
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
+		if strings.Contains(text, "# empty") {
+			t.Errorf("%s: said to be empty:\n%s", name, text)
+		}
 		c, err := config.Parse("gateway.yaml", []byte("listeners: [{name: a, address: \"127.0.0.1:0\", auth: http}]\n"+text), nil)
 		if err != nil {
 			t.Errorf("%s: %v\n%s", name, err, text)
@@ -105,4 +108,12 @@ func FuzzNanoMQ(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A password in acl_req is said to be empty, which it is there and nowhere else.
+func TestNanoMQPassword(t *testing.T) {
+	text, err := translateNanoMQ(strings.Replace(nanoMQConf, `mountpoint = "%m"`, `secret = "x%P"`, 1))
+	if want := "\"secret\": \"x%P\" # empty: the password is not kept after the login\n"; err != nil || strings.Count(text, "# empty") != 1 || !strings.Contains(text, want) {
+		t.Errorf("%v\n%s", err, text)
+	}
 }
