@@ -73,16 +73,17 @@ func (l *ledger) send(topic string, qos packet.QoS, to ...place) int {
 	return len(a.acked) - 1
 }
 
-// accountOf is the account of a topic whose messages with these numbers were acknowledged, and of
-// which none has arrived.
-func accountOf(acked []int) *account {
+// accountOf is the account of a topic of which these numbers were acknowledged, others perhaps sent,
+// and none has arrived at some places.
+func accountOf(qos packet.QoS, acked, sent []int, to ...place) *account {
 	size := 0
-	if len(acked) > 0 {
-		size = slices.Max(acked) + 1
+	for _, n := range slices.Concat(acked, sent) {
+		size = max(size, n+1)
 	}
-	a := &account{ours: true, acked: make([]bool, size), places: map[place]*arrivals{
-		atLocal: {newest: -1, count: make([]int, size)},
-	}}
+	a := &account{qos: qos, ours: true, acked: make([]bool, size), places: map[place]*arrivals{}}
+	for _, p := range to {
+		a.places[p] = &arrivals{newest: -1, count: make([]int, size)}
+	}
 	for _, n := range acked {
 		a.acked[n] = true
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gateway/broker/packet"
+	"gateway/internal/client"
 	"gateway/internal/vm"
 )
 
@@ -22,13 +26,16 @@ import (
 const (
 	machineBinary = "GATEWAY_CRASH_BINARY"
 	machineCycle  = "GATEWAY_CRASH_CYCLE"
+	machineCloud  = "GATEWAY_CRASH_CLOUD"
 )
 
 // longestUp is how long a machine is up at most, from the power switch on.
-const longestUp = 2 * time.Second
+const longestUp = 3 * time.Second
 
 // TestMachine takes the power from a whole machine: an emulated one with a Linux kernel and an
-// ext4 file system of its own. When it is up again, all that its gateway had acknowledged is there.
+// ext4 file system of its own. When it is up again, all that its gateway had acknowledged is there: in
+// the queue of a subscriber, and in the cloud or on its way there, at QoS 2 once. The cloud is a
+// second gateway, which runs in the same machine and keeps its store outside of it.
 func TestMachine(t *testing.T) {
 	m := newMachine(t, product(t))
 	cycles := max(*rounds/10, 3)
@@ -42,10 +49,10 @@ func TestMachine(t *testing.T) {
 	for _, topic := range m.acked {
 		acked += len(topic)
 	}
-	t.Logf("%d power cuts of a machine in %v: %d messages acknowledged, lost 0, every store sound",
-		cycles, time.Since(begin).Round(time.Second), acked)
-	if acked < cycles {
-		t.Errorf("only %d messages were acknowledged: the test shows nothing", acked)
+	t.Logf("%d power cuts of a machine in %v: %d messages acknowledged, %d in the cloud before the last one, lost 0, doubled at QoS 2 0, out of order 0, every store sound",
+		cycles, time.Since(begin).Round(time.Second), acked, m.arrived)
+	if acked < cycles || m.arrived < cycles {
+		t.Errorf("only %d messages were acknowledged, and %d arrived: the test shows nothing", acked, m.arrived)
 	}
 }
 
@@ -67,7 +74,9 @@ type machine struct {
 	binary  string // the gateway
 	program string // TestInMachine
 	disk    string
+	cloud   string // the folder of the cloud, which keeps its power
 	acked   map[string][]int
+	arrived int // in the cloud
 }
 
 func newMachine(t *testing.T, binary string) *machine {
@@ -78,7 +87,7 @@ func newMachine(t *testing.T, binary string) *machine {
 	if _, ok := vm.Kernel(); !ok {
 		t.Skip("no test kernel on this machine: run make vm (it is built once, in 4 to 8 minutes)")
 	}
-	m := &machine{t: t, binary: binary, disk: filepath.Join(t.TempDir(), "disk"), acked: map[string][]int{}}
+	m := &machine{t: t, binary: binary, disk: filepath.Join(t.TempDir(), "disk"), cloud: t.TempDir(), acked: map[string][]int{}}
 	m.program = filepath.Join(t.TempDir(), "machine.test")
 	compile := exec.Command("go", "test", "-c", "-o", m.program, ".")
 	compile.Env = append(os.Environ(), "GOFLAGS=", "CGO_ENABLED=0", "GOARCH=amd64")
@@ -114,7 +123,7 @@ func (m *machine) cycle(number int) (faults []string) {
 	}
 	cmd := exec.Command(script, m.program, "-test.run", "^TestInMachine$", "-test.v")
 	cmd.Env = append(os.Environ(), "TMPDIR="+folder, "GATEWAY_VM_SECONDS=60", "GATEWAY_VM_ARGS=ubd0="+m.disk,
-		machineBinary+"="+m.binary, fmt.Sprintf("%s=%d", machineCycle, number))
+		machineBinary+"="+m.binary, machineCloud+"="+m.cloud, fmt.Sprintf("%s=%d", machineCycle, number))
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		m.t.Fatal(err)
@@ -122,7 +131,8 @@ func (m *machine) cycle(number int) (faults []string) {
 	if err := cmd.Start(); err != nil {
 		m.t.Fatal(err)
 	}
-	waiting, before, looked := backlog{atLocal: {}}, maps.Clone(m.acked), false
+	waiting, before, looked := backlog{atLocal: {}, atCloud: {}}, maps.Clone(m.acked), false
+	arrived := map[string][]int{}
 	var power *time.Timer
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		var topic string
@@ -131,6 +141,13 @@ func (m *machine) cycle(number int) (faults []string) {
 		case "queued":
 			fmt.Sscan(rest, &topic, &n)
 			waiting[atLocal][topic] = append(waiting[atLocal][topic], n)
+		case "leaving":
+			fmt.Sscan(rest, &topic, &n)
+			waiting[atCloud][topic] = append(waiting[atCloud][topic], n)
+		case "arrived":
+			fmt.Sscan(rest, &topic, &n)
+			topic = strings.TrimPrefix(topic, "greenhouse/")
+			arrived[topic] = append(arrived[topic], n)
 		case "fault":
 			faults = append(faults, rest)
 		case "looked": // from now on it is under load
@@ -151,7 +168,18 @@ func (m *machine) cycle(number int) (faults []string) {
 	}
 	book := newLedger()
 	for topic, numbers := range before {
-		book.accounts[topic] = accountOf(numbers)
+		qos := packet.QoS(1 + (topic[len(topic)-1]-'0')%2) // see device.publish
+		book.accounts[topic] = accountOf(qos, numbers, slices.Concat(arrived[topic], waiting[atCloud][topic], waiting[atLocal][topic]), atLocal, atCloud)
+	}
+	m.arrived = 0
+	for topic, numbers := range arrived {
+		m.arrived += len(numbers)
+		if book.accounts[topic] == nil {
+			continue // none of it was acknowledged
+		}
+		for _, n := range numbers {
+			book.arrive(atCloud, topic, fmt.Append(nil, n))
+		}
 	}
 	return append(append(faults, book.lost(waiting)...), book.wrong()...)
 }
@@ -180,22 +208,32 @@ func TestInMachine(t *testing.T) {
 		t.Fatalf("mount: %v", err)
 	}
 	in, faults := lookAt(t, folder)
-	for topic, numbers := range in.queues[atLocal] {
-		for _, n := range numbers {
-			fmt.Println("queued", topic, n)
+	there, more := lookAt(t, os.Getenv(machineCloud))
+	tell := func(word string, queue map[string][]int) {
+		for topic, numbers := range queue {
+			for _, n := range numbers {
+				fmt.Println(word, topic, n)
+			}
 		}
 	}
-	for _, f := range faults {
+	tell("queued", in.queues[atLocal])
+	tell("leaving", in.queues[atCloud])
+	tell("arrived", there.queues[atLocal]) // those of the cloud's subscriber
+	for _, f := range append(faults, more...) {
 		fmt.Println("fault", f)
 	}
-	s := newSite(t, os.Getenv(machineBinary), nil, "")
+	cycle, err := strconv.Atoi(os.Getenv(machineCycle))
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := cloudInMachine(t, there.queues == nil)
+	s := newSiteBelow(t, os.Getenv(machineBinary), nil, versions[cycle%len(versions)], up, "")
 	s.folder = folder
 	s.configure("")
 	for _, d := range s.devices {
-		d.name += "-" + os.Getenv(machineCycle) // the devices of a cycle die with it
-		d.topic += "-" + os.Getenv(machineCycle)
+		d.name += fmt.Sprint("-", cycle) // the devices of a cycle die with it
+		d.topic += fmt.Sprint("-", cycle)
 		d.enter = d.topic
-		d.to = []place{atLocal}
 		d.mark = func(topic string, n int) { fmt.Println("acked", topic, n) }
 	}
 	s.start()
@@ -205,6 +243,29 @@ func TestInMachine(t *testing.T) {
 	fmt.Println("looked")
 	s.peers.start(t)
 	select {}
+}
+
+// cloudInMachine starts the cloud, and returns its address. In the first cycle its subscriber comes, and
+// never again.
+func cloudInMachine(t *testing.T, first bool) (address string) {
+	t.Helper()
+	address = freeAddress(t)
+	config := filepath.Join(t.TempDir(), "cloud.yaml")
+	text := fmt.Sprintf("gateway: {id: cloud, data: %s}\nlisteners:\n  - name: local\n    address: %s\n    anonymous: true\n", os.Getenv(machineCloud), address)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Getenv(machineBinary), "run", config)
+	if err := cmd.Start(); err != nil { // it ends with the power
+		t.Fatal(err)
+	}
+	if first {
+		consumer := &peers{readers: []*subscriber{{peer{
+			name: "consumer", version: packet.V5, address: address, session: client.NewSession(),
+		}, []string{"greenhouse/up/#"}}}}
+		consumer.subscribe(t)
+	}
+	return address
 }
 
 // lookAt reads the store in a folder, if there is one.

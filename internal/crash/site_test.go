@@ -64,7 +64,8 @@ func newSite(t *testing.T, binary string, d *disk, version string) *site {
 	return newSiteBelow(t, binary, d, version, cloud, cloud)
 }
 
-// newSiteBelow describes a gateway whose bridge reaches a cloud by the address of a line.
+// newSiteBelow describes a gateway whose bridge reaches a cloud by the address of a line. Without the
+// cloud's own address there are only devices.
 func newSiteBelow(t *testing.T, binary string, d *disk, version, line, cloud string) *site {
 	t.Helper()
 	s := &site{t: t, binary: binary, disk: d, address: freeAddress(t), log: &output{}}
@@ -77,6 +78,9 @@ func newSiteBelow(t *testing.T, binary string, d *disk, version, line, cloud str
 	uplink := ""
 	if version != "" {
 		uplink = fmt.Sprintf(uplinkSection, version, line)
+	}
+	if cloud != "" {
+		uplink = hoardSection + uplink
 	}
 	var mark func(string, int)
 	if d == nil {
@@ -107,9 +111,11 @@ func newSiteBelow(t *testing.T, binary string, d *disk, version, line, cloud str
 	return s
 }
 
-const uplinkSection = `store:
+const hoardSection = `store:
   queue: {messages: 5000, full: drop_oldest}
-bridges:
+`
+
+const uplinkSection = `bridges:
   - name: cloud
     version: %s
     url: mqtt://%s
@@ -143,12 +149,14 @@ listeners:
 
 // delay lets durable messages wait for the disk from the next start on: receivers have some of them
 // before they are on disk, and what they acknowledge in time is never written.
-func (s *site) delay() {
+func (s *site) delay() { s.extend("store:\n", "  commit_delay: 50ms\n") }
+
+// extend puts a line behind one of the configuration.
+func (s *site) extend(line, more string) {
 	s.t.Helper()
 	old, err := os.ReadFile(s.config)
 	if err == nil {
-		text := strings.Replace(string(old), "store:\n", "store:\n  commit_delay: 50ms\n", 1)
-		err = os.WriteFile(s.config, []byte(text), 0o600)
+		err = os.WriteFile(s.config, []byte(strings.Replace(string(old), line, line+more, 1)), 0o600)
 	}
 	if err != nil {
 		s.t.Fatal(err)

@@ -71,7 +71,7 @@ func examine(t *testing.T, left map[string][]byte, acked backlog, open bool) []s
 	}
 	book := newLedger()
 	for topic, numbers := range acked[atLocal] {
-		book.accounts[topic] = accountOf(numbers)
+		book.accounts[topic] = accountOf(0, numbers, nil, atLocal)
 	}
 	return append(book.lost(in.queues), book.wrong()...)
 }

@@ -268,21 +268,35 @@ func taken(said, arrived []int) bool {
 	return len(all) == 0
 }
 
-// audit returns what is wrong with what the gateway has said and made of what it was told, and what
-// is wrong with what it was told, which is the cloud's own doing.
-func (w *wire) audit(book *ledger) (faults []string, up, cloud verdicts) {
+// said returns what is wrong with what the gateway has said.
+func (w *wire) said(book *ledger) (faults []string, v verdicts) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	book.mu.Lock()
 	defer book.mu.Unlock()
 	faults = slices.Clone(w.up.faults)
 	for _, topic := range slices.Sorted(maps.Keys(book.accounts)) {
+		a, before := book.accounts[topic], v
+		if !a.ours {
+			continue
+		}
+		if v.judge(w.up.lines[topic], a.qos); v != before {
+			faults = append(faults, fmt.Sprintf("%s left at QoS %d as %v", topic, a.qos, w.up.lines[topic]))
+		}
+	}
+	return faults, v
+}
+
+// heard returns what is wrong with what the gateway has made of what it was told, when all has come to
+// rest, and what is wrong with what it was told, which is the cloud's own doing.
+func (w *wire) heard(book *ledger) (faults []string, cloud verdicts) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	book.mu.Lock()
+	defer book.mu.Unlock()
+	for _, topic := range slices.Sorted(maps.Keys(book.accounts)) {
 		a := book.accounts[topic]
 		if a.ours {
-			before := up
-			if up.judge(w.up.lines[topic], a.qos); up != before {
-				faults = append(faults, fmt.Sprintf("%s left at QoS %d as %v", topic, a.qos, w.up.lines[topic]))
-			}
 			continue
 		}
 		cloud.judge(w.down.lines[topic], a.qos)
@@ -290,5 +304,5 @@ func (w *wire) audit(book *ledger) (faults []string, up, cloud verdicts) {
 			faults = append(faults, fmt.Sprintf("%s: the cloud sent %v, and %v arrived", topic, w.down.lines[topic], here))
 		}
 	}
-	return faults, up, cloud
+	return faults, cloud
 }
