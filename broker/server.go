@@ -74,6 +74,7 @@ type Server struct {
 	gate      gate
 	pace      *rate.Limiter // of connections
 	turnstile *turnstile
+	aside     *turnstile // of the store, which does not wait for readers
 	memory    memory
 
 	door     Door
@@ -128,8 +129,11 @@ func New(o Options) (*Server, error) {
 	if s.turnstile, err = newTurnstile(&s.stats.Turns); err != nil {
 		return nil, err
 	}
+	if s.aside, err = newTurnstile(new(atomic.Int64)); err != nil {
+		return nil, errors.Join(err, s.turnstile.close())
+	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	context.AfterFunc(s.ctx, func() { _ = s.turnstile.close() })
+	context.AfterFunc(s.ctx, func() { _, _ = s.turnstile.close(), s.aside.close() })
 	if s.absent.Store(o.Absent != nil); o.Absent == nil {
 		if err := s.Adopt(); err != nil {
 			s.stop()
@@ -140,6 +144,9 @@ func New(o Options) (*Server, error) {
 	r.report()
 	s.start(r.run)
 	s.memory.watch()
+	if y, ok := o.Store.(yielding); ok {
+		y.GiveWay(s.aside.pass)
+	}
 	return s, nil
 }
 

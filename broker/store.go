@@ -29,3 +29,7 @@ type Store interface {
 	// in order. Only what is durable is seen.
 	Read(client string, from uint64, max int) ([]session.Queued, error)
 }
+
+// A yielding Store calls a function in the middle of long work, which returns when clients that have
+// something to say had their turn.
+type yielding interface{ GiveWay(f func()) }

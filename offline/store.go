@@ -170,6 +170,10 @@ func assemble(f *file, o Options) *Store {
 	return s
 }
 
+// GiveWay has f called in the middle of long work, each 100 µs or so. It may wait for others who use
+// the processor, for a short time: commits and acknowledgements wait with it.
+func (s *Store) GiveWay(f func()) { s.committer.way.f.Store(&f) }
+
 // load reads what the committer keeps in memory, and counts this start of the machine.
 func (s *Store) load() error {
 	if err := s.file.update(s.clock.remember); err != nil {

@@ -36,6 +36,7 @@ type vault struct {
 	err      error  // why there is none
 	restored bool   // its sessions are those of the broker
 	writes   []byte // what was last published about what is written to the disk
+	giveWay  func() // see offline.Store.GiveWay
 }
 
 // newVault opens the store, if it can be opened now.
@@ -55,6 +56,9 @@ func (v *vault) open(suspect error) bool {
 	defer v.mu.Unlock()
 	was, _ := offline.StateOf(v.err)
 	v.store, v.err = store, err
+	if err == nil && v.giveWay != nil {
+		store.GiveWay(v.giveWay)
+	}
 	if is, remedy := offline.StateOf(err); err != nil && is != was {
 		v.options.Log.Error("no store: QoS 1 and 2 is refused until it can be opened, everything else goes on",
 			"state", is, "error", err, "remedy", remedy)
@@ -76,6 +80,16 @@ func (v *vault) Submit(changes []session.Change, lazy bool, done func(error)) {
 		store.Submit(changes, lazy, done)
 	case done != nil:
 		go done(err) // nothing is under way that it would have to follow, and nothing to wait for
+	}
+}
+
+// GiveWay has every store that is opened give way to others; see offline.Store.GiveWay.
+func (v *vault) GiveWay(f func()) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.giveWay = f
+	if v.err == nil {
+		v.store.GiveWay(f)
 	}
 }
 
