@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -46,22 +45,9 @@ type committer struct {
 	committed chan []*unit
 	workers   sync.WaitGroup
 
-	way
+	way *Way
 
 	gauge
-}
-
-// A way is what long work gives to others. Its function is nil if nobody wants it.
-type way struct{ f atomic.Pointer[func()] }
-
-// stride is how many units are worked on, for about 100 µs, before others may have the processor.
-const stride = 32
-
-// step gives way before the unit with a number in its batch, if it is due.
-func (w *way) step(i int) {
-	if f := w.f.Load(); f != nil && i%stride == stride-1 {
-		(*f)()
-	}
 }
 
 func (c *committer) start() {
@@ -73,7 +59,7 @@ func (c *committer) start() {
 func (c *committer) notify() {
 	for batch := range c.committed {
 		for i, u := range batch {
-			c.step(i)
+			c.way.step(i)
 			if u.done != nil {
 				//crash:before-done
 				u.done(u.err)
@@ -239,7 +225,7 @@ func (c *committer) try(units []*unit) (live []*unit, err error) {
 		ops := 0
 		live, size, refused = live[:0], 0, nil
 		for i, u := range units {
-			c.step(i)
+			c.way.step(i)
 			if u.err != nil {
 				continue
 			}

@@ -40,6 +40,9 @@ type Options struct {
 	// damaged one. nil: it is trusted when all of it can be read.
 	Suspect error
 
+	// Way is what the store gives to others; nil: one of its own.
+	Way *Way
+
 	sweepAt int64         // dead messages that are worth a sweep
 	compact int64         // size of a file that is worth a compaction
 	holes   int64         // bytes within a file that are worth to be given back
@@ -106,6 +109,7 @@ type Store struct {
 	file      *file
 	intake    *intake
 	committer *committer
+	*Way
 }
 
 // Open opens a store, and creates it if there is none. The folder must exist.
@@ -161,18 +165,18 @@ func (o *Options) hard() int64 { return o.MaxBytes + o.MaxBytes/4 + 16<<20 }
 
 // assemble puts the parts of a store together, for an open file.
 func assemble(f *file, o Options) *Store {
-	s := &Store{log: o.Log, clock: newClock(o.Clock), file: f, intake: newIntake(o.TelemetryCommit, o.CommitDelay, o.MaxPending)}
+	if o.Way == nil {
+		o.Way = new(Way)
+	}
+	s := &Store{log: o.Log, clock: newClock(o.Clock), file: f, Way: o.Way, intake: newIntake(o.TelemetryCommit, o.CommitDelay, o.MaxPending)}
 	s.committer = &committer{
+		way:  o.Way,
 		file: f, intake: s.intake, clock: s.clock, maxBytes: o.MaxBytes, sweepAt: o.sweepAt, probeAfter: o.probe, compactAt: o.compact, puncher: puncher{worth: o.holes},
 		cursors: make(map[uint64]*cursor), dead: make(map[uint64]struct{}),
 		gauge: gauge{log: o.Log},
 	}
 	return s
 }
-
-// GiveWay has f called in the middle of long work, each 100 µs or so. It may wait for others who use
-// the processor, for a short time: commits and acknowledgements wait with it.
-func (s *Store) GiveWay(f func()) { s.committer.way.f.Store(&f) }
 
 // load reads what the committer keeps in memory, and counts this start of the machine.
 func (s *Store) load() error {

@@ -25,8 +25,9 @@ const (
 // A vault is the gateway's place for its store. While there is none in it, because it could not be
 // opened, it refuses whatever is to be durable.
 type vault struct {
-	path    string
-	options offline.Options
+	path        string
+	options     offline.Options
+	offline.Way // of every store that is opened
 
 	// damaged has room for one error: why the gateway is to begin anew. Nobody has to take it.
 	damaged chan error
@@ -36,12 +37,12 @@ type vault struct {
 	err      error  // why there is none
 	restored bool   // its sessions are those of the broker
 	writes   []byte // what was last published about what is written to the disk
-	giveWay  func() // see offline.Store.GiveWay
 }
 
 // newVault opens the store, if it can be opened now.
 func newVault(path string, o offline.Options) *vault {
 	v := &vault{path: path, options: o, damaged: make(chan error, 1)}
+	v.options.Way = &v.Way
 	v.open(o.Suspect)
 	return v
 }
@@ -56,9 +57,6 @@ func (v *vault) open(suspect error) bool {
 	defer v.mu.Unlock()
 	was, _ := offline.StateOf(v.err)
 	v.store, v.err = store, err
-	if err == nil && v.giveWay != nil {
-		store.GiveWay(v.giveWay)
-	}
 	if is, remedy := offline.StateOf(err); err != nil && is != was {
 		v.options.Log.Error("no store: QoS 1 and 2 is refused until it can be opened, everything else goes on",
 			"state", is, "error", err, "remedy", remedy)
@@ -80,16 +78,6 @@ func (v *vault) Submit(changes []session.Change, lazy bool, done func(error)) {
 		store.Submit(changes, lazy, done)
 	case done != nil:
 		go done(err) // nothing is under way that it would have to follow, and nothing to wait for
-	}
-}
-
-// GiveWay has every store that is opened give way to others; see offline.Store.GiveWay.
-func (v *vault) GiveWay(f func()) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.giveWay = f
-	if v.err == nil {
-		v.store.GiveWay(f)
 	}
 }
 
