@@ -47,11 +47,9 @@ func saveLike(owner, path string, write func(io.Writer) error) (err error) {
 		return err
 	}
 	if owner != "" {
-		err = ownLike(f, owner)
+		ownLike(f, owner)
 	}
-	if err == nil {
-		err = write(f)
-	}
+	err = write(f)
 	if err == nil {
 		err = f.Sync()
 	}

@@ -100,9 +100,8 @@ func writeCompact(from *file, path string) (txid int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err = ownLike(to.handle, from.path); err == nil {
-		err = guard(func() error { return bolt.Compact(to.db.Load(), from.db.Load(), batchBytes) })
-	}
+	ownLike(to.handle, from.path)
+	err = guard(func() error { return bolt.Compact(to.db.Load(), from.db.Load(), batchBytes) })
 	if err == nil {
 		err = to.view(func(tx *bolt.Tx) error {
 			txid = tx.ID()

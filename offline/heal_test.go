@@ -6,6 +6,8 @@ import (
 	"errors"
 	"hash/fnv"
 	"os"
+	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -217,5 +219,48 @@ func TestUndatedStays(t *testing.T) {
 		must(t, s.Close())
 		restartMachine(t, path)
 		s = open(t, path, Options{Suspect: errors.New("a test")})
+	}
+}
+
+// TestDiscard: a file of which nothing is to be saved is set aside all the same.
+func TestDiscard(t *testing.T) {
+	content := filled(t)
+	path := storePath(t)
+	must(t, os.WriteFile(path, content, 0o600))
+	s := open(t, path, Options{Suspect: errors.New("a test"), Discard: true})
+	saved := s.Stats().Salvaged
+	if saved == nil || saved.Sessions+saved.Messages+saved.Retained != 0 || saved.Problems == 0 {
+		t.Fatalf("%+v", saved)
+	}
+	if aside, err := os.ReadFile(saved.Aside); err != nil || !bytes.Equal(aside, content) {
+		t.Errorf("what was set aside is not what was there: %v", err)
+	}
+}
+
+// TestSalvageNeedsRoom: while the disk takes nothing, a damaged file stays where it is; what can be read of
+// it is saved when there is room again.
+func TestSalvageNeedsRoom(t *testing.T) {
+	for _, cause := range []error{
+		&os.PathError{Op: "write", Err: syscall.ENOSPC}, &os.PathError{Op: "write", Err: syscall.EIO},
+	} {
+		path := storePath(t)
+		must(t, os.WriteFile(path, filled(t), 0o600))
+		commits := 0
+		o := Options{Suspect: errors.New("a test"), commit: func(db *bolt.DB, fn func(*bolt.Tx) error) error {
+			if commits++; commits > 2 { // the first messages
+				return cause
+			}
+			return commit(db, fn)
+		}}
+		if _, err := Open(path, o); !errors.Is(err, cause) || errors.Is(err, ErrDamaged) {
+			t.Errorf("%v: %v", cause, err)
+		}
+		if aside, _ := filepath.Glob(path + ".corrupt-*"); len(aside) != 0 {
+			t.Errorf("%v: it was set aside: %q", cause, aside)
+		}
+		s := open(t, path, Options{Suspect: o.Suspect})
+		if saved := s.Stats().Salvaged; saved == nil || saved.Messages != 79 || saved.Problems != 0 {
+			t.Errorf("%v: %+v", cause, saved)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -22,9 +23,7 @@ func lockFile(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ownLike(f, filepath.Dir(path)); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
+	ownLike(f, filepath.Dir(path))
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			err = ErrInUse
@@ -35,16 +34,13 @@ func lockFile(path string) (*os.File, error) {
 }
 
 // ownLike gives a file that root has made to the owner of another: root types the commands, but the
-// gateway that has to open the file is somebody else.
-func ownLike(f *os.File, path string) error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
+// gateway that has to open the file is somebody else. Some containers and file systems have no other
+// owners: there the file is as good as it is.
+func ownLike(f *os.File, path string) {
 	var s unix.Stat_t
-	if err := unix.Stat(path, &s); err != nil {
-		return err
+	if os.Geteuid() == 0 && unix.Stat(path, &s) == nil {
+		_ = f.Chown(int(s.Uid), int(s.Gid))
 	}
-	return f.Chown(int(s.Uid), int(s.Gid))
 }
 
 // Salvaged tells what was saved from a damaged file.
@@ -91,7 +87,10 @@ func prepare(path string, o Options) (*Salvaged, error) {
 		return nil, err
 	}
 	//crash:before-salvage
-	saved, err := salvage(path, fresh, o)
+	saved, err := &Salvaged{Problems: 1}, error(nil)
+	if !o.Discard {
+		saved, err = salvage(path, fresh, o)
+	}
 	if errors.Is(err, ErrDamaged) { // an empty store is better than none
 		cause = errors.Join(cause, fmt.Errorf("nothing of it is saved: %w", err))
 		saved, err = &Salvaged{Problems: 1}, create(fresh, hard)
@@ -225,6 +224,7 @@ func salvage(from, to string, o Options) (*Salvaged, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.commit = o.commit
 	within := Options{MaxBytes: o.hard(), Clock: o.Clock} // what fitted into the one fits into the other
 	within.defaults()
 	r := &rescue{store: assemble(f, within), saved: saved}
@@ -234,6 +234,9 @@ func salvage(from, to string, o Options) (*Salvaged, error) {
 	if err == nil {
 		err = facts(src, r.store.clock.restore, bad, r.add)
 		r.flush()
+	}
+	if err == nil {
+		err = r.failed
 	}
 	return saved, errors.Join(err, f.close())
 }
@@ -286,6 +289,8 @@ type rescue struct {
 	saved *Salvaged
 	units []*unit
 	size  int64
+
+	failed error // of the disk: what it did not take can be saved later
 }
 
 func (r *rescue) add(change session.Change) error {
@@ -317,6 +322,9 @@ func (r *rescue) add(change session.Change) error {
 	}
 	r.units = append(r.units, u)
 	r.size += u.grows
+	if r.failed != nil {
+		return r.failed
+	}
 	if len(r.units) >= batchUnits || r.size >= batchBytes {
 		r.flush()
 	}
@@ -326,7 +334,11 @@ func (r *rescue) add(change session.Change) error {
 func (r *rescue) flush() {
 	r.store.committer.commit(r.units)
 	for _, u := range r.units {
-		if u.err != nil {
+		switch {
+		case u.err == nil:
+		case errors.Is(u.err, ErrDisk), isErrno(u.err, syscall.ENOSPC), isErrno(u.err, syscall.EDQUOT):
+			r.failed = u.err
+		default:
 			r.saved.Problems++
 		}
 	}

@@ -39,6 +39,9 @@ type Options struct {
 	// Suspect is why the file is not to be trusted, however sound it looks: it is set aside like a
 	// damaged one. nil: it is trusted when all of it can be read.
 	Suspect error
+	// Discard says that nothing of a damaged or suspect file is to be saved: what was saved of it before
+	// was of no use either.
+	Discard bool
 
 	// Way is what the store gives to others; nil: one of its own.
 	Way *Way
@@ -130,8 +133,8 @@ func Open(path string, o Options) (_ *Store, err error) {
 		}
 	}()
 	s, err := openSound(path, o)
-	if errors.Is(err, ErrDamaged) && o.Suspect == nil { // it looked sound
-		o.Suspect = err
+	for errors.Is(err, ErrDamaged) && !o.Discard { // it looked sound, or what was saved of it did
+		o.Suspect, o.Discard = err, o.Suspect != nil
 		s, err = openSound(path, o)
 	}
 	if err != nil {

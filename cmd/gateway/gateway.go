@@ -44,8 +44,9 @@ type gateway struct {
 }
 
 // start starts a gateway. What can be mended while it runs, a missing device or an address in
-// use, is no error: it is logged, and tried again. A store that is suspect is set aside.
-func start(c *config.Config, log *slog.Logger, suspect error) (g *gateway, err error) {
+// use, is no error: it is logged, and tried again. Options of the store that are not in the
+// configuration are given.
+func start(c *config.Config, log *slog.Logger, o offline.Options) (g *gateway, err error) {
 	if err := os.MkdirAll(c.Gateway.Data, 0o700); err != nil {
 		log.Error("the data folder cannot be made: nothing will be kept", "error", err, "remedy", "make it, or set gateway.data to one that can be written")
 	}
@@ -66,7 +67,7 @@ func start(c *config.Config, log *slog.Logger, suspect error) (g *gateway, err e
 	for _, text := range g.access.wide() {
 		log.Warn(text)
 	}
-	if err := g.openStore(c, suspect); err != nil {
+	if err := g.openStore(c, o); err != nil {
 		return g, err
 	}
 	var watching context.Context
@@ -131,11 +132,10 @@ func (g *gateway) takeOutputs(c *config.Config) (err error) {
 
 // openStore opens the store and starts the broker on it. Without a store there is local control
 // and QoS 0; what must be durable is refused.
-func (g *gateway) openStore(c *config.Config, suspect error) error {
-	g.vault = newVault(c.StorePath(), offline.Options{
-		Log: g.log, TelemetryCommit: c.Store.TelemetryCommit, CommitDelay: c.Store.CommitDelay, MaxBytes: c.Store.MaxSize, Clock: g.clock,
-		Suspect: suspect,
-	})
+func (g *gateway) openStore(c *config.Config, durable offline.Options) error {
+	durable.Log, durable.Clock = g.log, g.clock
+	durable.TelemetryCommit, durable.CommitDelay, durable.MaxBytes = c.Store.TelemetryCommit, c.Store.CommitDelay, c.Store.MaxSize
+	g.vault = newVault(c.StorePath(), durable)
 	_, absent := g.vault.get()
 	most := limits(c.Limits)
 	most.Stored = sessionQuota(c.Store)

@@ -11,6 +11,7 @@ import (
 	"gateway/broker"
 	"gateway/broker/packet"
 	"gateway/config"
+	"gateway/offline"
 )
 
 // TestFirstMessage publishes as soon as anybody can, at the very first start: the queue for the
@@ -31,7 +32,7 @@ bridges:
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := start(c, slog.New(slog.DiscardHandler), nil)
+	g, err := start(c, slog.New(slog.DiscardHandler), offline.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"gateway/broker"
 	"gateway/broker/packet"
 	"gateway/config"
+	"gateway/offline"
 )
 
 func newRun() *cobra.Command {
@@ -56,18 +57,21 @@ func run(ctx context.Context, c *config.Config, log *slog.Logger, with func(cont
 	for _, p := range c.CheckFiles(now) {
 		log.Error(p.Text, "where", p.Where())
 	}
-	var suspect error // what the last run has found wrong with its store
+	var o offline.Options
 	patience := time.Duration(0)
 	for {
 		began := time.Now()
-		damage, err := runOnce(ctx, c, log, with, suspect, began.Add(patience))
+		damage, err := runOnce(ctx, c, log, with, o, began.Add(patience))
 		if damage == nil {
 			return err
 		}
 		log.Error("the store was damaged while the gateway ran: the gateway begins anew, and saves what can be read", "damage", damage, "error", err)
-		// A start reads the store in full. One that is soon found damaged again is not trusted any more.
-		if suspect = nil; patience > 0 && time.Since(began) < suspicion {
-			suspect = damage
+		// A start reads the store in full. One that is soon found damaged again is not trusted any more, and
+		// if what was saved of it is damaged as soon, that is not either.
+		if again := patience > 0 && time.Since(began) < suspicion; again {
+			o.Suspect, o.Discard = damage, o.Suspect != nil
+		} else {
+			o.Suspect, o.Discard = nil, false
 		}
 		patience = renewal
 	}
@@ -81,8 +85,8 @@ const (
 // runOnce runs the gateway until ctx ends, or until its store is found damaged, but not before a time.
 // In the second case it returns the damage, and the next start goes on with what can be read.
 func runOnce(ctx context.Context, c *config.Config, log *slog.Logger, with func(context.Context, *broker.Server) error,
-	suspect error, notBefore time.Time) (damage, err error) {
-	g, err := start(c, log, suspect)
+	o offline.Options, notBefore time.Time) (damage, err error) {
+	g, err := start(c, log, o)
 	if err != nil {
 		return nil, err
 	}

@@ -153,7 +153,7 @@ func TestStoreCommands(t *testing.T) {
 	}
 	c.Gateway.Data = "data"
 	path := c.StorePath()
-	g, err := start(c, slog.New(slog.DiscardHandler), nil)
+	g, err := start(c, slog.New(slog.DiscardHandler), offline.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

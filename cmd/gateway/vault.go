@@ -43,15 +43,15 @@ type vault struct {
 func newVault(path string, o offline.Options) *vault {
 	v := &vault{path: path, options: o, damaged: make(chan error, 1)}
 	v.options.Way = &v.Way
-	v.open(o.Suspect)
+	v.open(o.Suspect, o.Discard)
 	return v
 }
 
 // open opens the store and reports whether it is there. It logs why not, once for each reason. What is
-// suspect is set aside.
-func (v *vault) open(suspect error) bool {
+// suspect is set aside, and saved from unless it is to be discarded.
+func (v *vault) open(suspect error, discard bool) bool {
 	o := v.options
-	o.Suspect = suspect
+	o.Suspect, o.Discard = suspect, discard
 	store, err := offline.Open(v.path, o)
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -89,10 +89,13 @@ func (v *vault) Restore(apply func(session.Change)) error {
 		return err
 	}
 	err = store.Restore(apply)
-	if errors.Is(err, offline.ErrDamaged) {
-		v.options.Log.Error("the store cannot be read: it is opened anew", "error", err)
+	for _, discard := range []bool{false, true} {
+		if !errors.Is(err, offline.ErrDamaged) {
+			break
+		}
+		v.options.Log.Error("the store cannot be read: it is set aside", "error", err)
 		_ = store.Close() // it says once more that it is damaged
-		if !v.open(err) {
+		if !v.open(err, discard) {
 			_, err = v.get()
 			return err
 		}
@@ -220,7 +223,7 @@ func (v *vault) watch(ctx context.Context, server *broker.Server, w *wear, log *
 	defer tick.Stop()
 	for {
 		if !v.adopted() && !time.Now().Before(next) {
-			if _, err := v.get(); err == nil || v.open(nil) {
+			if _, err := v.get(); err == nil || v.open(nil, false) {
 				if err := server.Adopt(); err == nil {
 					log.Info("the store is open: what was kept in it goes on")
 				} else {

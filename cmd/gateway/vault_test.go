@@ -69,7 +69,7 @@ func TestVaultRestores(t *testing.T) {
 				if err := os.RemoveAll(obstacle); err != nil {
 					t.Fatal(err)
 				}
-				if !v.open(nil) {
+				if !v.open(nil, false) {
 					t.Fatal("the store cannot be opened")
 				}
 				if err := server.Adopt(); err != nil {
