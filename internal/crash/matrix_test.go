@@ -43,9 +43,8 @@ const longestCrossing = 80
 // A row is one of the matrix.
 type row struct {
 	cloud, version, dies  string
-	gateway, clouds, cuts int // deaths
-	sent, arrived         map[packet.QoS]int
-	commands              map[packet.QoS]int
+	gateway, clouds, cuts int                // deaths
+	arrived, commands     map[packet.QoS]int // messages that went up, and that came down
 	lost                  int
 	up, own               verdicts // of the gateway, and of the cloud
 	done                  bool

@@ -30,6 +30,8 @@ func TestAPI(t *testing.T) {
 auth:
   password_file: %s
   super_users: root
+bridges:
+  - {name: cloud, url: "mqtt://127.0.0.1:1", rules: [{direction: out, filter: up/#}]}
 `, address, server.cert, server.key, a.file, passwords))
 	g.start()
 	nameless := a.client(server)
@@ -76,7 +78,8 @@ auth:
 		{"a method that changes nothing", "GET", "/api/devices", kind, "root", "pencil", "", 405},
 		{"no such path", "POST", "/api/pins", kind, "root", "pencil", `{}`, 404},
 		{"no such command", "POST", "/api/devices", kind, "root", "pencil", `{"command":"eat"}`, 400},
-		{"dead letters of no bridge", "POST", "/api/dead", kind, "root", "pencil", `{"command":"list","bridge":"cloud"}`, 400},
+		{"dead letters of no bridge", "POST", "/api/dead", kind, "root", "pencil", `{"command":"list","bridge":"clod"}`, 400},
+		{"dead letters", "POST", "/api/dead", kind, "root", "pencil", `{"command":"list","bridge":"cloud"}`, 200},
 		{"dead letters of others", "POST", "/api/dead", kind, "anna", "pencil", `{"command":"list","bridge":"cloud"}`, 403},
 		{"no JSON", "POST", "/api/bans", kind, "root", "pencil", `{"command"`, 400},
 		{"too long", "POST", "/api/bans", kind, "root", "pencil", `{"command":"` + strings.Repeat("x", 5000) + `"}`, 400},
@@ -87,6 +90,9 @@ auth:
 		}
 	}
 
+	if _, answer := ask("POST", "/api/dead", kind, "root", "pencil", `{"command":"discard","bridge":"cloud"}`); answer["messages"] != 0.0 || answer["left"] != 0.0 {
+		t.Errorf("dead letters that are thrown away: %v", answer)
+	}
 	status, answer := ask("POST", "/api/devices", kind, "root", "pencil", `{"command":"add","name":"valve-7"}`)
 	secret, _ := answer["secret"].(string)
 	if status != 200 || len(secret) < 32 {
