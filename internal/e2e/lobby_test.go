@@ -137,9 +137,9 @@ func (l *lobby) scram(method, user, password string) guest {
 	}}
 }
 
-// code returns a guest that logs in with a password and a one-time code. The user has a name of its own for
-// each transport if it ends with a hyphen: a code counts once.
-func (l *lobby) code(user, password string, when time.Duration) guest {
+// code returns a guest that logs in with a password and the one-time code of a moment. The user has a name of
+// its own for each transport if it ends with a hyphen: a code counts once.
+func (l *lobby) code(user, password string, moment time.Time) guest {
 	return guest{user: user, password: password, prover: func(transport string) client.Prover {
 		name := user
 		if strings.HasSuffix(user, "-") {
@@ -153,7 +153,7 @@ func (l *lobby) code(user, password string, when time.Duration) guest {
 			}
 		}
 		return &script{totp.Name, []byte("\x00" + name + "\x00" + password), func([]byte) []byte {
-			return []byte(totp.Code(secret, time.Now().Add(when)))
+			return []byte(totp.Code(secret, moment))
 		}}
 	}}
 }

@@ -54,7 +54,7 @@ func (r *remote) section() string {
       params: {clientid: "%%c", username: "%%u", password: "%%P"}
     cache_ttl: 0s
     refused_ttl: 0s
-    timeout: 300ms
+    timeout: 1s
 `, r.address, kind)
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -302,4 +303,30 @@ func FuzzFile(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// What a hash needed much memory for is free again when the next one begins, so that a thousand logins need
+// no more than one.
+func TestMemoryIsLeft(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "passwords")
+	if err := passwd.Set(path, "anna", []byte("pencil"), passwd.Argon2id, 0); err != nil {
+		t.Fatal(err)
+	}
+	u, err := passwd.Open(path, passwd.NewPool(1, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	if _, err := u.Authenticate(t.Context(), auth.Attempt{Username: "anna", Password: []byte("pencil")}); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	if taken := after.TotalAlloc - before.TotalAlloc; taken < 40<<20 {
+		t.Errorf("the hash has taken %d bytes: that is not what argon2id needs", taken)
+	}
+	if left := int64(after.HeapAlloc) - int64(before.HeapAlloc); left > 10<<20 {
+		t.Errorf("%d bytes are still taken", left)
+	}
 }

@@ -3,6 +3,7 @@ package passwd
 import (
 	"context"
 	"fmt"
+	"runtime"
 
 	"gateway/broker/auth"
 )
@@ -46,5 +47,9 @@ func (p *Pool) do(ctx context.Context, c cost, f func()) error {
 		}
 	}
 	f()
+	if c.memory > largeMemory {
+		// The collector alone would let the garbage of four or five of them come together.
+		runtime.GC()
+	}
 	return nil
 }
