@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"strconv"
 	"time"
 )
@@ -95,62 +93,4 @@ func idle(ctx context.Context, b *bench) error {
 		}
 	}
 	return nil
-}
-
-// handshakes measures mutual TLS connects: new ones, and those of clients that come back with a
-// ticket.
-func handshakes(ctx context.Context, b *bench) error {
-	return b.figures(ctx, "connect by mutual TLS, per connection; coming back", func(p *process) ([]float64, error) {
-		cache := tls.NewLRUClientSessionCache(1)
-		full, err := connects(ctx, b.span, p, b.certs.transport("mqtts", nil), false)
-		if err != nil {
-			return nil, err
-		}
-		again, err := connects(ctx, b.span, p, b.certs.transport("mqtts", cache), true)
-		if errors.Is(err, errNotResumed) {
-			return []float64{microseconds(full), 0}, nil
-		}
-		return []float64{microseconds(full), microseconds(again)}, err
-	}, func(v []float64) string {
-		if v[1] == 0 {
-			return fmt.Sprintf("%.0f µs CPU; no resumption", v[0])
-		}
-		return fmt.Sprintf("%.0f µs CPU; %.0f µs CPU", v[0], v[1])
-	})
-}
-
-// errNotResumed says that a broker takes no ticket.
-var errNotResumed = errors.New("the TLS session was not resumed")
-
-// connects returns the broker's CPU time of one connect, of as many as fit into the span.
-func connects(ctx context.Context, span time.Duration, p *process, by transport, resumed bool) (time.Duration, error) {
-	connect := func() error {
-		w, err := p.dial(ctx, by, "visitor", 4096)
-		if err != nil {
-			return err
-		}
-		defer w.nc.Close()
-		if w.nc.(interface{ ConnectionState() tls.ConnectionState }).ConnectionState().DidResume != resumed {
-			return errNotResumed
-		}
-		return nil
-	}
-	if err := connect(); err != nil && !errors.Is(err, errNotResumed) { // it gets the ticket
-		if resumed && !errors.Is(err, net.ErrClosed) {
-			return 0, errNotResumed
-		}
-		return 0, err
-	}
-	r, err := p.meter(func() (n int64, err error) {
-		for began := time.Now(); time.Since(began) < span; n++ {
-			if err := connect(); err != nil {
-				if resumed { // there are brokers that refuse a ticket of their own
-					return n, errors.Join(errNotResumed, err)
-				}
-				return n, err
-			}
-		}
-		return n, nil
-	})
-	return r.cpu, err
 }
