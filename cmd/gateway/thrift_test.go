@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -52,4 +55,26 @@ func TestThriftWaits(t *testing.T) {
 			t.Errorf("rests = %t after %v, with work for %v", ok, took, busy*span)
 		}
 	})
+}
+
+// The pages of the program leave the process, which goes on.
+func TestUnmapProgram(t *testing.T) {
+	mapped := func() (kilobytes int) {
+		status, err := os.ReadFile("/proc/self/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(status)) {
+			if _, err := fmt.Sscanf(line, "RssFile: %d kB", &kilobytes); err == nil {
+				return kilobytes
+			}
+		}
+		t.Skip("the kernel does not say which pages are those of files")
+		return 0
+	}
+	before := mapped()
+	unmapProgram()
+	if after := mapped(); after > before-1<<10 {
+		t.Errorf("%d kB of files are mapped, %d before", after, before)
+	}
 }

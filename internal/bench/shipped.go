@@ -50,7 +50,7 @@ func arm(version string) string {
 	return "/" + version
 }
 
-// starts prints the time to the first CONNACK with an empty store, and the memory a second later.
+// starts prints the time to the first CONNACK with an empty store, and the memory when it has settled.
 func starts(ctx context.Context, b *bench) error {
 	type figures struct{ started, rss, anonymous []float64 }
 	all := make([]figures, len(b.brokers))
@@ -60,7 +60,7 @@ func starts(ctx context.Context, b *bench) error {
 			if err != nil {
 				return err
 			}
-			time.Sleep(b.quiet()) // idle is what is measured
+			time.Sleep(b.settled()) // idle is what is measured
 			rss, anonymous, err := memory(p.cmd.Process.Pid)
 			p.stop()
 			if err != nil {
