@@ -33,7 +33,8 @@ func (p *process) crowd(ctx context.Context, n int, by transport) (c crowd, err 
 	return c, nil
 }
 
-// crowded measures the memory that a connection holds while nothing happens.
+// crowded measures the memory that a connection holds while nothing happens. Pages of the program,
+// which come and go, are not counted.
 func crowded(ctx context.Context, b *bench) error {
 	for _, kind := range []struct {
 		name string
@@ -48,7 +49,7 @@ func crowded(ctx context.Context, b *bench) error {
 		label := fmt.Sprintf("memory per idle connection with a subscription, of %s through %s", thousands(int64(n)), kind.name)
 		err := b.figures(ctx, label, func(p *process) ([]float64, error) {
 			time.Sleep(b.quiet())
-			before, _, err := memory(p.cmd.Process.Pid)
+			_, before, err := memory(p.cmd.Process.Pid)
 			if err != nil {
 				return nil, err
 			}
@@ -58,7 +59,7 @@ func crowded(ctx context.Context, b *bench) error {
 			}
 			defer c.leave()
 			time.Sleep(b.settled())
-			after, _, err := memory(p.cmd.Process.Pid)
+			_, after, err := memory(p.cmd.Process.Pid)
 			return []float64{float64(after-before) / float64(n)}, err
 		}, kilobytes)
 		if err != nil {

@@ -67,7 +67,7 @@ func subscriptions(ctx context.Context, b *bench) error {
 			}
 			defer c.leave()
 			time.Sleep(b.settled())
-			if resident[i], _, err = memory(p.cmd.Process.Pid); err != nil {
+			if _, resident[i], err = memory(p.cmd.Process.Pid); err != nil {
 				return nil, err
 			}
 			r, err := b.carry(ctx, p, flow{topic: "plant/7/line/8/state", publishers: 8, subscribers: 1, payload: small})
@@ -91,7 +91,7 @@ func retained(ctx context.Context, b *bench) error {
 	label := fmt.Sprintf("%s retained messages to a new subscriber; memory of each", thousands(int64(n)))
 	return b.figures(ctx, label, func(p *process) ([]float64, error) {
 		time.Sleep(b.quiet())
-		before, _, err := memory(p.cmd.Process.Pid)
+		_, before, err := memory(p.cmd.Process.Pid)
 		if err != nil {
 			return nil, err
 		}
@@ -99,7 +99,7 @@ func retained(ctx context.Context, b *bench) error {
 			return nil, err
 		}
 		time.Sleep(b.settled())
-		after, _, err := memory(p.cmd.Process.Pid)
+		_, after, err := memory(p.cmd.Process.Pid)
 		if err != nil {
 			return nil, err
 		}
