@@ -80,7 +80,7 @@ func idle(ctx context.Context, b *bench) error {
 				return nil, err
 			}
 			defer c.leave()
-			time.Sleep(b.quiet())
+			time.Sleep(b.settled())
 			before, err1 := switches(p.cmd.Process.Pid)
 			began := time.Now()
 			time.Sleep(4 * b.span)
