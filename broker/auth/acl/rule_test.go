@@ -224,6 +224,10 @@ func FuzzFile(f *testing.F) {
 				t.Fatalf("%s %q: no reason", a, name)
 			}
 		}
+		command := file.Authorize(t.Context(), c, auth.Request{Topic: name, Command: true})
+		if data := file.Authorize(t.Context(), c, auth.Request{Topic: name}); command.Rule == "" || command.Allowed && !data.Allowed {
+			t.Fatalf("%q as a command: %+v, as data: %+v", name, command, data)
+		}
 	})
 }
 
