@@ -246,3 +246,23 @@ func TestOwner(t *testing.T) {
 	must(t, err)
 	check()
 }
+
+// TestBackupHoldsNobodyUp: while somebody reads for long, commits go on, however large the file becomes.
+func TestBackupHoldsNobodyUp(t *testing.T) {
+	s := open(t, storePath(t), Options{})
+	a := openSession(t, s, "a")
+	must(t, s.Backup(io.Discard, func(int64) error {
+		for range 10 {
+			done := make(chan error, 1)
+			s.Submit([]session.Change{enqueue(string(make([]byte, 1<<20)), to("a", a))}, false, func(err error) { done <- err })
+			select {
+			case err := <-done:
+				must(t, err)
+			case <-time.After(10 * time.Second):
+				t.Error("a commit waits for a backup")
+				return nil
+			}
+		}
+		return nil
+	}))
+}

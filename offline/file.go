@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +18,10 @@ import (
 const (
 	pageSize  = 4096    // also where the kernel has larger ones: they triple what a small commit writes
 	allocSize = 1 << 20 // the file grows by this
+
+	// mapSize is how much of the file is mapped from the beginning, at most: 512 MiB where addresses have
+	// 32 bits, else 2 GiB.
+	mapSize = 512 << 20 << (2 * (strconv.IntSize / 64))
 )
 
 // A file is the bbolt file of an open store. Any goroutine may view it; only one updates it.
@@ -68,6 +73,9 @@ func (f *file) open() (err error) {
 			NoFreelistSync: true,
 			FreelistType:   bolt.FreelistMapType,
 			MaxSize:        int(min(f.maxSize, math.MaxInt32)),
+			// A map that has to become larger waits for all who read, and everybody for it: a backup would
+			// hold up every commit. To map what is not there yet costs nothing but addresses.
+			InitialMmapSize: int(min(f.maxSize, mapSize)),
 			OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 				h, err := os.OpenFile(name, flag, mode)
 				handle = h
