@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime"
@@ -130,14 +131,21 @@ func (a *access) wide() (warnings []string) {
 	return warnings
 }
 
-// fromCloud returns a warning for each rule of a bridge that takes in a topic of commands without naming it.
+// fromCloud returns a warning for each bridge that takes in a topic of commands by rules that do not name it.
 func fromCloud(bridges []config.Bridge, command string) (warnings []string) {
 	for _, b := range bridges {
+		wide, named := "", false
 		for _, r := range b.Rules {
-			if f := r.LocalPrefix + r.Filter; r.Direction != "out" && topic.Match(f, command) && !auth.Names(f, command) {
-				warnings = append(warnings, fmt.Sprintf("bridge %s takes commands to %s from the cloud by its rule for %s: if that is not meant, give it filters that leave out %q",
-					b.Name, strings.TrimSuffix(command, "/set"), f, command))
+			f := r.LocalPrefix + r.Filter
+			if r.Direction == "out" || !topic.Match(f, command) {
+				continue
 			}
+			named = named || auth.Names(f, command)
+			wide = cmp.Or(wide, f)
+		}
+		if wide != "" && !named {
+			warnings = append(warnings, fmt.Sprintf("bridge %s takes commands to %s from the cloud by its rule for %s: if that is meant, let a rule name %q, and if not, give it filters without that",
+				b.Name, strings.TrimSuffix(command, "/set"), wide, command))
 		}
 	}
 	return warnings
