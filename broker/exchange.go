@@ -241,7 +241,7 @@ func (x *exchange) failed(err error) error {
 	if e, ok := err.(*packet.Error); ok {
 		return e
 	}
-	if r := refusal(err).Reason; x.entered && (r == packet.NotAuthorized || r == packet.BadUserNameOrPassword) {
+	if x.entered && (errors.Is(err, auth.ErrBadCredentials) || refusal(err).Reason == packet.NotAuthorized) {
 		x.c.srv.stats.BadLogin.Add(1)
 		_ = x.met(nil, true) // it is turned away already
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 // A doorman is a mechanism for tests: the client says NAME, is asked for as many words as there
-// are rounds, and is let in as NAME. "no", "banned" and "busy" are refused, "wait" is asked for again
+// are rounds, and is let in as NAME. "no", "wrong", "banned", "busy" and "remembered" are refused, "wait" is asked for again
 // when the test says so.
 type doorman struct {
 	rounds  int
@@ -50,6 +50,8 @@ func (t *talk) Next(ctx context.Context, data []byte) (auth.Step, error) {
 		return auth.Step{}, fmt.Errorf("out: %w", auth.ErrBanned)
 	case word == "busy":
 		return auth.Step{}, fmt.Errorf("later: %w", auth.ErrUnavailable)
+	case word == "remembered":
+		return auth.Step{}, fmt.Errorf("%w, %w", auth.ErrUnavailable, auth.ErrBadCredentials)
 	case word == "wait" && t.waiting != nil:
 		t.waiting <- struct{}{}
 		select {
@@ -462,6 +464,7 @@ func TestReauthenticationAtTheDoor(t *testing.T) {
 		{"right", word("x"), []string{"AUTH Success DOOR welcome a"}, "[alice true false]", 0},
 		{"wrong", word("wrong"), []string{"DISCONNECT Not authorized", "closed"}, "[alice false true]", 1},
 		{"refused", word("no"), []string{"DISCONNECT Not authorized", "closed"}, "[alice false true]", 1},
+		{"not what was accepted before", word("remembered"), []string{"DISCONNECT Not authorized", "closed"}, "[alice false true]", 1},
 		{"nobody decides", word("busy"), []string{"DISCONNECT Not authorized", "closed"}, "[alice false false]", 0},
 		{"no answer", nil, nil, "[alice false false]", 0},
 		{"not a word", anew("alice"), []string{"DISCONNECT Protocol Error", "closed"}, "[alice false false]", 0},
