@@ -1,8 +1,10 @@
 package broker_test
 
 import (
+	"fmt"
 	"net"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -91,4 +93,50 @@ func TestTurns(t *testing.T) {
 	if rounds == 0 || rounds > questions*most {
 		t.Errorf("%d questions took %d rounds of turns, want 1 to %d", questions, rounds, questions*most)
 	}
+}
+
+// Work that is as long as a packet allows is done in several turns.
+func TestLongWork(t *testing.T) {
+	s := start(t, nil, broker.Limits{})
+	w := s.connect(packet.V5, clean("c"))
+	await := func(packet string) {
+		t.Helper()
+		if got := w.read(); !strings.HasPrefix(got, packet) {
+			t.Fatalf("%s, want %s", got, packet)
+		}
+	}
+	turns := func(what string, least int64, work func()) {
+		t.Helper()
+		before := s.server.Stats().Turns.Load()
+		work()
+		// A turn of 100 µs is not enough for so many on the fastest machine.
+		if n := s.server.Stats().Turns.Load() - before; n < least {
+			t.Errorf("%s in %d turns, want %d at least", what, n, least)
+		}
+	}
+	const many = 1000 // in one packet
+	var filters packet.Subscribe
+	var ends packet.Unsubscribe
+	for i := range many {
+		filter := fmt.Sprint("f/+/", i)
+		filters.Filters = append(filters.Filters, packet.Subscription{Filter: filter})
+		ends.Filters = append(ends.Filters, filter)
+	}
+	filters.ID, ends.ID = 1, 2
+	turns("1000 filters", 1, func() { w.send(&filters); await("SUBACK") })
+	turns("their end", 1, func() { w.send(&ends); await("UNSUBACK") })
+	for i := range many {
+		p := publish(fmt.Sprint("r/", i), "x", 0, 0)
+		p.Retain = true
+		w.send(p)
+	}
+	w.send(&packet.Ping{Type: packet.PINGREQ})
+	w.expect("PINGRESP")
+	turns("1000 retained messages", 1, func() {
+		w.send(&packet.Subscribe{ID: 3, Filters: []packet.Subscription{{Filter: "r/#"}}})
+		await("SUBACK")
+		for range many {
+			await("PUBLISH")
+		}
+	})
 }

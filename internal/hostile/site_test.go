@@ -82,6 +82,12 @@ func (o open) counter(name string) int64 {
 
 func start(t testing.TB, limits broker.Limits, path string) *site {
 	t.Helper()
+	return startOn(t, limits, path, func(s *offline.Store) broker.Store { return s })
+}
+
+// startOn is start for a broker that does not use the store itself, but what disk makes of it.
+func startOn(t testing.TB, limits broker.Limits, path string, disk func(*offline.Store) broker.Store) *site {
+	t.Helper()
 	s := &site{t: t, limits: limits, period: 4 * time.Millisecond, log: new(journal)}
 	s.books = open{s}
 	log := slog.New(slog.NewTextHandler(s.log, nil))
@@ -92,7 +98,7 @@ func start(t testing.TB, limits broker.Limits, path string) *site {
 	if s.store, err = offline.Open(path, offline.Options{Log: log}); err != nil {
 		t.Fatal(err)
 	}
-	if s.server, err = broker.New(broker.Options{Store: s.store, Limits: limits, Log: log}); err != nil {
+	if s.server, err = broker.New(broker.Options{Store: disk(s.store), Limits: limits, Log: log}); err != nil {
 		t.Fatal(errors.Join(err, s.store.Close()))
 	}
 	ln, err := shallow.Listen(t.Context(), "tcp", "127.0.0.1:0")
