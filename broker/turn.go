@@ -39,9 +39,9 @@ type turnstile struct {
 // turnTime is how long a turn takes. To let others through takes 3 µs.
 const turnTime = 100 * time.Microsecond
 
-// flushTime is about how long it takes to write to one connection, which whoever has begun that
-// has on its account.
-const flushTime = 5 * time.Microsecond
+// flushTime is by how much longer a turn is for each connection that others will have to write to after it.
+// Where a message goes to many, several turns would otherwise take the time of writing to them several times.
+const flushTime = 1500 * time.Nanosecond
 
 func newTurnstile(turns *atomic.Int64) (*turnstile, error) {
 	told, ask, err := os.Pipe()
@@ -112,7 +112,7 @@ func (t *turnstile) close() error { return errors.Join(t.ask.Close(), t.told.Clo
 // A turn is what one connection does between two waits, for its client or for others.
 type turn struct {
 	since time.Time     // zero before the first look at the clock
-	owed  time.Duration // that others will need for what has been begun
+	more  time.Duration // that it may take beyond turnTime
 	work  int           // since that look
 }
 
@@ -130,14 +130,14 @@ func (t *turn) over(work int) bool {
 	t.work = 0
 	if t.since.IsZero() {
 		t.since = time.Now()
-		return t.owed >= turnTime
+		return false
 	}
-	return t.owed+time.Since(t.since) >= turnTime
+	return time.Since(t.since) >= turnTime+t.more
 }
 
-// owe adds what a round has left to others.
-func (t *turn) owe(r *round) {
-	t.owed += time.Duration(r.left) * flushTime
+// extend makes a turn longer for what a round has left to others.
+func (t *turn) extend(r *round) {
+	t.more += time.Duration(r.left) * flushTime
 	r.left = 0
 }
 
@@ -153,7 +153,7 @@ func effort(body []byte, r *routing) int {
 // rest adds work to the turn of the connection, and lets others through if that is over.
 func rest(c *conn, work int) {
 	if c.r != nil {
-		c.turn.owe(&c.r.round)
+		c.turn.extend(&c.r.round)
 	}
 	if c.turn.over(work) {
 		c.srv.turnstile.yield(&c.turn)
@@ -162,7 +162,7 @@ func rest(c *conn, work int) {
 
 // restWithin is rest in the middle of a message, when connections may belong to its round.
 func restWithin(c *conn, work int) {
-	c.turn.owe(&c.r.round)
+	c.turn.extend(&c.r.round)
 	if c.turn.over(work) {
 		c.r.round.pause(func() { c.srv.turnstile.yield(&c.turn) })
 	}
