@@ -341,6 +341,7 @@ func (b *Bridge) connect(ctx context.Context, open queues) try {
 	b.noRetain = h.noRetain
 	err = b.handOver(ctx, open, h, up)
 	up.close()
+	h.laying.Wait() // or the originals would be sent once more, beside their letters
 	b.heard = l.sign.at()
 	t := try{used: true, useful: h.useful() || time.Since(start) >= b.config.BackoffMax}
 	t.err = b.judge(h, t.useful, err)

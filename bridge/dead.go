@@ -119,7 +119,9 @@ func (h *handover) bury(d *delivery, why string) {
 // lay publishes a dead letter, and ends its delivery when it is durable. A crash between the two
 // makes a second letter.
 func (h *handover) lay(d *delivery, letter packet.Publish) {
+	h.laying.Add(1)
 	h.inbox.Publish(letter, func(code packet.ReasonCode) {
+		defer h.laying.Done()
 		switch {
 		case code.Failed() && !forGood(code):
 			h.life.end(fmt.Errorf("%w: the broker cannot keep a message that the cloud refuses: %s", errLocal, code))

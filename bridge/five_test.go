@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	packets5 "github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -277,5 +278,26 @@ func TestDeadLetterAgain(t *testing.T) {
 	}
 	if !slices.ContainsFunc(l.subs, func(s packet.Subscription) bool { return s.Filter == "$bridge/cloud/again/#" && s.QoS == 2 }) {
 		t.Errorf("the session subscribes to %v", l.subs)
+	}
+}
+
+// A connection that ends while a dead letter is on its way to the disk makes no second one.
+func TestLetterOfLostConnection(t *testing.T) {
+	l := newLedger(t, 20*time.Millisecond)
+	c, config := five(t, l, dialect{refuse: func(p *packets.PublishPacket) byte {
+		if p.TopicName == "site/up/closed" {
+			return byte(packet.NotAuthorized)
+		}
+		return 0
+	}})
+	c.cuts = []int{6} // CONNECT, CONNACK, SUBSCRIBE, SUBACK, PUBLISH and its PUBREC
+	l.add(message("up/closed", 2, 0), message("up/a", 2, 1))
+	start(t, config)
+	l.empty(t)
+	if got := l.published(DeadTopic("cloud") + "/up/closed"); !slices.Equal(got, []string{"0"}) {
+		t.Errorf("dead letters %v", got)
+	}
+	if got := c.arrived("site/up/a"); !slices.Equal(got, []string{"1"}) {
+		t.Errorf("the cloud got %v", got)
 	}
 }

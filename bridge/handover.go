@@ -30,7 +30,8 @@ type handover struct {
 	name       string
 	log        *slog.Logger
 	pacer      pacer
-	subscribed func() // called when the cloud has the subscriptions
+	subscribed func()         // called when the cloud has the subscriptions
+	laying     sync.WaitGroup // the dead letters on their way to the disk
 }
 
 func newHandover(c Config, lanes []*lane, l *life, d *drops) *handover {

@@ -72,7 +72,7 @@ func (l *letters) list(name string, after uint64) (page []deadLine, err error) {
 
 // clear gives the first dead letters of a bridge, so many at most, back to it, or throws them away.
 // Letters that come meanwhile are not touched, or a cloud that refuses all of them would keep it busy
-// for ever.
+// for ever. What it has done is on disk when it returns.
 func (l *letters) clear(ctx context.Context, name string, most uint64, again bool) (done cleared, err error) {
 	if err := l.known(name); err != nil {
 		return cleared{}, err
@@ -96,6 +96,9 @@ func (l *letters) clear(ctx context.Context, name string, most uint64, again boo
 		}
 	}
 	r.underWay.Wait()
+	kept := make(chan error, 1)
+	l.vault.Submit(nil, false, func(err error) { kept <- err }) // behind what the letters have changed
+	r.fail(<-kept)
 	return cleared{Messages: r.messages, Left: max(waiting-r.messages, 0)}, r.err
 }
 
