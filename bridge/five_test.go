@@ -276,6 +276,8 @@ func TestDeadLetterAgain(t *testing.T) {
 	if got := c.arrived("site/up/a"); !slices.Equal(got, []string{"7"}) {
 		t.Errorf("the cloud got %v", got)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if !slices.ContainsFunc(l.subs, func(s packet.Subscription) bool { return s.Filter == "$bridge/cloud/again/#" && s.QoS == 2 }) {
 		t.Errorf("the session subscribes to %v", l.subs)
 	}
@@ -290,7 +292,9 @@ func TestLetterOfLostConnection(t *testing.T) {
 		}
 		return 0
 	}})
+	c.mu.Lock()
 	c.cuts = []int{6} // CONNECT, CONNACK, SUBSCRIBE, SUBACK, PUBLISH and its PUBREC
+	c.mu.Unlock()
 	l.add(message("up/closed", 2, 0), message("up/a", 2, 1))
 	start(t, config)
 	l.empty(t)
