@@ -31,12 +31,11 @@ type letters struct {
 	server  *broker.Server
 	vault   *vault
 	bridges []string
-
-	mu sync.Mutex // one order at a time: it takes the session that keeps the letters
+	turn    chan struct{} // one slot: full while an order has the session that keeps letters; others wait
 }
 
 func newLetters(c *config.Config, g *gateway) *letters {
-	l := &letters{server: g.server, vault: g.vault, bridges: []string{}}
+	l := &letters{server: g.server, vault: g.vault, bridges: []string{}, turn: make(chan struct{}, 1)}
 	for _, b := range c.Bridges {
 		l.bridges = append(l.bridges, b.Name)
 	}
@@ -77,10 +76,14 @@ func (l *letters) clear(ctx context.Context, name string, most uint64, again boo
 	if err := l.known(name); err != nil {
 		return cleared{}, err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, letterTime)
 	defer cancel()
+	select {
+	case l.turn <- struct{}{}:
+		defer func() { <-l.turn }()
+	case <-ctx.Done():
+		return cleared{}, errors.New("another order is carried out: try again")
+	}
 	c, err := l.server.Connect(broker.ClientOptions{
 		ID: bridge.DeadTopic(name), SessionExpiry: broker.Never, ReceiveMaximum: letterWindow,
 	})
