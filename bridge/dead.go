@@ -109,7 +109,9 @@ func (t *terms) never(v packet.Version, p packet.Publish, again bool) string {
 func (h *handover) bury(d *delivery, why string) {
 	h.drops.dead(why, d.p.Topic)
 	if d.p.QoS == 0 {
-		h.inbox.Publish(letter(h.name, d.p, why), nil)
+		if h.keepable(d) {
+			h.inbox.Publish(letter(h.name, d.p, why), nil)
+		}
 		return
 	}
 	h.aside(d)
@@ -119,6 +121,10 @@ func (h *handover) bury(d *delivery, why string) {
 // lay publishes a dead letter, and ends its delivery when it is durable. A crash between the two
 // makes a second letter.
 func (h *handover) lay(d *delivery, letter packet.Publish) {
+	if !h.keepable(d) {
+		h.buried(d)
+		return
+	}
 	h.laying.Add(1)
 	h.inbox.Publish(letter, func(code packet.ReasonCode) {
 		defer h.laying.Done()
@@ -129,11 +135,26 @@ func (h *handover) lay(d *delivery, letter packet.Publish) {
 		case code != packet.Success:
 			h.drops.add("nobody keeps this dead letter: "+code.String(), d.p.Topic)
 		}
-		h.mu.Lock()
-		h.advance(d, finished)
-		h.mu.Unlock()
-		d.lane.session.Done(d.p.ID)
+		h.buried(d)
 	})
+}
+
+// buried ends the delivery of a message that is put aside.
+func (h *handover) buried(d *delivery) {
+	h.mu.Lock()
+	h.advance(d, finished)
+	h.mu.Unlock()
+	d.lane.session.Done(d.p.ID)
+}
+
+// keepable reports whether there is a topic for a dead letter, and one for it to come back by. If
+// there is none, the message is counted as dropped.
+func (h *handover) keepable(d *delivery) bool {
+	if fits(againPrefix(h.name) + d.p.Topic) {
+		return true
+	}
+	h.drops.add("it cannot be put aside, its topic is too long for that", d.p.Topic)
+	return false
 }
 
 // letter makes a dead letter of a message. It is sent at QoS 1: its identifier is none of the

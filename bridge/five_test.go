@@ -305,3 +305,31 @@ func TestLetterOfLostConnection(t *testing.T) {
 		t.Errorf("the cloud got %v", got)
 	}
 }
+
+// A topic that is too long for a dead letter's ends with its message, counted.
+func TestTopicTooLongForLetter(t *testing.T) {
+	l := newLedger(t, 0)
+	c, config := five(t, l, dialect{refuse: func(p *packets.PublishPacket) byte {
+		if len(p.TopicName) > 100 {
+			return byte(packet.NotAuthorized)
+		}
+		return 0
+	}})
+	long := "up/" + strings.Repeat("a", 65_535-len("site/up/"))
+	l.add(message(long, 2, 0), message("up/a", 1, 1))
+	b, _ := start(t, config)
+	l.empty(t)
+	if s := b.State(); s.Dropped != 1 {
+		t.Errorf("state %+v", s)
+	}
+	if got := c.arrived("site/up/a"); !slices.Equal(got, []string{"1"}) {
+		t.Errorf("the cloud got %v", got)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.inbox {
+		if strings.HasPrefix(p.Topic, "$dead/") {
+			t.Errorf("a dead letter with a topic of %d bytes", len(p.Topic))
+		}
+	}
+}
