@@ -139,14 +139,6 @@ func (h *handover) lay(d *delivery, letter packet.Publish) {
 	})
 }
 
-// buried ends the delivery of a message that is put aside.
-func (h *handover) buried(d *delivery) {
-	h.mu.Lock()
-	h.advance(d, finished)
-	h.mu.Unlock()
-	d.lane.session.Done(d.p.ID)
-}
-
 // keepable reports whether there is a topic for a dead letter, and one for it to come back by. If
 // there is none, the message is counted as dropped.
 func (h *handover) keepable(d *delivery) bool {

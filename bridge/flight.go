@@ -109,6 +109,14 @@ func (f *flight) aside(d *delivery) {
 	f.begin(d)
 }
 
+// buried ends the delivery of a message that is put aside.
+func (f *flight) buried(d *delivery) {
+	f.mu.Lock()
+	f.advance(d, finished)
+	f.mu.Unlock()
+	d.lane.session.Done(d.p.ID)
+}
+
 // begin notes a delivery. f.mu is held.
 func (f *flight) begin(d *delivery) {
 	d.at = time.Now()
