@@ -110,6 +110,7 @@ func TestHolesWait(t *testing.T) {
 	must(t, Save(backup, func(w io.Writer) error {
 		return s.Backup(w, func(int64) error { // it is slow to begin
 			deliver(t, s, n)
+			eventually(t, "what is delivered is swept", func() bool { return s.Stats().Dead == 0 }) // nobody updates any more
 			size = blocks(t, path)
 			if _, _, err := s.file.punch(0, holePiece); err == nil {
 				t.Error("holes while somebody reads")

@@ -86,13 +86,14 @@ func payloads(t testing.TB, s *Store, client string) []string {
 	return p
 }
 
-// eventually waits until ok, for at most five seconds.
+// eventually waits until ok, for at most half a minute.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	const patience = 30 * time.Second // a disk that is busy with other things takes seconds for a commit
+	deadline := time.Now().Add(patience)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 5 s: %s", what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 		time.Sleep(time.Millisecond)
 	}
