@@ -264,3 +264,74 @@ func TestSalvageNeedsRoom(t *testing.T) {
 		}
 	}
 }
+
+// An unreadable file is one of which the disk does not give one page.
+type unreadable struct {
+	*os.File
+	page int64
+	err  error
+}
+
+func (u unreadable) ReadAt(b []byte, off int64) (int, error) {
+	if at := u.page * pageSize; off < at+pageSize && at < off+int64(len(b)) {
+		return 0, &os.PathError{Op: "read", Err: u.err}
+	}
+	return u.File.ReadAt(b, off)
+}
+
+// TestUnreadableNow: what cannot be read for a reason that passes is not damaged, and nothing is left out
+// when something is saved of it. What the disk has lost is.
+func TestUnreadableNow(t *testing.T) {
+	path := storePath(t)
+	content := filled(t)
+	must(t, os.WriteFile(path, content, 0o600))
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	var o Options
+	o.defaults()
+	used := 0
+	for page := range int64(len(content) / pageSize) {
+		lost := unreadable{f, page, syscall.EIO}
+		if err := verifyImage(lost); page > 1 && err == nil {
+			continue // nothing is on it
+		} else if page > 1 && !errors.Is(err, ErrDamaged) {
+			t.Errorf("page %d is lost: %v", page, err)
+		}
+		used++
+		for _, cause := range []error{syscall.ENOMEM, syscall.ENFILE} {
+			now := unreadable{f, page, cause}
+			if err := verifyImage(now); !errors.Is(err, cause) || errors.Is(err, ErrDamaged) {
+				t.Errorf("page %d: %v: %v", page, cause, err)
+			}
+			to := path + ".new"
+			must(t, create(to, o.hard()))
+			if saved, err := salvageImage(now, to, o); !errors.Is(err, cause) || errors.Is(err, ErrDamaged) {
+				t.Errorf("page %d: %v: saved %+v, %v", page, cause, saved, err)
+			}
+		}
+	}
+	if used < 8 {
+		t.Errorf("only %d pages are in use", used)
+	}
+}
+
+// TestFinishedStays: what was saved of a damaged file, and cannot be opened at the next start, is not
+// replaced by an empty store.
+func TestFinishedStays(t *testing.T) {
+	path := storePath(t)
+	fresh := path + ".new"
+	must(t, os.Symlink(fresh, fresh)) // it cannot be opened
+	if s, err := Open(path, Options{}); !errors.Is(err, syscall.ELOOP) {
+		if err == nil {
+			must(t, s.Close())
+		}
+		t.Fatalf("Open: %v", err)
+	}
+	must(t, os.Remove(fresh))
+	must(t, os.WriteFile(fresh, filled(t), 0o600))
+	s := open(t, path, Options{})
+	if n := len(payloads(t, s, "b")); n != 20 {
+		t.Errorf("%d messages", n)
+	}
+}

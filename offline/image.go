@@ -8,6 +8,8 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // An image is a bbolt file, read without bbolt. bbolt trusts the file: on a damaged page it
@@ -15,10 +17,36 @@ import (
 // errors, and goes on behind what it cannot read. It reads the file format version 2 of bbolt, in
 // the byte order of the processors that the gateway runs on (little-endian).
 type image struct {
-	r       io.ReaderAt
+	r       *disk
 	pages   uint64 // pages from here on are not in use, or not there
 	missing uint64 // pages that are in use but not there: the file was cut
 	root    uint64 // page of the bucket of buckets
+}
+
+// A disk is what an image is read from. It keeps in mind that something could not be read for a reason
+// which is not in the file.
+type disk struct {
+	r      io.ReaderAt
+	failed error // the first such error: nobody knows what is in the file
+}
+
+func (d *disk) ReadAt(b []byte, off int64) (n int, err error) {
+	n, err = d.r.ReadAt(b, off)
+	if err != nil && d.failed == nil && !isLoss(err) {
+		d.failed = fmt.Errorf("read: %w", err)
+	}
+	return n, err
+}
+
+// isLoss reports whether an error of reading says that what is to be read is lost: the file ends before it,
+// or the disk has it no more. Others, such as that there is no memory, pass.
+func isLoss(err error) bool {
+	for _, loss := range []error{io.EOF, io.ErrUnexpectedEOF, unix.EIO, unix.EBADMSG, unix.EUCLEAN, unix.EILSEQ, unix.ENODATA, unix.EREMOTEIO} {
+		if errors.Is(err, loss) {
+			return true
+		}
+	}
+	return false
 }
 
 const (
@@ -55,10 +83,14 @@ func metaTxid(meta []byte) uint64 { return binary.LittleEndian.Uint64(meta[metaS
 // newImage reads the newer of the valid meta pages of a file of size bytes.
 func newImage(r io.ReaderAt, size int64) (*image, error) {
 	var newest []byte
+	d := &disk{r: r}
 	for page := range int64(2) {
-		if m := metaPage(r, page); m != nil && (newest == nil || metaTxid(m) > metaTxid(newest)) {
+		if m := metaPage(d, page); m != nil && (newest == nil || metaTxid(m) > metaTxid(newest)) {
 			newest = m
 		}
+	}
+	if d.failed != nil {
+		return nil, d.failed
 	}
 	if newest == nil {
 		return nil, fmt.Errorf("%w: it is not a store, or its beginning is destroyed", ErrDamaged)
@@ -66,7 +98,7 @@ func newImage(r io.ReaderAt, size int64) (*image, error) {
 	le := binary.LittleEndian
 	used, there := le.Uint64(newest[40:]), uint64(size/pageSize)
 	return &image{
-		r: r, root: le.Uint64(newest[16:]),
+		r: d, root: le.Uint64(newest[16:]),
 		pages: min(used, there), missing: used - min(used, there),
 	}, nil
 }

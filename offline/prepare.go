@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -62,10 +63,14 @@ type Salvaged struct {
 func prepare(path string, o Options) (*Salvaged, error) {
 	fresh, hard := path+".new", o.hard()
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		if verify(fresh) != nil {
+		switch err := verify(fresh); {
+		case err == nil:
+		case errors.Is(err, ErrDamaged), errors.Is(err, fs.ErrNotExist):
 			if err := create(fresh, hard); err != nil {
 				return nil, err
 			}
+		default: // it may be all that was saved
+			return nil, err
 		}
 		//crash:file-finished
 		return nil, rename(fresh, path)
@@ -88,7 +93,9 @@ func prepare(path string, o Options) (*Salvaged, error) {
 	}
 	//crash:before-salvage
 	saved, err := &Salvaged{Problems: 1}, error(nil)
-	if !o.Discard {
+	if o.Discard {
+		cause = fmt.Errorf("%w; nothing of it is saved, as what was saved before was damaged again", cause)
+	} else {
 		saved, err = salvage(path, fresh, o)
 	}
 	if errors.Is(err, ErrDamaged) { // an empty store is better than none
@@ -159,13 +166,18 @@ func create(path string, hard int64) error {
 	return errors.Join(err, f.close())
 }
 
-// verify reads all pages of a file as bbolt will, but does not panic.
+// verify reads all pages of a file as bbolt will, but does not panic. ErrDamaged says that the file is not
+// sound; another error, that nobody knows.
 func verify(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	return verifyImage(f)
+}
+
+func verifyImage(f readable) error {
 	var first error
 	bad := func(err error) {
 		if first == nil {
@@ -179,11 +191,20 @@ func verify(path string) error {
 	for i := range bucketNames {
 		err = errors.Join(err, src.each(i, func(_, _ []byte) error { return nil }))
 	}
+	if failed := src.im.r.failed; failed != nil {
+		return failed
+	}
 	return errors.Join(first, err)
 }
 
+// Readable is what is used of a file that is only read.
+type readable interface {
+	io.ReaderAt
+	Stat() (fs.FileInfo, error)
+}
+
 // openImage opens a file of this format as a source.
-func openImage(f *os.File, bad func(error)) (*imageSource, error) {
+func openImage(f readable, bad func(error)) (*imageSource, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -198,6 +219,8 @@ func openImage(f *os.File, bad func(error)) (*imageSource, error) {
 	src := newImageSource(im, bad)
 	format, err := parseNumber(src.get(bucketMeta, keyFormat))
 	switch {
+	case im.r.failed != nil:
+		return nil, im.r.failed
 	case err != nil:
 		bad(fmt.Errorf("format: %w", err))
 	case format > formatVersion:
@@ -214,6 +237,10 @@ func salvage(from, to string, o Options) (*Salvaged, error) {
 		return nil, err
 	}
 	defer damaged.Close()
+	return salvageImage(damaged, to, o)
+}
+
+func salvageImage(damaged readable, to string, o Options) (*Salvaged, error) {
 	saved := new(Salvaged)
 	bad := func(error) { saved.Problems++ }
 	src, err := openImage(damaged, bad)
@@ -238,13 +265,16 @@ func salvage(from, to string, o Options) (*Salvaged, error) {
 	if err == nil {
 		err = r.failed
 	}
+	if failed := src.im.r.failed; err == nil && failed != nil { // what was left out may be there the next time
+		err = failed
+	}
 	return saved, errors.Join(err, f.close())
 }
 
 // salvageStarts gives a new file what a damaged one knew of the starts of the machine and of the time.
 // What cannot be read is made up from the records: no later start gets a number that one of them has,
 // and the time is not before that of any of them.
-func salvageStarts(tx *bolt.Tx, damaged *os.File, src source) error {
+func salvageStarts(tx *bolt.Tx, damaged readable, src source) error {
 	boot, starts := src.get(bucketMeta, keyBoot), src.get(bucketMeta, keyStarts)
 	number, id := parseBoot(boot)
 	_, errStarts := unseal(starts)
@@ -266,7 +296,7 @@ func salvageStarts(tx *bolt.Tx, damaged *os.File, src source) error {
 
 // newestStamp returns the highest number of a start, and the newest time of day, that any record has
 // which can be read.
-func newestStamp(damaged *os.File) (boot uint64, newest time.Time, err error) {
+func newestStamp(damaged readable) (boot uint64, newest time.Time, err error) {
 	ignore := func(error) {}
 	src, err := openImage(damaged, ignore)
 	if err != nil {
@@ -280,6 +310,9 @@ func newestStamp(damaged *os.File) (boot uint64, newest time.Time, err error) {
 		return moment{}
 	}
 	err = facts(src, look, ignore, func(session.Change) error { return nil })
+	if failed := src.im.r.failed; failed != nil {
+		err = failed
+	}
 	return boot, newest, err
 }
 
