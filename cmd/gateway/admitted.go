@@ -44,6 +44,7 @@ func copyAdmitted(data, backup string) (remove func(), err error) {
 		if err != nil {
 			if errors.Is(err, fs.ErrExist) {
 				made = made[:len(made)-1] // it is another's
+				err = fmt.Errorf("%s is there already: remove it, or give the backup another name", to)
 			}
 			return remove, fmt.Errorf("back up the %s: %w", a.kind, err)
 		}

@@ -73,8 +73,8 @@ func TestBackupAdmits(t *testing.T) {
 	if err := os.WriteFile(second+"."+bansFile, []byte("another's"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := command("store", "backup", path, second); err == nil {
-		t.Errorf("a backup over another: %q", out)
+	if out, err := command("store", "backup", path, second); err == nil || !strings.Contains(err.Error(), "give the backup another name") {
+		t.Errorf("a backup over another: %q, %v", out, err)
 	}
 	if left, err := filepath.Glob(second + "*"); err != nil || len(left) != 1 {
 		t.Errorf("it has left %q, %v", left, err)

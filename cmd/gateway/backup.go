@@ -112,8 +112,8 @@ func newStoreRestore() *cobra.Command {
 			"'.replaced-' and the time behind its name. Messages that were delivered after the backup was made are\n" +
 			"delivered again, those at QoS 2 too.\n\n" +
 			"The devices, bans and accepted clients that are beside the backup come back with it: devices that were\n" +
-			"removed or disabled since come back too, and bans that were made since are gone. With --store-only\n" +
-			"they stay as they are.",
+			"removed or disabled since come back too, and bans that were made since are gone. A kind of which there\n" +
+			"was none at the time of the backup has no file there, and stays as it is; so do all with --store-only.",
 		Example: "  gateway store restore /mnt/usb/store-monday.db /var/lib/gateway/store.db",
 		Args:    twoFiles,
 		RunE: func(cmd *cobra.Command, args []string) error {

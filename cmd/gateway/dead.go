@@ -62,8 +62,8 @@ func askDead(w io.Writer, file, name string, again bool) error {
 		order = "replay"
 	}
 	messages, left := 0, letterBatch
+	var c cleared
 	for first := true; left > 0; first = false {
-		var c cleared
 		if err := inquire(&c, "%s %d %s", order, left, name); err != nil {
 			return err
 		}
@@ -75,7 +75,11 @@ func askDead(w io.Writer, file, name string, again bool) error {
 			break
 		}
 	}
-	return tellCleared(w, messages, name, again)
+	err := tellCleared(w, messages, name, again)
+	if left = min(left, c.Left); left > 0 { // else they have gone by themselves
+		err = errors.Join(err, fmt.Errorf("%d dead letters of %s are left: the gateway was too busy; run this again", left, name))
+	}
+	return err
 }
 
 func askList(w io.Writer, inquire func(answer any, question string, args ...any) error) error {
