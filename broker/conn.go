@@ -167,7 +167,9 @@ func (c *conn) serve() error {
 			return err
 		}
 		if ok {
-			if err := c.handle(h, body); err != nil {
+			err := c.handle(h, body)
+			finish(&c.link)
+			if err != nil {
 				return err
 			}
 			rest(c, effort(body, c.r))
@@ -234,7 +236,7 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 			p.Filters[i] = c.link.mount.filter(f)
 		}
 		place := c.link.out.reserve()
-		c.srv.handleUnsubscribe(c.session, &p, func(work int) { rest(c, work) }, func(a packet.Suback, err error) { c.link.concluded(place, &a, err) })
+		c.srv.handleUnsubscribe(c.session, &p, func(work int) { restWithin(c, work) }, func(a packet.Suback, err error) { c.link.concluded(place, &a, err) })
 		return nil
 	case packet.PINGREQ:
 		if err := request(c, 1); err != nil {
@@ -391,7 +393,7 @@ func (c *conn) subscribe(body []byte) error {
 	place := c.link.out.reserve()
 	pause := pauses{
 		wait: func() bool { return c.link.await(c.srv.ctx, c.session) },
-		rest: func(work int) { rest(c, work) },
+		rest: func(work int) { restWithin(c, work) },
 	}
 	c.srv.handleSubscribe(c.session, &p, denied, pause, func(a packet.Suback) { c.link.concluded(place, &a, nil) })
 	return nil

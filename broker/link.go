@@ -15,11 +15,12 @@ type link struct {
 	out
 	aliases   aliasesOut
 	mount     mount
-	maxPacket int                          // bytes that the client takes, 0: any
-	explains  bool                         // it wants to be told why [MQTT-3.1.2-29]
-	incoming  atomic.Int32                 // QoS 1 and 2 messages taken and not acknowledged
-	begun     atomic.Bool                  // CONNACK has been sent
-	cause     atomic.Pointer[packet.Error] // why the server ended the connection
+	maxPacket int                           // bytes that the client takes, 0: any
+	explains  bool                          // it wants to be told why [MQTT-3.1.2-29]
+	incoming  atomic.Int32                  // QoS 1 and 2 messages taken and not acknowledged
+	begun     atomic.Bool                   // CONNACK has been sent
+	cause     atomic.Pointer[packet.Error]  // why the server ended the connection
+	midway    atomic.Pointer[chan struct{}] // closed when the packet is done that was interrupted; nil: none was
 }
 
 // acknowledged sends a PUBACK or PUBREC. Before 5.0 neither can tell of a failure: the client
@@ -225,10 +226,14 @@ func (l *link) pubrel(id uint16) { l.send(&packet.Ack{Type: packet.PUBREL, ID: i
 
 func (l *link) room() bool { return l.begun.Load() && l.out.room() }
 
-func (l *link) kick(reason packet.ReasonCode) {
+func (l *link) kick(reason packet.ReasonCode) (busy <-chan struct{}) {
 	e := &packet.Error{Clause: "3.14.2.1", Reason: reason, Text: "the gateway ends the connection"}
 	if reason == packet.SessionTakenOver {
 		e.Clause, e.Text = "MQTT-3.1.4-3", "another connection uses the client identifier"
 	}
 	l.fail(e)
+	if done := l.midway.Load(); done != nil { // after the cause is told, none is interrupted any more
+		return *done
+	}
+	return nil
 }

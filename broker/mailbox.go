@@ -127,6 +127,7 @@ func (m *mailbox) room() bool {
 	return m.opened && m.ended == nil && !full
 }
 
-func (m *mailbox) kick(reason packet.ReasonCode) {
+func (m *mailbox) kick(reason packet.ReasonCode) (busy <-chan struct{}) {
 	m.end(fmt.Errorf("disconnected: %s", reason))
+	return nil
 }

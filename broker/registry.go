@@ -55,6 +55,14 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 		g.ordering.Unlock()
 		return nil, false, errSessions
 	}
+	if old != nil {
+		if busy := old.oust(); busy != nil {
+			g.mu.Unlock()
+			g.ordering.Unlock()
+			<-busy
+			return g.attach(a)
+		}
+	}
 	// A session without expiry ends with its connection, which ends now.
 	present = old != nil && !a.cleanStart && old.durable && belongsTo(old, a.access)
 	n = old
@@ -124,16 +132,25 @@ var errSessions = errors.New("there are as many sessions as limits.sessions allo
 // errUnstored is why a client gets no new session that would stay.
 var errUnstored = errors.New("the session could not be stored")
 
-// displace makes way for another connection of the same client, and, when the session ends with
-// it, ends the session. It returns what is to be stored and the will that is due.
+// oust ends the connection of a session that another one takes over. What it returns is closed when that
+// is done with what it is in the middle of; nil: with nothing.
+func (n *Session) oust() (busy <-chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.peer == nil {
+		return nil
+	}
+	return n.peer.kick(packet.SessionTakenOver)
+}
+
+// displace makes way for another connection of the same client, after the one that there was has been
+// ended, and, when the session ends with that, ends the session. It returns what is to be stored and the
+// will that is due.
 func (n *Session) displace(end bool) (hadWill bool, changes []session.Change, will *packet.Will) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	hadWill = n.will != nil
 	connected := n.peer != nil
-	if connected {
-		n.peer.kick(packet.SessionTakenOver)
-	}
 	if n.will != nil && (end || connected && n.will.Delay == 0) {
 		will = n.will
 	}

@@ -70,8 +70,9 @@ type peer interface {
 	pubrel(id uint16)
 	// room reports whether deliver may be called; if not, the session's resume will be.
 	room() bool
-	// kick ends the connection: its session is somebody else's now.
-	kick(reason packet.ReasonCode)
+	// kick ends the connection: its session is somebody else's now. What it returns is closed when the
+	// packet is done in the middle of which others were let through; nil: there is none.
+	kick(reason packet.ReasonCode) (busy <-chan struct{})
 }
 
 // A subscription is what a session asked for with one filter.

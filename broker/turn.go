@@ -150,7 +150,8 @@ func effort(body []byte, r *routing) int {
 	return n
 }
 
-// rest adds work to the turn of the connection, and lets others through if that is over.
+// rest adds work to the turn of the connection, and lets others through if that is over. It is for
+// the time between two packets.
 func rest(c *conn, work int) {
 	if c.r != nil {
 		c.turn.extend(&c.r.round)
@@ -160,10 +161,37 @@ func rest(c *conn, work int) {
 	}
 }
 
-// restWithin is rest in the middle of a message, when connections may belong to its round.
+// restWithin is rest in the middle of a packet, when connections may belong to its round. Who takes the
+// session over waits for the end of the packet.
 func restWithin(c *conn, work int) {
-	c.turn.extend(&c.r.round)
-	if c.turn.over(work) {
-		c.r.round.pause(func() { c.srv.turnstile.yield(&c.turn) })
+	if c.r != nil {
+		c.turn.extend(&c.r.round)
+	}
+	if !c.turn.over(work) || !interrupt(&c.link) {
+		return
+	}
+	yield := func() { c.srv.turnstile.yield(&c.turn) }
+	if c.r == nil {
+		yield()
+		return
+	}
+	c.r.round.pause(yield)
+}
+
+// interrupt tells that a packet is not done yet. It reports false when the connection has a cause to end:
+// what the packet asks for is then done without a pause, before the client is heard on another connection.
+func interrupt(l *link) bool {
+	if l.midway.Load() == nil {
+		done := make(chan struct{})
+		l.midway.Store(&done)
+	}
+	return l.cause.Load() == nil
+}
+
+// finish tells that the packet is done.
+func finish(l *link) {
+	if done := l.midway.Load(); done != nil {
+		l.midway.Store(nil)
+		close(*done)
 	}
 }
