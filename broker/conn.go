@@ -71,7 +71,7 @@ type conn struct {
 var errGone = errors.New("disconnected")
 
 func newConn(s *Server, nc net.Conn, l *Listener) *conn {
-	c := &conn{srv: s, listener: l, nc: nc, address: auth.Origin(addressOf(nc)), pace: newPace(&s.limits, &s.stats.Slowed)}
+	c := &conn{srv: s, listener: l, nc: nc, address: auth.Origin(addressOf(nc)), pace: newPace(&s.limits, l.Bounds.PacketSize, &s.stats.Slowed)}
 	c.link.mount = mount(l.Prefix)
 	c.link.out.init(nc, s)
 	c.link.drained = func() {
@@ -200,6 +200,11 @@ const qosBits = 0b0110
 
 // handle does what one packet asks for. Its error ends the connection.
 func (c *conn) handle(h packet.Header, body []byte) error {
+	if h.Type == packet.PUBLISH {
+		if err := c.pace.wait(c.srv.ctx, len(body)); err != nil {
+			return err
+		}
+	}
 	if h.Type != packet.PUBLISH || h.Flags&qosBits != 0 {
 		c.breathe()
 	}
@@ -275,9 +280,6 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 	}
 	if x := p.Properties; x != nil && len(x.SubscriptionIDs) > 0 {
 		return &packet.Error{Clause: "MQTT-3.3.4-6", Reason: packet.ProtocolError, Text: "a subscription identifier from a client"}
-	}
-	if err := c.pace.wait(c.srv.ctx, len(body)); err != nil {
-		return err
 	}
 	c.srv.stats.Received.Add(1)
 	c.srv.stats.PayloadReceived.Add(int64(len(p.Payload)))

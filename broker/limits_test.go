@@ -3,10 +3,12 @@ package broker_test
 import (
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
 	"gateway/broker"
+	"gateway/broker/auth"
 	"gateway/broker/packet"
 )
 
@@ -69,6 +71,34 @@ func TestMessageRate(t *testing.T) {
 	if s.server.Stats().Slowed.Load() == 0 {
 		t.Error("it is not counted")
 	}
+}
+
+// What waits because a client publishes too much is not taken after another connection has its session.
+func TestTakeoverOfSlowedClient(t *testing.T) {
+	s := start(t, nil, broker.Limits{MessageRate: 2})
+	listener := s.connect(packet.V5, clean("listener"))
+	listener.send(subscribe(1, filter("t", 0)))
+	listener.expect("SUBACK 1…")
+	w := s.connect(packet.V5, clean("c"))
+	for i := range 3 { // a burst of 2, and another half a second later
+		w.send(publish("t", fmt.Sprint(i), 0, 0))
+	}
+	listener.expect("PUBLISH t=0 q0", "PUBLISH t=1 q0")
+	again := s.connect(packet.V5, clean("c"))
+	again.send(publish("t", "new", 0, 0))
+	listener.expect("PUBLISH t=new q0")
+	if got := listener.readWithin(time.Second); got != "nothing" {
+		t.Errorf("%s comes after what was sent later", got)
+	}
+}
+
+// A packet may be as large as its listener allows, whatever the rate of bytes is.
+func TestByteRateOfLargePackets(t *testing.T) {
+	s := start(t, nil, broker.Limits{ByteRate: 1 << 10, PacketSize: 1 << 10})
+	l := s.listen(broker.Listener{Name: "large", Auth: auth.Anonymous{}, Bounds: broker.Bounds{PacketSize: 64 << 10}})
+	w := l.connect(packet.V5, clean("c"))
+	w.send(publish("t", strings.Repeat("x", 32<<10), 1, 1))
+	w.expect("PUBACK 1 No matching subscribers")
 }
 
 // A client that asks for too much is slowed down, and neither others nor itself on a new connection.
