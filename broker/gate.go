@@ -85,6 +85,9 @@ func (g *gate) enter(c *conn, start func() bool) error {
 		return net.ErrClosed
 	}
 	g.conns[c] = struct{}{}
+	if g.strangers.on[c.listener.Name] == 0 {
+		g.queue(c.listener.Name).latest = time.Now()
+	}
 	g.strangers.add(c, 1)
 	if c.listener.Bounds.Connections > 0 {
 		g.listeners[c.listener.Name]++

@@ -157,7 +157,22 @@ func TestRoom(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		g.identified(a, &auth.Client{}, 0)
-		g.strangers.add(b, 1)
-		g.room(ctx, "here")
+		a = enter()
+		began := time.Now()
+		if g.room(ctx, "here"); time.Since(began) != 0 {
+			t.Errorf("one waits for %v when the server closes", time.Since(began))
+		}
+
+		g.leave(a)
+		g.leave(b)
+		time.Sleep(time.Hour)
+		a, _ = enter(), enter()
+		go func() {
+			time.Sleep(time.Second)
+			g.identified(a, &auth.Client{}, 0)
+		}()
+		if d := waited(); d != time.Second {
+			t.Errorf("after a quiet hour one waits for %v where a place is left after a second", d)
+		}
 	})
 }

@@ -19,6 +19,7 @@ type memory struct {
 	busy     bool
 	fail     error
 	hidden   bool
+	crowded  bool
 	number   uint64
 	live     map[string]*stored // as submitted
 	sessions map[string]*stored // as committed
@@ -86,9 +87,20 @@ func (m *memory) hide(on bool) {
 	m.mu.Unlock()
 }
 
+// crowd makes Submit wait with what needs room.
+func (m *memory) crowd(on bool) {
+	m.mu.Lock()
+	m.crowded = on
+	m.wake.Broadcast()
+	m.mu.Unlock()
+}
+
 func (m *memory) Submit(changes []session.Change, _ bool, done func(error)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for m.crowded && slices.ContainsFunc(changes, grows) {
+		m.wake.Wait()
+	}
 	if m.hidden {
 		if done != nil {
 			go done(errors.New("there is no store"))

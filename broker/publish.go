@@ -36,7 +36,7 @@ func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
 	}
 	if !r.p.Retain {
 		u.route(r)
-		if !u.submit() {
+		if !u.submit(&r.round) {
 			u.acknowledge()
 		}
 		return
@@ -46,7 +46,7 @@ func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
 	if err == nil || r.p.QoS == 0 {
 		u.route(r)
 	}
-	stored := err == nil && u.submit()
+	stored := err == nil && u.submit(&r.round)
 	s.retaining.Unlock()
 	switch {
 	case err != nil:
@@ -121,7 +121,7 @@ func deliver(s *Server, m *session.Message, h *hit) {
 	u.deliver(r, h)
 	if u.enqueued != nil {
 		u.changes = append(u.changes, u.enqueued)
-		u.submit()
+		u.submit(&r.round)
 	}
 }
 
@@ -187,8 +187,9 @@ func (u *unit) enqueue(r *routing, h *hit) {
 	u.sessions = append(u.sessions, h.s)
 }
 
-// submit hands the unit to the store. It reports false if there is nothing to store.
-func (u *unit) submit() bool {
+// submit hands the unit to the store, which may have to wait for room: the connections of the round do
+// not. It reports false if there is nothing to store.
+func (u *unit) submit(r *round) bool {
 	if u.srv.absent.Load() && u.done != nil {
 		v := *u
 		v.enqueued = nil
@@ -198,6 +199,7 @@ func (u *unit) submit() bool {
 	if len(u.changes) == 0 {
 		return false
 	}
+	r.end()
 	//crash:before-submit
 	v := *u
 	if u.srv.early && v.enqueued != nil {

@@ -5,14 +5,15 @@ import (
 	"time"
 )
 
-// patience is for how long a listener without a place lets connections wait since it has let somebody in.
+// patience is for how long a listener without a place lets connections wait since it has let somebody in,
+// or since the first of those came who have the places.
 const patience = 2 * time.Second
 
 // A queue is what is known of the connections of a listener that the kernel holds, because there is no place
 // for them among those that have not been let in.
 type queue struct {
 	freed  signal    // of size 1: a place was left
-	latest time.Time // somebody was let in
+	latest time.Time // somebody was let in, or came when all places were free
 }
 
 // queue returns that of a listener. The lock is held.

@@ -108,6 +108,24 @@ func TestKeepAliveWhileTheDiskIsSlow(t *testing.T) {
 	}
 }
 
+// A publisher that waits for room in the store keeps nobody waiting to whom its messages go without it.
+func TestPublisherWaitsForStore(t *testing.T) {
+	s := start(t, nil, broker.Limits{})
+	live, durable, pub := s.connect(packet.V5, clean("live")), s.connect(packet.V5, kept("durable")), s.connect(packet.V5, clean("pub"))
+	for _, w := range []*wire{live, durable} {
+		w.send(subscribe(1, filter("t", 1)))
+		w.expect("SUBACK 1…")
+	}
+	s.store.crowd(true)
+	defer s.store.crowd(false)
+	pub.send(publish("t", "x", 1, 1))
+	live.expect("PUBLISH t=x q1 id1")
+	live.silent()
+	s.store.crowd(false)
+	durable.expect("PUBLISH t=x q1 id1")
+	pub.expect("PUBACK 1")
+}
+
 // A client may take its time, as long as it takes something.
 func TestSlowButSteadyClient(t *testing.T) {
 	s := start(t, nil, broker.Limits{WriteTime: 400 * time.Millisecond})
