@@ -56,7 +56,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 		return nil, false, errSessions
 	}
 	if old != nil {
-		if busy := old.oust(); busy != nil {
+		if busy := oust(old); busy != nil {
 			g.mu.Unlock()
 			g.ordering.Unlock()
 			<-busy
@@ -134,7 +134,7 @@ var errUnstored = errors.New("the session could not be stored")
 
 // oust ends the connection of a session that another one takes over. What it returns is closed when that
 // is done with what it is in the middle of; nil: with nothing.
-func (n *Session) oust() (busy <-chan struct{}) {
+func oust(n *Session) (busy <-chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.peer == nil {
