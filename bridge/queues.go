@@ -148,8 +148,8 @@ func (b *Bridge) lanes(open queues) ([]*lane, error) {
 func after(lane int) int { return lane%liveLanes + 1 }
 
 // The filters that the cloud was asked for outlive the bridge: when a rule has gone, the cloud
-// must be told. So the strict session remembers them, as subscriptions to topics below $bridge/,
-// where nothing is ever published.
+// must be told. So the strict session remembers them, as subscriptions to topics below
+// $bridge/NAME/asked/, where nothing is ever published.
 const recordPrefix = "$bridge/"
 
 func isRecord(filter string) bool { return strings.HasPrefix(filter, recordPrefix) }
