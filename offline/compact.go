@@ -49,6 +49,9 @@ func (c *committer) compact() {
 // compact replaces the file by one without free pages. Nobody may update it meanwhile. Whatever error
 // it returns, nothing is lost, and update knows what is left to do.
 func (f *file) compact() error {
+	if err := f.unsound(); err != nil {
+		return err
+	}
 	// bbolt may take a destroyed page for another one. The copy would be sound, and what it lacks lost.
 	if err := verify(f.path); errors.Is(err, ErrDamaged) {
 		return f.doubted(fmt.Errorf("%w: %w", errUnsound, err))

@@ -1,6 +1,7 @@
 package offline
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -151,6 +152,14 @@ func TestHolesRefused(t *testing.T) {
 	if p.after = (time.Time{}); p.due(c) != 0 {
 		t.Error("it is not tried again")
 	}
+	f.doubt.Store(&errUnsound)
+	if p.due(c) >= 0 {
+		t.Error("holes are made in a file that is damaged")
+	}
+	if err := f.compact(); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a file that is damaged is compacted: %v", err)
+	}
+	f.doubt.Store(nil)
 	for p.punch(c); p.next != 0; p.punch(c) {
 	}
 	if blocks(t, path) > size*2/3 {
