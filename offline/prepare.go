@@ -102,8 +102,8 @@ func prepare(path string, o Options) (*Salvaged, error) {
 		cause = errors.Join(cause, fmt.Errorf("nothing of it is saved: %w", err))
 		saved, err = &Salvaged{Problems: 1}, create(fresh, hard)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("save what is left of a damaged store: %w", err)
+	if err != nil { // half a copy takes room that others need, and the next attempt too
+		return nil, errors.Join(fmt.Errorf("save what is left of a damaged store: %w", err), removeIf(fresh))
 	}
 	//crash:salvaged
 	saved.Cause, saved.Aside = cause, asideName(path)
