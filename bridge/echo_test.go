@@ -16,7 +16,7 @@ func TestCirclesEnd(t *testing.T) {
 	const limit = 5
 	l := newLedger(t, 0)
 	c := newCloud(t, l)
-	same := packet.Publish{Topic: "up/a", QoS: 1, Payload: []byte("1")}
+	same := packet.Publish{Topic: "up/a", QoS: 1, Payload: []byte("1"), From: "another bridge"}
 	for range 10 * limit {
 		l.add(same)
 	}
@@ -27,6 +27,10 @@ func TestCirclesEnd(t *testing.T) {
 	if n := len(firsts(c.arrived("site/up/a"))); n != 1 || b.State().Circling != 0 {
 		t.Errorf("%d different messages of the backlog arrived, state %+v", n, b.State())
 	}
+	own := same
+	own.From = "sensor"
+	l.add(own)
+	l.empty(t)
 	before := len(c.arrived("site/up/a"))
 	for i := range 2 * limit {
 		l.add(same, message("up/a", 1, 1000+i))
@@ -85,9 +89,10 @@ func TestSameMessageIn5(t *testing.T) {
 func TestEchoes(t *testing.T) {
 	now, stopped := time.Unix(1_800_000_000, 0), 0
 	e := newEchoes(circleLimit, now)
+	from := "sensor"
 	see := func(topic, payload string, n int, pause time.Duration) {
 		for range n {
-			if e.circles(Out, topic, []byte(payload), now) {
+			if e.circles(Out, from, topic, []byte(payload), now) {
 				stopped++
 			}
 			now = now.Add(pause)
@@ -97,13 +102,22 @@ func TestEchoes(t *testing.T) {
 	for i := range 5000 {
 		see("a", strconv.Itoa(i), 1, 0) // many that differ
 	}
+	see("a", "2", 20*circleLimit, 50*time.Millisecond) // and one that says it 20 times a second
+	from = ""
+	see("a", "2", 1, 0) // nobody knows any more who said it
+	from = "sensor"
+	see("b", "", 1, 0)
+	from = "bridge"
 	for range circleLimit - 1 {
-		e.circles(In, "b", nil, now)
+		e.circles(In, "", "b", nil, now)
 		see("b", "", 1, 0) // in both directions
 	}
 	if stopped != 0 {
 		t.Errorf("%d messages were stopped without a circle", stopped)
 	}
+	from = "sensor"
+	see("a", "1", 1, 0)
+	from = "bridge"
 	see("a", "1", 3*circleLimit, time.Millisecond)
 	if stopped != 3 {
 		t.Errorf("%d messages were stopped, want every %dth of %d", stopped, circleLimit, 3*circleLimit)
@@ -115,7 +129,12 @@ func TestEchoes(t *testing.T) {
 	if see("a", "1", circleLimit-1, 0); stopped != 0 {
 		t.Error("messages are stopped after the flood")
 	}
-	if none := newEchoes(-1, now); none.circles(Out, "a", nil, now) {
+	// Who published first is forgotten: a circle ends when it is a flood.
+	now = now.Add(circlePeriod)
+	if see("a", "1", 12*circleLimit, time.Millisecond); stopped != 3 {
+		t.Errorf("%d messages of one publisher were stopped, want 3", stopped)
+	}
+	if none := newEchoes(-1, now); none.circles(In, "", "a", nil, now) {
 		t.Error("a message was stopped though there is no limit")
 	}
 }
@@ -134,7 +153,7 @@ func TestManyEchoes(t *testing.T) {
 			t.Fatalf("after %d turns %d messages still go round", turn, len(circle))
 		}
 		for payload := range circle {
-			if e.circles(Out, "a", []byte(payload), now) {
+			if e.circles(In, "", "a", []byte(payload), now) {
 				delete(circle, payload)
 			}
 		}

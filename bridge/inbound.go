@@ -92,7 +92,7 @@ func (in *intake) publish(p packet.Publish) error {
 	}
 	now := time.Now()
 	in.backlog.mark(&p, now)
-	if ok && in.backlog.over() && in.echoes.circles(In, remote, p.Payload, now) {
+	if ok && in.backlog.over() && in.echoes.circles(In, "", remote, p.Payload, now) {
 		in.drops.circle(remote)
 		in.drops.add(roundAndRound, remote)
 		ok = false

@@ -159,7 +159,7 @@ func (h *handover) forward(ctx context.Context, d *delivery, wasAccepted bool) e
 		}
 		out.Properties.ResponseTopic = h.rules.answerUp(out.Properties.ResponseTopic)
 	}
-	if d.fresh && h.echoes.circles(Out, remote, p.Payload, time.Now()) {
+	if d.fresh && h.echoes.circles(Out, p.From, remote, p.Payload, time.Now()) {
 		h.drops.circle(p.Topic)
 		h.bury(d, roundAndRound)
 		return nil

@@ -54,6 +54,7 @@ func (r *routing) message() *session.Message {
 		}
 		p := *r.p
 		p.ID, p.Dup = 0, false
+		p.From = r.publisher()
 		p.Payload = append([]byte(nil), r.p.Payload...)
 		if p.Properties != nil && p.Properties.TopicAlias != 0 {
 			props := *p.Properties
@@ -63,6 +64,14 @@ func (r *routing) message() *session.Message {
 		r.m = &session.Message{Publish: p, At: r.at}
 	}
 	return r.m
+}
+
+// publisher returns the client identifier of the one whose message it is, empty if it is the gateway's.
+func (r *routing) publisher() string {
+	if r.from == nil {
+		return ""
+	}
+	return r.from.id
 }
 
 // begin makes the routing ready for the next message.

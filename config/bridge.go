@@ -29,7 +29,7 @@ type Bridge struct {
 	AckTimeout     time.Duration `yaml:"ack_timeout" default:"30s" range:"1s..1h"`          // without an acknowledgement the link is taken for dead
 	Backoff        Backoff       `yaml:"backoff"`
 	Announce       bool          `yaml:"announce" default:"false"`                     // tell the cloud that this is a bridge, so that it sends nothing back; mosquitto understands it, clouds of large providers refuse it
-	CircleLimit    int           `yaml:"circle_limit" default:"50" range:"0..1000000"` // how often the same message may cross within 15 s before one is stopped; 3.1.1 only; 0 any
+	CircleLimit    int           `yaml:"circle_limit" default:"50" range:"0..1000000"` // how many copies of the same message may cross within 15 s before one is stopped; 3.1.1 only; 0 any
 	StateTopic     string        `yaml:"state_topic"`                                  // upstream, retained; default: gateway/<client_id>/state
 	Queue          Queue         `yaml:"queue"`                                        // what waits for the cloud
 	Rules          []Rule        `yaml:"rules"`

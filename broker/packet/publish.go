@@ -15,6 +15,9 @@ type Publish struct {
 	// Payload aliases the decoder's input: whoever keeps it copies it.
 	Payload    []byte
 	Properties *PublishProperties // nil when there are none; always nil before 5.0
+	// From is the client identifier of the publisher, on a message that the broker hands to a client
+	// within the process; empty if it is not known any more. It is in no packet.
+	From string
 }
 
 // PublishProperties are the properties of a PUBLISH (5.0, 3.3.2.3). Zero values are absent,
