@@ -97,6 +97,13 @@ func (c *couple) receive(p packet.Publish) {
 	c.strange = append(c.strange, fmt.Sprintf("%q after %d", p.Payload, len(c.took)))
 }
 
+// arrived returns how many messages have come.
+func (c *couple) arrived() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.took)
+}
+
 // send publishes a number in every period until the end.
 func (c *couple) send(qos packet.QoS, period time.Duration) {
 	tick := time.NewTicker(period)
