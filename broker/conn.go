@@ -317,6 +317,9 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 		c.link.acknowledged(place, a)
 		return nil
 	}
+	if p.QoS == 2 && !interrupt(&c.link) { // the store may have to wait, and must have it before its repetition is answered
+		return net.ErrClosed
+	}
 	route(c, p, func(reason packet.ReasonCode) {
 		a.Reason = reason
 		c.link.acknowledged(place, a)

@@ -20,7 +20,7 @@ type link struct {
 	incoming  atomic.Int32                  // QoS 1 and 2 messages taken and not acknowledged
 	begun     atomic.Bool                   // CONNACK has been sent
 	cause     atomic.Pointer[packet.Error]  // why the server ended the connection
-	midway    atomic.Pointer[chan struct{}] // closed when the packet is done that was interrupted; nil: none was
+	midway    atomic.Pointer[chan struct{}] // closed when the packet is done that others wait for; nil: there is none
 }
 
 // acknowledged sends a PUBACK or PUBREC. Before 5.0 neither can tell of a failure: the client

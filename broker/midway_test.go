@@ -100,3 +100,32 @@ func TestTakeoverBehindSubscriptions(t *testing.T) {
 		t.Errorf("a new session has %d subscriptions of the one before: %s", len(had), strings.Join(had[:1], ""))
 	}
 }
+
+// The repetition of a QoS 2 message by another connection is not answered while the first one has not come
+// to the store [MQTT-4.3.3-10].
+func TestTakeoverBehindStore(t *testing.T) {
+	s := start(t, nil, broker.Limits{})
+	live, durable, pub := s.connect(packet.V5, clean("live")), s.connect(packet.V5, kept("durable")), s.connect(packet.V5, kept("pub"))
+	live.send(subscribe(1, filter("t", 0)))
+	live.expect("SUBACK 1…")
+	durable.send(subscribe(1, filter("t", 2)))
+	durable.expect("SUBACK 1…")
+	s.store.crowd(true)
+	defer s.store.crowd(false)
+	p := publish("t", "x", 2, 1)
+	pub.send(p)
+	live.expect("PUBLISH t=x q0")
+	again := s.dial(packet.V5)
+	c := kept("pub")
+	p.Dup = true
+	again.send(&c, p)
+	pub.expect("DISCONNECT " + packet.SessionTakenOver.String())
+	if got := again.readWithin(200 * time.Millisecond); got != "nothing" {
+		t.Errorf("%s, though the store has not taken the message", got)
+	}
+	s.store.crowd(false)
+	again.expect("CONNACK Success present", "PUBREC 1")
+	durable.expect("PUBLISH t=x q2 id1")
+	durable.silent()
+	live.silent()
+}

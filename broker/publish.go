@@ -100,6 +100,7 @@ func (r *routing) receive() (fresh, ok bool) {
 // delivery [MQTT-4.3.3-10]. The first may still be on its way to the disk, and fail there.
 func (r *routing) repeat(store Store, done func(packet.ReasonCode)) {
 	from, id := r.from, r.p.ID
+	r.round.end() // the store may have to wait
 	store.Submit(nil, false, func(err error) {
 		reason := reasonOf(err)
 		from.mu.Lock()

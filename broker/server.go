@@ -86,7 +86,7 @@ type Server struct {
 	hasty                              notice
 
 	// retaining orders the retained messages in memory as the store and their subscribers get them.
-	// It is held across Submit, which is the reason why it guards nothing else.
+	// It is held across Submit and while a round ends, which is the reason why it guards nothing else.
 	retaining sync.Mutex
 
 	ctx      context.Context // ends at Close

@@ -178,7 +178,8 @@ func restWithin(c *conn, work int) {
 	c.r.round.pause(yield)
 }
 
-// interrupt tells that a packet is not done yet. It reports false when the connection has a cause to end:
+// interrupt tells that a packet will take a while, for which others are let through or the store is waited
+// for. It reports false when the connection has a cause to end:
 // what the packet asks for is then done without a pause, before the client is heard on another connection.
 func interrupt(l *link) bool {
 	if l.midway.Load() == nil {
