@@ -47,8 +47,8 @@ func (f *Files) names() []string {
 	return slices.DeleteFunc([]string{f.Cert, f.Key, f.ClientCA, f.CRL}, func(name string) bool { return name == "" })
 }
 
-// state tells one state of the files from another. Links are followed, so that it does not matter
-// how a new file comes into its place.
+// state tells one state of the files from another, and who may read them. Links are followed, so that it
+// does not matter how a new file comes into its place.
 func (f *Files) state() string {
 	var s string
 	for _, name := range f.names() {
@@ -57,7 +57,7 @@ func (f *Files) state() string {
 			s += "-;"
 			continue
 		}
-		s += fmt.Sprint(info.ModTime().UnixNano(), info.Size(), inode(info), ";")
+		s += fmt.Sprint(info.ModTime().UnixNano(), info.Size(), inode(info), statusTime(info), ";")
 	}
 	return s
 }

@@ -196,3 +196,11 @@ func inode(info fs.FileInfo) uint64 {
 	}
 	return 0
 }
+
+// statusTime is when the file, its owner or its permissions changed last, in nanoseconds since 1970.
+func statusTime(info fs.FileInfo) int64 {
+	if s, ok := info.Sys().(*syscall.Stat_t); ok {
+		return s.Ctim.Nano()
+	}
+	return 0
+}

@@ -9,6 +9,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
+	"io/fs"
 	"math/big"
 	"net"
 	"os"
@@ -230,6 +232,27 @@ func TestBrokenFiles(t *testing.T) {
 	if e.log.count(s.files.CRL) == 0 {
 		t.Error("the log does not name the file")
 	}
+}
+
+// TestUnreadableKey loads a key that could not be read when it came, once its permissions are mended.
+func TestUnreadableKey(t *testing.T) {
+	s := newSite(t)
+	s.files.ReadKey = func(name string) ([]byte, error) { // as for somebody who is not root
+		if info, err := os.Stat(name); err != nil || info.Mode().Perm() == 0 {
+			return nil, fs.ErrPermission
+		}
+		return os.ReadFile(name)
+	}
+	e := serve(t, listen.Options{TLS: &s.files})
+	if err := errors.Join(os.Chmod(s.files.Key, 0), os.Chtimes(s.files.Key, time.Time{}, time.Now())); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the log tells that it cannot be read", func() bool { return e.log.count("level=ERROR") > 0 })
+	if err := os.Chmod(s.files.Key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the log tells that it is in force", func() bool { return e.log.count("are in force") > 0 })
+	exchange(t, e.connect("mqtts", s.client("thermometer")), hello)
 }
 
 // TestRevoked ends the connection of a client whose certificate is revoked, lets it in no more,
