@@ -139,6 +139,33 @@ func TestRequestRate(t *testing.T) {
 	}
 }
 
+// [MQTT-3.1.2-22]: the time for which a client is made to wait is not its silence.
+func TestKeepAliveWhileSlowedDown(t *testing.T) {
+	s := start(t, nil, broker.Limits{RequestRate: 100, Subscriptions: 1})
+	c := clean("fast")
+	c.KeepAlive = 1
+	w := s.connect(packet.V5, c)
+	const burst = 1000
+	for range burst {
+		w.send(&packet.Ping{Type: packet.PINGREQ})
+	}
+	for range burst {
+		w.expect("PINGRESP")
+	}
+	filters := &packet.Subscribe{ID: 1}
+	for range 300 { // three seconds' worth, some of which the pings have given back on a slow machine
+		filters.Filters = append(filters.Filters, packet.Subscription{Filter: "a"})
+	}
+	begin := time.Now()
+	w.send(filters, &packet.Ping{Type: packet.PINGREQ})
+	w.expect("SUBACK 1…")
+	if d := time.Since(begin); d < 1600*time.Millisecond {
+		t.Errorf("it waits for %v, which is no longer than its keep alive allows", d)
+	}
+	w.expect("PINGRESP")
+	w.silent()
+}
+
 // Sessions are bounded: a client that makes up identifiers cannot fill the memory.
 func TestSessionLimit(t *testing.T) {
 	s := start(t, nil, broker.Limits{Sessions: 2})
