@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"os"
 	"path/filepath"
@@ -337,4 +338,62 @@ func TestFinishedStays(t *testing.T) {
 	if n := len(payloads(t, s, "b")); n != 20 {
 		t.Errorf("%d messages", n)
 	}
+}
+
+// TestSalvageShared: messages that many queues share are all saved, although they need more room apart than
+// the quota has. New ones are refused until there is some.
+func TestSalvageShared(t *testing.T) {
+	const queues, messages = 20, 20
+	path := storePath(t)
+	o := Options{MaxBytes: 4 << 20, probe: time.Millisecond}
+	s := open(t, path, o)
+	numbers := make(map[string]uint64)
+	for i := range queues {
+		client := fmt.Sprint("client-", i)
+		numbers[client] = openSession(t, s, client)
+	}
+	for range messages {
+		var all []*session.Target
+		for client, number := range numbers {
+			all = append(all, to(client, number))
+		}
+		must(t, commitNow(s, enqueue(string(make([]byte, 100_000)), all...)))
+	}
+	must(t, s.Close())
+	o.Suspect = errors.New("a test")
+	s = open(t, path, o)
+	if saved := s.Stats().Salvaged; saved == nil || saved.Messages != queues*messages || saved.Problems != 0 {
+		t.Errorf("%+v", saved)
+	}
+	if s.Stats().FileBytes <= o.hard() {
+		t.Errorf("%d bytes fit into %d: the test shows nothing", s.Stats().FileBytes, o.hard())
+	}
+	must(t, s.Close())
+	o.Suspect = nil
+	s = open(t, path, o)
+	must(t, s.Restore(func(c session.Change) {
+		if opened, ok := c.(*session.Opened); ok {
+			numbers[opened.Client] = opened.Incarnation
+		}
+	}))
+	first := ""
+	for client, number := range numbers {
+		first = client
+		if n := len(payloads(t, s, client)); n != messages {
+			t.Errorf("%d messages for %s", n, client)
+		}
+		if err := commitNow(s, enqueue("new", to(client, number))); !errors.Is(err, ErrFull) {
+			t.Errorf("a new message for %s: %v", client, err)
+		}
+	}
+	for client := range numbers {
+		var changes []session.Change
+		for position := range uint64(messages) {
+			changes = append(changes, &session.Advanced{Client: client, Position: position + 1, Stage: session.Done})
+		}
+		must(t, commitNow(s, changes...))
+	}
+	eventually(t, "there is room again", func() bool {
+		return commitNow(s, enqueue("new", to(first, numbers[first]))) == nil
+	})
 }

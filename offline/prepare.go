@@ -247,12 +247,15 @@ func salvageImage(damaged readable, to string, o Options) (*Salvaged, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := openFile(to, o.hard())
+	// Messages that were shared are stored once for each queue: more than the quota, perhaps. Only the disk
+	// bounds what is saved; new ones are refused until there is room.
+	most := max(o.hard(), maxFile)
+	f, err := openFile(to, most)
 	if err != nil {
 		return nil, err
 	}
 	f.commit = o.commit
-	within := Options{MaxBytes: o.hard(), Clock: o.Clock} // what fitted into the one fits into the other
+	within := Options{MaxBytes: most, Clock: o.Clock}
 	within.defaults()
 	r := &rescue{store: assemble(f, within), saved: saved}
 	if err = f.update(func(tx *bolt.Tx) error { return salvageStarts(tx, damaged, src) }); err == nil {

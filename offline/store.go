@@ -29,7 +29,8 @@ type Options struct {
 	// MaxPending is how many bytes may wait for the committer before Submit waits. 0: 8 MiB.
 	MaxPending int64
 	// MaxBytes is the quota of the file: above it new messages are refused with ErrFull. The file
-	// itself stays below MaxBytes + MaxBytes/4 + 16 MiB, at most 2 GiB. 0: 256 MiB.
+	// itself stays below MaxBytes + MaxBytes/4 + 16 MiB, at most 2 GiB; one that is larger, as what was
+	// saved of a damaged one may be, grows by 16 MiB at most. 0: 256 MiB.
 	MaxBytes int64
 
 	// Clock is the time of day. nil: that of the machine, once it is not that of one whose clock was
@@ -151,7 +152,11 @@ func openSound(path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := openFile(path, o.hard())
+	most := o.hard()
+	if info, err := os.Stat(path); err == nil { // it may be larger: saved, or from a time with more room
+		most = max(most, info.Size()+hardRoom)
+	}
+	f, err := openFile(path, most)
 	if err != nil {
 		return nil, err
 	}
@@ -163,8 +168,11 @@ func openSound(path string, o Options) (*Store, error) {
 	return s, nil
 }
 
-// hard is the size that the file never exceeds.
-func (o *Options) hard() int64 { return o.MaxBytes + o.MaxBytes/4 + 16<<20 }
+// hard is the size beyond which the file does not grow, but for acknowledgements of what it has.
+func (o *Options) hard() int64 { return o.MaxBytes + o.MaxBytes/4 + hardRoom }
+
+// hardRoom is what a full store needs to become less full.
+const hardRoom = 16 << 20
 
 // assemble puts the parts of a store together, for an open file.
 func assemble(f *file, o Options) *Store {
