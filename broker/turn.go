@@ -71,7 +71,6 @@ func (t *turnstile) pass() {
 	t.asked = true
 	t.mu.Unlock()
 	t.sent = false
-	cede()
 	_ = t.out.Read(t.look)
 	t.turns.Add(1)
 	t.mu.Lock()
@@ -108,6 +107,7 @@ func (t *turnstile) say(fd uintptr) {
 
 // yield ends a turn, and begins another one when it is due.
 func (t *turnstile) yield(turn *turn) {
+	cede()
 	t.pass()
 	turn.begin()
 }
