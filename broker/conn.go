@@ -195,8 +195,11 @@ func (c *conn) serve() error {
 	}
 }
 
-// qosBits are those of the fixed header of a PUBLISH that are 0 at QoS 0, which is not answered.
-const qosBits = 0b0110
+// Of the fixed header of a PUBLISH: what is 0 at QoS 0, which is not answered, and RETAIN.
+const (
+	qosBits   = 0b0110
+	retainBit = 0b0001
+)
 
 // handle does what one packet asks for. Its error ends the connection.
 func (c *conn) handle(h packet.Header, body []byte) error {
@@ -205,7 +208,7 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 			return err
 		}
 	}
-	if h.Type != packet.PUBLISH || h.Flags&qosBits != 0 {
+	if h.Type != packet.PUBLISH || h.Flags&(qosBits|retainBit) != 0 {
 		c.breathe()
 	}
 	if c.link.cause.Load() != nil {
@@ -295,7 +298,7 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 	}
 	if p.QoS == 0 {
 		if refused == nil {
-			route(c, p, nil)
+			route(c, p, c.link.out.retained(p.Retain))
 		} else {
 			c.srv.stats.Dropped.Add(1)
 		}
@@ -344,8 +347,8 @@ func route(c *conn, p *packet.Publish, done func(packet.ReasonCode)) {
 	c.r.round.end()
 }
 
-// breathe waits while there is too much that the client has to be answered: one that sends without
-// taking the answers is slowed down by not being read.
+// breathe waits while there is too much that the client has to be answered, or that the disk has to take
+// from it: one that sends without end is slowed down by not being read.
 func (c *conn) breathe() {
 	if !c.link.out.laden() {
 		return

@@ -33,6 +33,7 @@ type out struct {
 	flushers sync.WaitGroup // the goroutine in flush
 	work     func()         // what it does, made once
 	acks     ackLine
+	keeping  int    // retained messages at QoS 0 that may not be on disk yet
 	less     signal // see lessened; nil before somebody waits
 }
 
@@ -121,7 +122,32 @@ func (o *out) laden() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	l := &o.srv.limits
-	return !o.ending && (o.buf.len() >= 2*l.OutBytes || len(o.acks.waiting) >= 2*int(l.ReceiveMaximum))
+	return !o.ending && (o.buf.len() >= 2*l.OutBytes || len(o.acks.waiting) >= 2*int(l.ReceiveMaximum) || o.keeping >= 2*keepingTurn)
+}
+
+// keepingTurn is how many retained messages at QoS 0 a client may bring before the store is asked to make
+// haste with them. Nobody acknowledges these, so twice as many hold the client up. Each is a page
+// of its own to the store, and in a commit with hundreds of them everybody would wait for some
+// milliseconds.
+const keepingTurn = 32
+
+// retained counts a message at QoS 0. It returns what is to be called when it is on disk, nil if nobody
+// waits for that.
+func (o *out) retained(retain bool) (done func(packet.ReasonCode)) {
+	if !retain {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.keeping++; o.keeping%keepingTurn != 0 {
+		return nil
+	}
+	return func(packet.ReasonCode) { // all that came before are there, too
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.keeping -= keepingTurn
+		o.less.give()
+	}
 }
 
 // ends reports whether a connection is ending.

@@ -140,3 +140,41 @@ func TestRetainedOrder(t *testing.T) {
 		}
 	}
 }
+
+// Nobody acknowledges what is retained at QoS 0: a client that brings it faster than the disk takes it is
+// read more slowly, so that others do not wait for commits with thousands of pages.
+func TestRetainedMessagesWaitForTheDisk(t *testing.T) {
+	s := start(t, nil, broker.Limits{})
+	pub, other := s.connect(packet.V5, clean("pub")), s.connect(packet.V5, clean("other"))
+	s.store.pause(true)
+	waiting := func() int {
+		s.store.mu.Lock()
+		defer s.store.mu.Unlock()
+		return len(s.store.pending)
+	}
+	before := waiting()
+	const most, all = 64, 200
+	for i := range all {
+		pub.send(retain(fmt.Sprint("r/", i), "x", 0, 0))
+	}
+	eventually(t, "the first of them wait for the disk", func() bool { return waiting() == before+most })
+	for range 50 {
+		other.silent() // is heard as before
+	}
+	if n := waiting() - before; n != most {
+		t.Errorf("%d retained messages wait for the disk, want %d", n, most)
+	}
+	s.store.pause(false)
+	eventually(t, "all are stored", func() bool {
+		s.store.mu.Lock()
+		defer s.store.mu.Unlock()
+		n := 0
+		for topic := range s.store.retained {
+			if strings.HasPrefix(topic, "r/") {
+				n++
+			}
+		}
+		return n == all
+	})
+	pub.silent()
+}
