@@ -298,7 +298,7 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 	}
 	if p.QoS == 0 {
 		if refused == nil {
-			route(c, p, c.link.out.retained(p.Retain))
+			route(c, p, retained(&c.link.out, p.Retain))
 		} else {
 			c.srv.stats.Dropped.Add(1)
 		}
