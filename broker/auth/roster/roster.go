@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"unicode"
+
+	"gateway/broker/watch"
 )
 
 // MaxFile is the size of a file, in bytes.
@@ -53,7 +55,7 @@ func (r *Roster[U]) All() map[string]U { return *r.users.Load() }
 func (r *Roster[U]) Look() (gone []string, changed bool, err error) {
 	r.looking.Lock()
 	defer r.looking.Unlock()
-	state := stateOf(r.path)
+	state := watch.State(r.path)
 	if state == r.state {
 		return nil, false, nil
 	}
@@ -73,19 +75,6 @@ func (r *Roster[U]) Look() (gone []string, changed bool, err error) {
 	}
 	slices.Sort(gone)
 	return gone, true, nil
-}
-
-// stateOf tells one state of a file from another.
-func stateOf(path string) string {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "none"
-	}
-	var inode uint64
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		inode = st.Ino
-	}
-	return fmt.Sprint(info.ModTime().UnixNano(), info.Size(), info.Mode(), inode)
 }
 
 // Parse reads the text of a file. An error names the line.
@@ -135,7 +124,7 @@ func CheckName(name string) error {
 	return nil
 }
 
-// Read reads a file of users, which must not be readable by everyone.
+// Read reads a file of users, which must be neither readable nor writable by everyone.
 func Read(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -150,6 +139,8 @@ func Read(path string) (string, error) {
 		return "", fmt.Errorf("%s is not a regular file", path)
 	case info.Mode().Perm()&0o004 != 0:
 		return "", fmt.Errorf("%s can be read by everyone on this machine; run: chmod 640 %s", path, path)
+	case info.Mode().Perm()&0o002 != 0:
+		return "", fmt.Errorf("%s can be written by everyone on this machine; run: chmod 640 %s", path, path)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
 	if err != nil {
