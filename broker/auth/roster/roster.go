@@ -3,7 +3,6 @@
 package roster
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -171,35 +170,47 @@ func (r *Roster[U]) Remove(name string) (bool, error) { return r.edit(name, "") 
 
 // edit puts line, which may be empty, in the place of a user's line, or at the end.
 func (r *Roster[U]) edit(name, line string) (found bool, err error) {
-	unlock, err := lock(filepath.Dir(r.path))
+	err = Rewrite(r.path, func(old string, err error) (string, error) {
+		if errors.Is(err, os.ErrNotExist) && line != "" {
+			old, err = "", nil
+		}
+		if err == nil {
+			_, err = Parse(old, r.parse)
+		}
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", r.path, err)
+		}
+		var b strings.Builder
+		for l := range strings.Lines(old) {
+			if n, _, ok := split(l); ok && n == name {
+				l, found = line, true
+			}
+			b.WriteString(l)
+			if l != "" && !strings.HasSuffix(l, "\n") {
+				b.WriteByte('\n')
+			}
+		}
+		if !found {
+			b.WriteString(line)
+		}
+		return b.String(), nil
+	})
+	return found, err
+}
+
+// Rewrite puts what change makes of the text of a file in its place, while nobody else does so. Change
+// is told why the file cannot be read, if that is so; its error leaves the file as it is.
+func Rewrite(path string, change func(text string, err error) (string, error)) error {
+	unlock, err := lock(filepath.Dir(path))
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer unlock()
-	old, err := Read(r.path)
-	if errors.Is(err, os.ErrNotExist) && line != "" {
-		old, err = "", nil
-	}
-	if err == nil {
-		_, err = Parse(old, r.parse)
-	}
+	text, err := change(Read(path))
 	if err != nil {
-		return false, fmt.Errorf("%s: %w", r.path, err)
+		return err
 	}
-	var b bytes.Buffer
-	for l := range strings.Lines(old) {
-		if n, _, ok := split(l); ok && n == name {
-			l, found = line, true
-		}
-		b.WriteString(l)
-		if l != "" && !strings.HasSuffix(l, "\n") {
-			b.WriteByte('\n')
-		}
-	}
-	if !found {
-		b.WriteString(line)
-	}
-	return found, Replace(r.path, b.Bytes())
+	return Replace(path, []byte(text))
 }
 
 // Replace puts content in the place of a file, or leaves that as it is. Mode and owner stay; a new
