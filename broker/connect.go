@@ -94,7 +94,7 @@ func (c *conn) connect(p *packet.Connect) error {
 	}
 	c.srv.gate.know(c)
 	if at := c.client.Expires; !at.IsZero() {
-		c.expiry = expireAt(&c.link, at)
+		c.expiry = expireAt(&c.link, at, c.srv.now)
 	}
 	c.srv.log.Info("client connected", "client", n.id, "listener", c.listener.Name, "from", c.nc.RemoteAddr(),
 		"version", versionName(p.Version), "user", c.client.User, "resumed", present)

@@ -51,6 +51,8 @@ type Options struct {
 	Recall func(*session.Owner) (*auth.Client, auth.Authorizer, error)
 	// Commands are the topics of messages that move something, see auth.Request.
 	Commands []string
+	// Now is the time of day by which logins expire; nil: time.Now. It may jump.
+	Now func() time.Time
 }
 
 // A Server is a broker.
@@ -59,7 +61,8 @@ type Server struct {
 	limits  Limits
 	log     *slog.Logger
 	version string
-	another string // see Options.UseAnother
+	another string           // see Options.UseAnother
+	now     func() time.Time // see Options.Now
 	began   time.Time
 	stats   Stats
 	denials denials
@@ -106,6 +109,7 @@ func New(o Options) (*Server, error) {
 		another: o.UseAnother,
 		early:   o.Early,
 		began:   time.Now(),
+		now:     o.Now,
 		door:    o.Door,
 
 		commands: make(map[string]bool),
@@ -119,6 +123,9 @@ func New(o Options) (*Server, error) {
 	s.losses = losses{stats: &s.stats, log: o.Log}
 	if s.door == nil {
 		s.door = open{}
+	}
+	if s.now == nil {
+		s.now = time.Now
 	}
 	s.unauthorized.more, s.unconnected.more = 30, 30
 	s.gate = newGate(&s.limits)
