@@ -87,6 +87,13 @@ func (u *Users) Authenticate(ctx context.Context, a auth.Attempt) (auth.Identity
 	return auth.Identity{User: a.Username, By: By}, nil
 }
 
+// Delay takes as long as to refuse a user that there is not.
+func (u *Users) Delay(ctx context.Context, a auth.Attempt) {
+	if h := u.invent(a.Username); a.Username != "" {
+		_ = u.pool.do(ctx, h.cost, func() { h.fits(a.Password) })
+	}
+}
+
 // invent returns a hash that no password fits, for a user that there is not. It costs what that of
 // some user costs, for the same name always the same one's.
 func (u *Users) invent(name string) hash {
