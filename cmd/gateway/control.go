@@ -166,12 +166,15 @@ type deviceLine struct {
 
 func (c *control) handle(ctx context.Context, topic string, payload []byte) reply {
 	var o order
-	if err := json.Unmarshal(payload, &o); err != nil {
+	err := json.Unmarshal(payload, &o)
+	if err == nil && o.Command == "" {
+		err = parseOrder(payload, &o) // which tells of a key that is misspelt
+	}
+	if err != nil {
 		return reply{Error: "a JSON object with a command is wanted: " + err.Error()}
 	}
 	r := reply{Command: o.Command, Correlation: o.Correlation}
 	var about string // for the log
-	var err error
 	switch topic {
 	case devicesTopic:
 		about, err = c.device(o.Command, payload, &r)
