@@ -39,6 +39,7 @@ func newHandover(c Config, lanes []*lane, l *life, d *drops) *handover {
 		intake: intake{
 			inbox: lanes[strictLane].session, rules: c.Rules, life: l, drops: d, version: c.upstream().version(),
 			receipts: receipts{slots: make(chan struct{}, maxReceipts)},
+			caution:  new(caution), hall: hall{come: make(chan struct{}, 1)},
 		},
 		flight: flight{
 			lanes: lanes, window: c.Window, limit: c.Window, timeout: c.AckTimeout, end: l.end,
