@@ -282,7 +282,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 			continue
 		}
 		err, first = cmp.Or(openErr, first, err), nil
-		if b.enter(Down, err) || b.changed() {
+		if b.enter(Down, err) || changed(b) {
 			b.publishState(open, nil)
 		}
 		if err = openErr; again {
@@ -421,7 +421,7 @@ func (b *Bridge) refresh(l *life, open queues, up link) {
 		case <-l.Done():
 			return
 		case <-tick.C:
-			if b.changed() {
+			if changed(b) {
 				err = b.publishState(open, up)
 			}
 		}

@@ -93,8 +93,8 @@ func (b *Bridge) date(at time.Time) *time.Time {
 // LocalStateTopic returns the topic of the local broker that has the state of a bridge.
 func LocalStateTopic(name string) string { return "$SYS/broker/bridge/" + name + "/state" }
 
-// changed reports whether a state has counts that were not published.
-func (b *Bridge) changed() bool {
+// changed reports whether the state has counts that were not published.
+func changed(b *Bridge) bool {
 	s := b.State()
 	return b.published != [2]int64{int64(s.Queued), s.Held}
 }
