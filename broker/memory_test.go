@@ -199,7 +199,7 @@ func (m *memory) apply(c session.Change, opened *stored) {
 	case *session.Enqueued:
 		for _, t := range c.To {
 			if s := m.sessions[t.Client]; s != nil && t.Position > 0 {
-				s.queue = append(s.queue, session.Queued{Position: t.Position, QoS: t.QoS, Retain: t.Retain, SubscriptionIDs: t.SubscriptionIDs, Message: c.Message})
+				s.queue = append(s.queue, session.Queued{Position: t.Position, QoS: t.QoS, Retain: t.Retain, SubscriptionIDs: t.SubscriptionIDs, Share: t.Share, Message: c.Message})
 			}
 		}
 	case *session.Received:

@@ -64,7 +64,22 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 		}
 	}
 	// A session without expiry ends with its connection, which ends now.
-	present = old != nil && !a.cleanStart && old.durable && belongsTo(old, a.access)
+	present = old != nil && !a.cleanStart && old.durable && old.leaving == nil && belongsTo(old, a.access)
+	if old != nil && !present {
+		if l, will, closed := g.dismiss(old); l != nil {
+			g.mu.Unlock()
+			if will != nil {
+				g.srv.publishWill(will, closed)
+			} else {
+				g.srv.later(closed)
+			}
+			g.ordering.Unlock()
+			if err := l.wait(a.stopgap); err != nil {
+				return nil, false, fmt.Errorf("%w: %w", errUnstored, err)
+			}
+			return g.attach(a)
+		}
+	}
 	n = old
 	hadWill := false
 	if !present {
@@ -108,7 +123,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 
 	if old != nil && !present {
 		g.srv.losses.forget(old.id)
-		g.handOn(old, g.srv.routes.unroute(old))
+		g.handOn(old)
 	}
 	if will != nil {
 		g.srv.publishWill(will, nil)
@@ -245,6 +260,9 @@ func renew(n *Session) {
 // or sets the timer to when one of them will be due. A server that closes leaves durable sessions
 // with their wills to its successor. The table and the session are locked.
 func (g *registry) elapse(n *Session) (will *packet.Will, changes []session.Change) {
+	if n.leaving != nil {
+		return nil, nil
+	}
 	away := time.Since(n.since)
 	left := func(seconds uint32) time.Duration { return time.Duration(seconds)*time.Second - away }
 	if g.closing && n.durable && n.expiry > 0 {
@@ -265,6 +283,10 @@ func (g *registry) elapse(n *Session) (will *packet.Will, changes []session.Chan
 	default:
 		if n.expiry > 0 {
 			g.srv.stats.Outlived.Add(1)
+		}
+		if n.durable && n.shares {
+			g.leave(n)
+			break
 		}
 		changes = append(changes, n.end()...)
 		delete(g.sessions, n.id)
@@ -296,7 +318,7 @@ func (g *registry) due(n *Session) {
 func (g *registry) settle(n *Session, will *packet.Will, changes []session.Change, ended bool) {
 	if ended {
 		g.srv.losses.forget(n.id)
-		g.handOn(n, g.srv.routes.unroute(n))
+		g.handOn(n)
 	}
 	if will != nil {
 		g.srv.publishWill(will, changes)

@@ -68,6 +68,7 @@ func (r *restoring) apply(c session.Change) {
 		if n := r.sessions[c.Client]; n != nil {
 			n.state.Queue = session.RestoredQueue(c)
 			n.state.Inbox = session.RestoredInbox(c)
+			n.shares = n.shares || c.Head < c.Next
 		}
 	case *session.Dropped:
 		if r.sessions[c.Client] != nil {
@@ -98,7 +99,7 @@ func (g *registry) giveWay(id string) bool {
 	old.mu.Unlock()
 	if stopgap {
 		_, _, will := old.displace(true)
-		g.handOn(old, g.srv.routes.unroute(old))
+		g.handOn(old)
 		if will != nil {
 			g.srv.publishWill(will, nil)
 		}

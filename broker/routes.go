@@ -114,7 +114,7 @@ func (t *routes) add(n *Session, f packet.Subscription, id uint32) (existed bool
 	sub := subscription{qos: f.QoS, noLocal: f.NoLocal, retainAsPublished: f.RetainAsPublished, id: id}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.ended {
+	if n.ended || n.leaving != nil {
 		return false
 	}
 	if existed = n.subs.add(f.Filter); !existed {
@@ -122,6 +122,7 @@ func (t *routes) add(n *Session, f packet.Subscription, id uint32) (existed bool
 		t.filters += 2 * len(f.Filter)
 	}
 	if _, rest, shared, _ := topic.ParseShared(f.Filter); shared {
+		n.shares = true
 		t.share(f.Filter, rest, member{n, sub})
 	} else {
 		t.subs.Set(f.Filter, n, sub)
@@ -167,8 +168,8 @@ func (t *routes) remove(filter string, n *Session) (existed bool) {
 	return existed
 }
 
-// unroute removes all subscriptions of a session that has ended, and returns their filters.
-func (t *routes) unroute(n *Session) []string {
+// unroute removes all subscriptions of a session that has ended.
+func (t *routes) unroute(n *Session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n.mu.Lock()
@@ -176,7 +177,5 @@ func (t *routes) unroute(n *Session) []string {
 	for _, filter := range n.subs {
 		t.remove(filter, n)
 	}
-	had := n.subs
 	n.subs = nil
-	return had
 }

@@ -23,6 +23,7 @@ type routing struct {
 	filter string           // whose subscriptions are being added
 	before int              // hits of other filters
 	places map[*Session]int // of these hits; empty: they are few
+	shares bool             // some of hits are durable members of groups, see settle
 
 	round round
 	rest  func(work int) // lets other clients through if the work was long; nil for the gateway's own
@@ -44,6 +45,7 @@ type hit struct {
 	qos    packet.QoS
 	retain bool
 	ids    []uint32
+	share  string // the shared subscription by which it is one, empty: another one
 }
 
 // message returns the message for those who keep it.
@@ -149,8 +151,30 @@ func (r *routing) earlier(s *Session) *hit {
 // addGroup notes that a shared subscription matches, which is apart from what the member whose
 // turn it is gets otherwise.
 func (r *routing) addGroup(_ string, g *group, _ struct{}) {
-	if m, ok := g.pick(r.p.Topic, r.p.QoS); ok {
-		r.hits = append(r.hits, newHit(m.s, m.sub, r.p.QoS, m.sub.retainAsPublished && r.p.Retain))
+	m, ok := g.pick(r.p.Topic, r.p.QoS)
+	if !ok {
+		return
+	}
+	h := newHit(m.s, m.sub, r.p.QoS, m.sub.retainAsPublished && r.p.Retain)
+	h.share = g.full
+	r.hits = append(r.hits, h)
+	if m.s.durable {
+		r.shares = true
+		m.s.coming.Add(1)
+	}
+}
+
+// settle tells that the message has been handed to the store for all durable members of groups that it was
+// matched with. Who ends such a session waits for that.
+func (r *routing) settle() {
+	if !r.shares {
+		return
+	}
+	r.shares = false
+	for i := range r.hits {
+		if h := &r.hits[i]; h.share != "" && h.s.durable {
+			h.s.coming.Done()
+		}
 	}
 }
 

@@ -240,7 +240,7 @@ func queuedMessage(src source, position uint64, rec []byte, when calendar) (sess
 		return session.Queued{}, err
 	}
 	return session.Queued{
-		Position: position, QoS: q.qos, Retain: q.retain, SubscriptionIDs: q.ids, Message: m,
+		Position: position, QoS: q.qos, Retain: q.retain, SubscriptionIDs: q.ids, Share: q.share, Message: m,
 	}, nil
 }
 
@@ -303,7 +303,7 @@ func (c *contents) enqueued(src source, s *sessionRecord, key, rec []byte, when 
 	}
 	err = emit(&session.Enqueued{Message: m.Message, To: []*session.Target{{
 		Client: s.client, Incarnation: s.number, Position: position,
-		QoS: m.QoS, Retain: m.Retain, SubscriptionIDs: m.SubscriptionIDs,
+		QoS: m.QoS, Retain: m.Retain, SubscriptionIDs: m.SubscriptionIDs, Share: m.Share,
 	}}})
 	if err == nil && at != nil && at.stages[position] == session.Accepted {
 		err = emit(&session.Advanced{Client: s.client, Position: position, Stage: session.Accepted})

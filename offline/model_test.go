@@ -66,7 +66,7 @@ func (m *model) apply(change session.Change) {
 				s.next = to.Position + 1
 				s.queue = append(s.queue, &modelMessage{queued: session.Queued{
 					Position: to.Position, QoS: to.QoS, Retain: to.Retain,
-					SubscriptionIDs: to.SubscriptionIDs, Message: c.Message,
+					SubscriptionIDs: to.SubscriptionIDs, Share: to.Share, Message: c.Message,
 				}})
 			}
 		}
@@ -203,6 +203,7 @@ func (m *machine) targets() (targets []*session.Target) {
 		if rapid.Bool().Draw(m.t, "ids") {
 			to.SubscriptionIDs = []uint32{1, 268435455}
 		}
+		to.Share = rapid.SampledFrom([]string{"", "$share/g/x", "$share/g/" + longFilter}).Draw(m.t, "share")
 		targets = append(targets, to)
 	}
 	return targets

@@ -326,7 +326,7 @@ func (c *clock) encodeEnqueued(change *session.Enqueued) (*enqueueOp, error) {
 	for i, to := range change.To {
 		to.Position, to.Held = 0, false
 		o.targets[i] = newTarget(to)
-		o.targets[i].record = appendTarget(unsealed(room+5*len(to.SubscriptionIDs)+5), to, shared)
+		o.targets[i].record = appendTarget(unsealed(room+5*len(to.SubscriptionIDs)+len(to.Share)+8), to, shared)
 	}
 	var err error
 	switch len(change.To) {

@@ -31,10 +31,15 @@ func seal(rec []byte) []byte {
 	return rec
 }
 
-// sealQueued is seal for a record of a queue. One with a rule has a version of its own.
+// sealQueued is seal for a record of a queue. One with a rule has a version of its own, and so has one
+// that came by a shared subscription.
 func sealQueued(rec []byte) []byte {
-	if seal(rec); rec[sealSize]&queuedRule != 0 {
+	seal(rec)
+	switch options := rec[sealSize]; {
+	case options&queuedGroup != 0:
 		rec[0] = queuedVersion
+	case options&queuedRule != 0:
+		rec[0] = queuedVersion - 1
 	}
 	return rec
 }
@@ -163,6 +168,7 @@ type queued struct {
 	retain  bool
 	ids     []uint32 // subscription identifiers
 	rule    uint32   // by which it came, 0: none
+	share   string   // the shared subscription by which it came, empty: none
 	body    uint64   // number of the body, 0: the message is here
 	size    int64    // bytes of the PUBLISH packet
 	message []byte   // stamp and PUBLISH packet, nil if body is set; aliases the record
@@ -173,10 +179,12 @@ const (
 	queuedRetain = 0x04
 	queuedShared = 0x08
 	queuedRule   = 0x10
+	queuedGroup  = 0x20
 )
 
-// queuedVersion is the version of a queued message with a rule.
-const queuedVersion = 2
+// queuedVersion is the version of a queued message of a shared subscription. With a rule only it is the
+// one before.
+const queuedVersion = 3
 
 // appendTarget begins a record in a queue with what is particular to the queue.
 func appendTarget(rec []byte, t *session.Target, shared bool) []byte {
@@ -190,6 +198,9 @@ func appendTarget(rec []byte, t *session.Target, shared bool) []byte {
 	if t.Rule != nil {
 		options |= queuedRule
 	}
+	if t.Share != "" {
+		options |= queuedGroup
+	}
 	rec = append(rec, options)
 	rec = binary.AppendUvarint(rec, uint64(len(t.SubscriptionIDs)))
 	for _, id := range t.SubscriptionIDs {
@@ -197,6 +208,9 @@ func appendTarget(rec []byte, t *session.Target, shared bool) []byte {
 	}
 	if t.Rule != nil {
 		rec = binary.AppendUvarint(rec, uint64(t.Rule.Number))
+	}
+	if t.Share != "" {
+		rec = appendText(rec, t.Share)
 	}
 	return rec
 }
@@ -228,6 +242,9 @@ func parseTarget(b []byte) (queued, error) {
 	}
 	if options&queuedRule != 0 {
 		q.rule = uint32(p.uvarint())
+	}
+	if options&queuedGroup != 0 {
+		q.share = p.text()
 	}
 	if options&queuedShared != 0 {
 		q.body, q.size = p.uvarint(), int64(p.uvarint())

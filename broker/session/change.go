@@ -92,6 +92,7 @@ type Target struct {
 	QoS             packet.QoS // 1 or 2: the lower of the message's and the subscription's
 	Retain          bool
 	SubscriptionIDs []uint32
+	Share           string // the filter of the shared subscription by which the message came, in full; empty: another one
 
 	Room   *Room  // of the queue, nil: any
 	Rule   *Rule  // by which the message came, nil: none
@@ -181,5 +182,6 @@ type Queued struct {
 	QoS             packet.QoS
 	Retain          bool
 	SubscriptionIDs []uint32
+	Share           string // see Target
 	Message         *Message
 }

@@ -206,9 +206,10 @@ func newEnqueuedLine(c *session.Enqueued, limit int) any {
 		DeliveryQoS     byte     `json:"delivery_qos"`
 		DeliveryRetain  bool     `json:"delivery_retain"`
 		SubscriptionIDs []uint32 `json:"subscription_ids,omitempty"`
+		Share           string   `json:"share,omitempty"`
 		messageLine
 		timeLine
-	}{"enqueued", to.Client, to.Position, byte(to.QoS), to.Retain, to.SubscriptionIDs,
+	}{"enqueued", to.Client, to.Position, byte(to.QoS), to.Retain, to.SubscriptionIDs, to.Share,
 		newMessageLine(c.Message.Publish, limit), newTimeLine(c.Message)}
 }
 
