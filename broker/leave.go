@@ -38,10 +38,10 @@ func (g *registry) dismiss(n *Session) (l *leaving, will *packet.Will, closed []
 	if n.peer != nil {
 		n.since = time.Now()
 	}
-	if n.leaving == nil {
-		closed = []session.Change{&session.Closed{Client: n.id, At: n.since}}
-	}
 	n.quiet()
+	if n.leaving == nil {
+		closed = []session.Change{closing(n)}
+	}
 	return g.leave(n), will, closed
 }
 

@@ -93,8 +93,9 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 		hadWill, changes, will = old.displace(!present)
 	}
 	n.mu.Lock()
-	// What PUBREC has told must be durable before PUBREL is sent again.
-	lazy := present && n.expiry == a.expiry && a.will == nil && !hadWill && n.storing == 0
+	// What PUBREC has told must be durable before PUBREL is sent again, and that more will be sent before
+	// it is, where it counts what was.
+	lazy := present && n.expiry == a.expiry && a.will == nil && !hadWill && n.storing == 0 && !n.shares
 	n.peer, n.expiry, n.will = a.peer, a.expiry, a.will
 	adopt(n, a.access)
 	n.connected.Store(true)
@@ -198,6 +199,16 @@ func (n *Session) end() []session.Change {
 	return []session.Change{&session.Removed{Client: n.id}}
 }
 
+// closing returns that the connection of a session has ended. What was sent is told where it decides
+// who else may get it. The session is locked.
+func closing(n *Session) *session.Closed {
+	c := &session.Closed{Client: n.id, At: n.since}
+	if n.shares {
+		c.Sent = max(session.Sent(&n.state.Queue), 1)
+	}
+	return c
+}
+
 // detach tells that a client's connection has ended: with a DISCONNECT that discards its will, or
 // otherwise. Nothing happens if the session has another connection already.
 func (g *registry) detach(n *Session, p peer, discardWill bool) {
@@ -219,7 +230,7 @@ func (g *registry) detach(n *Session, p peer, discardWill bool) {
 	n.since = time.Now()
 	due, changes := g.elapse(n)
 	if due == nil && n.will == nil && !n.ended && n.durable {
-		changes = append(changes, &session.Closed{Client: n.id, At: n.since})
+		changes = append(changes, closing(n))
 	}
 	ended := n.ended
 	n.mu.Unlock()
@@ -271,7 +282,7 @@ func (g *registry) elapse(n *Session) (will *packet.Will, changes []session.Chan
 	if n.will != nil && left(min(n.will.Delay, n.expiry)) <= 0 {
 		will, n.will = n.will, nil
 		if n.durable {
-			changes = append(changes, &session.Closed{Client: n.id, At: n.since})
+			changes = append(changes, closing(n))
 		}
 	}
 	switch {

@@ -162,7 +162,7 @@ func (c *contents) opening(s *sessionRecord, when calendar) []session.Change {
 	}
 	if s.closed != nil {
 		m := when(*s.closed)
-		changes = append(changes, &session.Closed{Client: s.client, At: m.at.Add(-m.waited)})
+		changes = append(changes, &session.Closed{Client: s.client, At: m.at.Add(-m.waited), Sent: s.sent})
 	}
 	return changes
 }

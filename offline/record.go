@@ -274,6 +274,7 @@ type sessionRecord struct {
 	expiry  uint32
 	owner   *session.Owner // nil: not known
 	closed  *stamp         // nil: the connection had not ended
+	sent    uint64         // position before which messages may have been sent by then, 0: not known
 	will    *packet.Will
 }
 
@@ -281,10 +282,12 @@ const (
 	sessionClosed = 0x01
 	sessionWill   = 0x02
 	sessionOwner  = 0x04
+	sessionSent   = 0x08
 )
 
-// sessionVersion is the version of a session with an owner.
-const sessionVersion = 2
+// sessionVersion is the version of a session of which is known what was sent. With an owner only it is the
+// one before.
+const sessionVersion = 3
 
 // sealed returns the record.
 func (s *sessionRecord) sealed() ([]byte, error) {
@@ -292,8 +295,12 @@ func (s *sessionRecord) sealed() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if seal(rec); s.owner != nil {
+	seal(rec)
+	switch {
+	case s.sent != 0:
 		rec[0] = sessionVersion
+	case s.owner != nil:
+		rec[0] = sessionVersion - 1
 	}
 	return rec, nil
 }
@@ -310,11 +317,17 @@ func (s *sessionRecord) append(rec []byte) ([]byte, error) {
 	if s.owner != nil {
 		flags |= sessionOwner
 	}
+	if s.sent != 0 {
+		flags |= sessionSent
+	}
 	rec = append(rec, byte(s.version), flags)
 	rec = binary.AppendUvarint(rec, uint64(s.expiry))
 	rec = appendText(rec, s.client)
 	if s.closed != nil {
 		rec = s.closed.append(rec)
+	}
+	if s.sent != 0 {
+		rec = binary.AppendUvarint(rec, s.sent)
 	}
 	if s.owner != nil {
 		rec = appendOwner(rec, s.owner, s.will != nil)
@@ -341,6 +354,9 @@ func parseSession(rec []byte) (*sessionRecord, error) {
 	if flags&sessionClosed != 0 {
 		closed := parseStamp(&p)
 		s.closed = &closed
+	}
+	if flags&sessionSent != 0 {
+		s.sent = p.uvarint()
 	}
 	if flags&sessionOwner != 0 {
 		s.owner = parseOwner(&p, flags&sessionWill != 0)

@@ -58,6 +58,9 @@ type Owner struct {
 type Closed struct {
 	Client string
 	At     time.Time
+	// Sent is the position before which messages may have been sent, 0 if that is not known. It counts
+	// until the session is Opened again.
+	Sent uint64
 }
 
 // Removed ends a session and discards all that it held.

@@ -40,9 +40,13 @@ type Queue struct {
 	stages  map[uint64]Stage // of restored positions that are not in memory yet
 }
 
-// RestoredQueue returns the queue that a summary tells of, all of it still in the store.
-func RestoredQueue(s *Summary) Queue {
-	return Queue{sent: min(s.Next, s.Head+MaxWindow), loaded: s.Head, next: s.Next, stages: s.Stages}
+// RestoredQueue returns the queue that a summary tells of, all of it still in the store. Messages before
+// the position sent may have been sent, 0: nobody knows.
+func RestoredQueue(s *Summary, sent uint64) Queue {
+	if sent == 0 {
+		sent = min(s.Next, s.Head+MaxWindow)
+	}
+	return Queue{sent: sent, loaded: s.Head, next: s.Next, stages: s.Stages}
 }
 
 // Resume begins a new connection, whose receiver takes window messages at a time: everything

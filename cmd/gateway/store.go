@@ -140,8 +140,9 @@ func factLine(c session.Change, limit int) any {
 	case *session.Closed:
 		return struct {
 			head
-			At time.Time `json:"at"`
-		}{head{"closed", c.Client}, c.At.UTC()}
+			At   time.Time `json:"at"`
+			Sent uint64    `json:"sent_before,omitempty"` // not there: not known
+		}{head{"closed", c.Client}, c.At.UTC(), c.Sent}
 	case *session.Subscribed:
 		return struct {
 			head
