@@ -16,6 +16,7 @@ type routes struct {
 	subs     topic.Tree[*Session, subscription]
 	shared   topic.Tree[*group, struct{}]
 	groups   map[string]*group // by the filter of the subscription
+	bySender bool              // see Options.ShareBySender
 	retained topic.Names[*session.Message]
 	bytes    int // of the retained messages, see retainedSize
 

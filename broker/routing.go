@@ -76,6 +76,18 @@ func (r *routing) publisher() string {
 	return r.from.id
 }
 
+// sender returns whose messages a member of a group is to get in order. If that is not known, as of a
+// message that is handed on and comes from the store, it is the topic.
+func (r *routing) sender() string {
+	switch {
+	case r.from != nil:
+		return r.from.id
+	case r.m != nil && r.m.Publish.From != "":
+		return r.m.Publish.From
+	}
+	return r.p.Topic
+}
+
 // begin makes the routing ready for the next message.
 func (r *routing) begin(p *packet.Publish) {
 	clear(r.hits)
@@ -151,7 +163,7 @@ func (r *routing) earlier(s *Session) *hit {
 // addGroup notes that a shared subscription matches, which is apart from what the member whose
 // turn it is gets otherwise.
 func (r *routing) addGroup(_ string, g *group, _ struct{}) {
-	m, ok := g.pick(r.p.Topic, r.p.QoS)
+	m, ok := g.pick(r.p.Topic, r.p.QoS, r.sender())
 	if !ok {
 		return
 	}

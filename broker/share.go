@@ -15,6 +15,8 @@ type group struct {
 	filter  string   // without "$share/name/"
 	members []member // replaced at each change, so that publishers can read it
 	turn    atomic.Uint32
+
+	bySender bool // see Options.ShareBySender; else in turn
 }
 
 type member struct {
@@ -22,13 +24,16 @@ type member struct {
 	sub subscription
 }
 
-// pick returns the member whose turn it is to get a message: of those that are connected, else of
-// those whose session keeps the message for them; one that may not receive it only if there is no other.
-// ok is false when there is none.
-func (g *group) pick(name string, qos packet.QoS) (m member, ok bool) {
+// pick returns the member that gets a message of a sender: of those that are connected, else of those whose
+// session keeps the message for them, the one whose turn it is, or the sender's own. One that may not receive it
+// gets it only if there is no other. ok is false when there is none.
+func (g *group) pick(name string, qos packet.QoS, sender string) (m member, ok bool) {
 	members := g.members
-	turn := int(g.turn.Add(1))
-	best := 0
+	turn := 0
+	if !g.bySender {
+		turn = int(g.turn.Add(1))
+	}
+	best, most := 0, uint64(0)
 	for i := range members {
 		one := members[(turn+i)%len(members)]
 		rank := 0
@@ -41,14 +46,42 @@ func (g *group) pick(name string, qos packet.QoS) (m member, ok bool) {
 		if rank > 0 && one.s.filter.Load().may(name, min(one.sub.qos, qos)) {
 			rank += 2
 		}
-		if rank > best {
-			m, best = one, rank
+		if rank == 0 || rank < best {
+			continue
 		}
-		if best == 4 {
+		if g.bySender {
+			w := weight(sender, one.s.id)
+			if rank == best && w <= most {
+				continue
+			}
+			most = w
+		} else if rank == best {
+			continue
+		}
+		if m, best = one, rank; best == 4 && !g.bySender {
 			break
 		}
 	}
 	return m, best > 0
+}
+
+// weight returns how much a sender's messages want to a member. Each sender has an order of the members of
+// its own, which is the same after a restart: when one comes or goes, only those move that it has (rendezvous
+// hashing).
+func weight(sender, member string) uint64 {
+	const offset, prime = 14695981039346656037, 1099511628211 // FNV-1a
+	h := uint64(offset)
+	for i := range len(sender) {
+		h = (h ^ uint64(sender[i])) * prime
+	}
+	h *= prime // as of a byte 0, which no client identifier has
+	for i := range len(member) {
+		h = (h ^ uint64(member[i])) * prime
+	}
+	// The last bytes have hardly reached the high bits.
+	h = (h ^ h>>33) * 0xff51afd7ed558ccd
+	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
 }
 
 // with returns the members with m, in the place of the one of the same session.
@@ -68,7 +101,7 @@ func (t *routes) share(full, filter string, m member) {
 		if t.groups == nil {
 			t.groups = make(map[string]*group)
 		}
-		g = &group{full: full, filter: filter}
+		g = &group{full: full, filter: filter, bySender: t.bySender}
 		t.groups[full] = g
 		t.shared.Set(filter, g, struct{}{})
 	}
