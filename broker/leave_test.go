@@ -43,19 +43,16 @@ func (w *wire) takes(topic string, qos packet.QoS, n int) {
 	w.t.Helper()
 	released := 0
 	for i := 0; i < n || qos == 2 && released < n; {
-		want, done := fmt.Sprintf("PUBLISH %s=m%d q%d id%d", topic, i, qos, i+1), fmt.Sprintf("PUBREL %d", released+1)
-		switch got := w.read(); {
-		case got == want && qos == 1:
+		want, got := fmt.Sprintf("PUBLISH %s=m%d q%d id", topic, i, qos), w.read()
+		var id uint16
+		if _, err := fmt.Sscanf(got, want+"%d", &id); err == nil && got == fmt.Sprint(want, id) {
 			i++
-			w.send(ack(packet.PUBACK, uint16(i)))
-		case got == want:
-			i++
-			w.send(ack(packet.PUBREC, uint16(i)))
-		case got == done:
+			w.send(ack(map[packet.QoS]packet.Type{1: packet.PUBACK, 2: packet.PUBREC}[qos], id))
+		} else if _, err := fmt.Sscanf(got, "PUBREL %d", &id); err == nil {
 			released++
-			w.send(ack(packet.PUBCOMP, uint16(released)))
-		default:
-			w.t.Fatalf("got %q, want %q or %q", got, want, done)
+			w.send(ack(packet.PUBCOMP, id))
+		} else {
+			w.t.Fatalf("got %q, want %q", got, want)
 		}
 	}
 	w.silent()
@@ -249,4 +246,72 @@ func TestHandOnIsWaitedFor(t *testing.T) {
 	again.expect("CONNACK Success")
 	y.takes("t", 1, 1)
 	again.silent()
+}
+
+// A message that is on its way to the store for a member whose session ends goes to another one, as if it had
+// been there before.
+func TestHandOnWhatIsComing(t *testing.T) {
+	s := start(t, nil, broker.Limits{})
+	s.joined(kept("x"), filter("$share/g/t", 1)).leave()
+	pub := s.connect(packet.V5, clean("pub"))
+	s.store.crowd(true)
+	pub.send(publish("t", "m0", 1, 1))
+	eventually(t, "the message waits for room", s.store.hasWaited)
+	y := s.joined(kept("y"), filter("$share/g/t", 1))
+	x := s.dial(packet.V5)
+	c := clean("x")
+	x.send(&c)
+	if got := x.readWithin(50 * time.Millisecond); got != "nothing" {
+		t.Errorf("the client is told %q before its session has ended", got)
+	}
+	s.store.crowd(false)
+	pub.expect("PUBACK 1")
+	x.expect("CONNACK Success")
+	y.takes("t", 1, 1)
+}
+
+// Between members that live in memory, what is acknowledged stays, and the rest goes on at the QoS of the other.
+func TestHandOnBetweenMembersInMemory(t *testing.T) {
+	s := start(t, nil, broker.Limits{})
+	x := s.joined(clean("x"), filter("$share/g/t", 1))
+	s.post("t", 1, 3)
+	x.expect("PUBLISH t=m0…", "PUBLISH t=m1…", "PUBLISH t=m2…")
+	x.send(ack(packet.PUBACK, 2))
+	x.silent()
+	y := s.joined(clean("y"), filter("$share/g/t", 0))
+	x.leave()
+	y.expect("PUBLISH t=m0 q0", "PUBLISH t=m2 q0")
+	y.silent()
+	if n := s.server.Stats().Dropped.Load(); n != 0 {
+		t.Errorf("%d messages are dropped", n)
+	}
+}
+
+// When the gateway ends in the middle of it, each message is with the one or with the other, also at QoS 2, and
+// the next start goes on.
+func TestHandOnInPieces(t *testing.T) {
+	const n = 2*128 + 50
+	for _, qos := range []packet.QoS{1, 2} {
+		t.Run(fmt.Sprint("QoS ", qos), func(t *testing.T) {
+			s := start(t, nil, broker.Limits{})
+			s.joined(kept("x"), filter("$share/g/t", 2)).leave()
+			s.post("t", qos, n)
+			s.joined(kept("y"), filter("$share/g/t", 2)).leave()
+			eventually(t, "both are away", func() bool { return s.store.away("x") && s.store.away("y") })
+			s.store.failAfter(3) // that its connection has ended, that all before is durable, and the first piece
+			c := clean("x")
+			s.connect(packet.V5, c).silent()
+			s.stop()
+			s.store.failWith(nil)
+			if x, y := s.store.queued("x"), s.store.queued("y"); x+y != n || y != 128 {
+				t.Errorf("%d messages are with the one, %d with the other", x, y)
+			}
+			s = start(t, s.store, broker.Limits{})
+			s.connect(packet.V5, c)
+			if x := s.store.queued("y"); x != n {
+				t.Errorf("%d messages have been handed on", x)
+			}
+			s.again(packet.V5, kept("y")).takes("t", qos, n)
+		})
+	}
 }
