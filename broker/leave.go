@@ -18,6 +18,7 @@ type leaving struct {
 	n *Session
 
 	dropped int64         // messages that nobody gets
+	repeats bool          // an attempt before has failed
 	over    chan struct{} // closed when all is done, or cannot be done now
 	err     error         // why it cannot be; the session's lock guards it until over is closed
 }
@@ -45,13 +46,12 @@ func (g *registry) dismiss(n *Session) (l *leaving, will *packet.Will, closed []
 	return g.leave(n), will, closed
 }
 
-// leave begins to end a session, if that has not begun. The table and the session
-// are locked.
+// leave begins to end a session, if that has not begun. The table and the session are locked.
 func (g *registry) leave(n *Session) *leaving {
 	if l := n.leaving; l != nil && l.err == nil {
 		return l
 	}
-	l := &leaving{g: g, n: n, over: make(chan struct{})}
+	l := &leaving{g: g, n: n, repeats: n.leaving != nil, over: make(chan struct{})}
 	if n.leaving = l; !g.srv.start(l.run) {
 		l.err = errSessions
 		close(l.over)
@@ -68,9 +68,15 @@ func (l *leaving) wait(stopgap bool) error {
 	}
 	l.g.mu.Lock()
 	l.n.mu.Lock()
-	l.end()
+	last := l.n.leaving
+	if last == l {
+		l.end()
+	}
 	l.n.mu.Unlock()
 	l.g.mu.Unlock()
+	if last != l { // somebody else has asked for another attempt
+		return last.wait(stopgap)
+	}
 	return nil
 }
 
@@ -103,8 +109,10 @@ func (l *leaving) run() {
 		return
 	}
 	l.n.timer = time.AfterFunc(leaveAgain, func() { l.g.srv.start(l.again) })
-	l.g.srv.log.Error("cannot hand on the messages of a session that has expired: it is tried again later, or when its client connects",
-		"client", l.n.id, "error", err, "again_in", leaveAgain)
+	if !l.repeats {
+		l.g.srv.log.Error("cannot hand on the messages of a session that is to end: it is tried again and again",
+			"client", l.n.id, "error", err, "again_in", leaveAgain)
+	}
 }
 
 // again tries once more.

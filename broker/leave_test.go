@@ -315,3 +315,19 @@ func TestHandOnInPieces(t *testing.T) {
 		})
 	}
 }
+
+// After a restart nothing tells of a shared subscription that is no more but the messages themselves.
+func TestHandOnAfterUnsubscribeAndRestart(t *testing.T) {
+	s := start(t, nil, broker.Limits{})
+	x := s.joined(kept("x"), filter("$share/g/t", 1))
+	s.post("t", 1, 3)
+	x.expect("PUBLISH t=m0…", "PUBLISH t=m1…", "PUBLISH t=m2…")
+	x.send(&packet.Unsubscribe{ID: 2, Filters: []string{"$share/g/t"}})
+	x.expect("UNSUBACK 2…")
+	x.leave()
+	s.stop()
+	s = start(t, s.store, broker.Limits{})
+	y := s.joined(kept("y"), filter("$share/g/t", 1))
+	s.connect(packet.V5, clean("x"))
+	y.takes("t", 1, 3)
+}

@@ -66,13 +66,14 @@ func (r *restoring) apply(c session.Change) {
 		}
 	case *session.Summary:
 		if n := r.sessions[c.Client]; n != nil {
-			sent := uint64(0)
-			if closed := r.closed[n]; closed != nil {
-				sent = closed.Sent
+			closed, known := r.closed[n]
+			if !known {
+				closed = new(session.Closed)
 			}
-			n.state.Queue = session.RestoredQueue(c, sent)
+			n.state.Queue = session.RestoredQueue(c, closed.Sent)
+			// What was sent is stored where it counts, see closing.
+			n.shares = n.shares || c.Head < c.Next && (!known || closed.Sent > 0)
 			n.state.Inbox = session.RestoredInbox(c)
-			n.shares = n.shares || c.Head < c.Next
 		}
 	case *session.Dropped:
 		if r.sessions[c.Client] != nil {
