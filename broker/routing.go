@@ -23,6 +23,7 @@ type routing struct {
 	filter string           // whose subscriptions are being added
 	before int              // hits of other filters
 	places map[*Session]int // of these hits; empty: they are few
+	shares bool             // some of hits are durable members of groups, see settle
 
 	round round
 	rest  func(work int) // lets other clients through if the work was long; nil for the gateway's own
@@ -44,6 +45,7 @@ type hit struct {
 	qos    packet.QoS
 	retain bool
 	ids    []uint32
+	share  string // the shared subscription by which it is one, empty: another one
 }
 
 // message returns the message for those who keep it.
@@ -72,6 +74,18 @@ func (r *routing) publisher() string {
 		return ""
 	}
 	return r.from.id
+}
+
+// sender returns whose messages a member of a group is to get in order. If that is not known, as of a
+// message that is handed on and comes from the store, it is the topic.
+func (r *routing) sender() string {
+	switch {
+	case r.from != nil:
+		return r.from.id
+	case r.m != nil && r.m.Publish.From != "":
+		return r.m.Publish.From
+	}
+	return r.p.Topic
 }
 
 // begin makes the routing ready for the next message.
@@ -149,8 +163,30 @@ func (r *routing) earlier(s *Session) *hit {
 // addGroup notes that a shared subscription matches, which is apart from what the member whose
 // turn it is gets otherwise.
 func (r *routing) addGroup(_ string, g *group, _ struct{}) {
-	if m, ok := g.pick(r.p.Topic, r.p.QoS); ok {
-		r.hits = append(r.hits, newHit(m.s, m.sub, r.p.QoS, m.sub.retainAsPublished && r.p.Retain))
+	m, ok := g.pick(r.p.Topic, r.p.QoS, r.sender())
+	if !ok {
+		return
+	}
+	h := newHit(m.s, m.sub, r.p.QoS, m.sub.retainAsPublished && r.p.Retain)
+	h.share = g.full
+	r.hits = append(r.hits, h)
+	if m.s.durable {
+		r.shares = true
+		m.s.coming.Add(1)
+	}
+}
+
+// settle tells that the message has been handed to the store for all durable members of groups that it was
+// matched with. Who ends such a session waits for that.
+func (r *routing) settle() {
+	if !r.shares {
+		return
+	}
+	r.shares = false
+	for i := range r.hits {
+		if h := &r.hits[i]; h.share != "" && h.s.durable {
+			h.s.coming.Done()
+		}
 	}
 }
 

@@ -37,6 +37,9 @@ type Options struct {
 	// Queues bound the queues of durable sessions, by client identifier. Of the others, those of the
 	// network are bounded by Limits, and those of the gateway's own clients by the store alone.
 	Queues map[string]*session.Room
+	// ShareBySender gives all messages of one publisher that come by a shared subscription to the same of the
+	// members that are connected. Otherwise they get them in turn.
+	ShareBySender bool
 	// Version is what $SYS/broker/version tells.
 	Version string
 	// UseAnother, if it is not empty, is the server that network clients are sent to: this one lets
@@ -118,6 +121,7 @@ func New(o Options) (*Server, error) {
 	for _, t := range o.Commands {
 		s.commands[t] = true
 	}
+	s.routes.bySender = o.ShareBySender
 	s.denials.news = make(signal, 1)
 	s.queues = queueBounds{named: o.Queues, others: &session.Room{Quota: s.limits.Stored}}
 	s.losses = losses{stats: &s.stats, log: o.Log}

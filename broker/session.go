@@ -26,12 +26,18 @@ type Session struct {
 	// filter is what the client may do, if it may not receive all that it subscribes to.
 	filter atomic.Pointer[access]
 
+	// coming counts the messages that have been matched with it as a member of a group and are on their way
+	// to the store, if it is durable.
+	coming sync.WaitGroup
+
 	mu       sync.Mutex
 	access   *access        // of the last connection; nil before the first one of this process
 	owner    *session.Owner // as it was stored; nil: not known, or access knows better
 	state    session.State
 	peer     peer      // nil while the client is away
 	ended    bool      // it is no longer in the server's table
+	shares   bool      // there may be messages of shared subscriptions in its queue, if it is durable
+	leaving  *leaving  // nil until it begins to end; written with the table locked, too
 	dropping bool      // its queue was full when the last message came
 	loading  bool      // messages are being read from the store
 	storing  int       // PUBRECs on their way to the disk
@@ -137,18 +143,18 @@ func (s *Session) full() bool {
 // one of these.
 func own(id string) bool { return strings.HasPrefix(id, "$") && !strings.HasPrefix(id, mounted) }
 
-// push queues a message for a session that lives in memory only.
-func (s *Session) push(q session.Queued, r *round) {
+// push queues a message for a session that lives in memory only. It reports false if that has ended.
+func (s *Session) push(q session.Queued, r *round) bool {
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
-		s.srv.stats.Dropped.Add(1)
-		return
+		return false
 	}
 	s.state.Queue.Push(q)
 	changes := s.pump(r)
 	s.mu.Unlock()
 	s.srv.later(changes)
+	return true
 }
 
 // committed takes a message that the store has put into the session's queue.

@@ -96,7 +96,7 @@ func (n *Session) mayCarry(f packet.Subscription) packet.ReasonCode {
 	room := own(n.id) || !n.srv.memory.scarce.Load() && n.srv.routes.holds(f.Filter, l.SubscriptionBytes)
 	n.mu.Lock()
 	existed := n.subs.has(f.Filter)
-	has, ended := len(n.subs), n.ended
+	has, ended := len(n.subs), n.ended || n.leaving != nil
 	n.mu.Unlock()
 	switch {
 	case ended:

@@ -162,7 +162,7 @@ func (c *contents) opening(s *sessionRecord, when calendar) []session.Change {
 	}
 	if s.closed != nil {
 		m := when(*s.closed)
-		changes = append(changes, &session.Closed{Client: s.client, At: m.at.Add(-m.waited)})
+		changes = append(changes, &session.Closed{Client: s.client, At: m.at.Add(-m.waited), Sent: s.sent})
 	}
 	return changes
 }
@@ -240,7 +240,7 @@ func queuedMessage(src source, position uint64, rec []byte, when calendar) (sess
 		return session.Queued{}, err
 	}
 	return session.Queued{
-		Position: position, QoS: q.qos, Retain: q.retain, SubscriptionIDs: q.ids, Message: m,
+		Position: position, QoS: q.qos, Retain: q.retain, SubscriptionIDs: q.ids, Share: q.share, Message: m,
 	}, nil
 }
 
@@ -303,7 +303,7 @@ func (c *contents) enqueued(src source, s *sessionRecord, key, rec []byte, when 
 	}
 	err = emit(&session.Enqueued{Message: m.Message, To: []*session.Target{{
 		Client: s.client, Incarnation: s.number, Position: position,
-		QoS: m.QoS, Retain: m.Retain, SubscriptionIDs: m.SubscriptionIDs,
+		QoS: m.QoS, Retain: m.Retain, SubscriptionIDs: m.SubscriptionIDs, Share: m.Share,
 	}}})
 	if err == nil && at != nil && at.stages[position] == session.Accepted {
 		err = emit(&session.Advanced{Client: s.client, Position: position, Stage: session.Accepted})

@@ -68,7 +68,7 @@ func (c *clock) encode(changes []session.Change) (ops []op, grows int64, err err
 				client: change.Client, version: change.Version, expiry: change.Expiry, owner: change.Owner, will: change.Will,
 			}}
 		case *session.Closed:
-			o = &closeOp{client: change.Client, at: c.stamp(change.At, 0)}
+			o = &closeOp{client: change.Client, at: c.stamp(change.At, 0), sent: change.Sent}
 		case *session.Removed:
 			o = &removeOp{client: change.Client}
 		case *session.Subscribed:
@@ -147,6 +147,7 @@ type closeOp struct {
 	client string
 	number uint64
 	at     stamp
+	sent   uint64
 }
 
 func (o *closeOp) place(r *register) { o.number = r.number(o.client) }
@@ -156,7 +157,7 @@ func (o *closeOp) apply(t *txn) error {
 	if rec == nil || rec.number != o.number {
 		return nil
 	}
-	rec.closed, rec.will = &o.at, nil
+	rec.closed, rec.sent, rec.will = &o.at, o.sent, nil
 	return t.putSession(rec)
 }
 
@@ -326,7 +327,7 @@ func (c *clock) encodeEnqueued(change *session.Enqueued) (*enqueueOp, error) {
 	for i, to := range change.To {
 		to.Position, to.Held = 0, false
 		o.targets[i] = newTarget(to)
-		o.targets[i].record = appendTarget(unsealed(room+5*len(to.SubscriptionIDs)+5), to, shared)
+		o.targets[i].record = appendTarget(unsealed(room+5*len(to.SubscriptionIDs)+len(to.Share)+8), to, shared)
 	}
 	var err error
 	switch len(change.To) {

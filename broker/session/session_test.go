@@ -150,7 +150,7 @@ func TestQueueModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		base := rapid.SampledFrom([]uint64{1, 65500, 131060}).Draw(t, "base")
 		window := rapid.Uint16Range(1, 8).Draw(t, "window")
-		s := session.State{Client: "c", Durable: true, Queue: session.RestoredQueue(&session.Summary{Head: base, Next: base})}
+		s := session.State{Client: "c", Durable: true, Queue: session.RestoredQueue(&session.Summary{Head: base, Next: base}, 0)}
 		s.Queue.Resume(window)
 		var stored []session.Queued
 		stage := map[uint64]session.Stage{}
@@ -262,7 +262,7 @@ func TestQueueModel(t *testing.T) {
 
 // What was acknowledged before a restart is not undelivered after it, though it is in the store only.
 func TestUndeliveredAfterRestart(t *testing.T) {
-	q := session.RestoredQueue(&session.Summary{Head: 5, Next: 10, Stages: map[uint64]session.Stage{5: session.Accepted, 7: session.Done}})
+	q := session.RestoredQueue(&session.Summary{Head: 5, Next: 10, Stages: map[uint64]session.Stage{5: session.Accepted, 7: session.Done}}, 0)
 	if n := q.Undelivered(); n != 3 {
 		t.Errorf("%d are undelivered, want 6, 8 and 9", n)
 	}

@@ -140,8 +140,9 @@ func factLine(c session.Change, limit int) any {
 	case *session.Closed:
 		return struct {
 			head
-			At time.Time `json:"at"`
-		}{head{"closed", c.Client}, c.At.UTC()}
+			At   time.Time `json:"at"`
+			Sent uint64    `json:"sent_before,omitempty"` // not there: not known
+		}{head{"closed", c.Client}, c.At.UTC(), c.Sent}
 	case *session.Subscribed:
 		return struct {
 			head
@@ -206,9 +207,10 @@ func newEnqueuedLine(c *session.Enqueued, limit int) any {
 		DeliveryQoS     byte     `json:"delivery_qos"`
 		DeliveryRetain  bool     `json:"delivery_retain"`
 		SubscriptionIDs []uint32 `json:"subscription_ids,omitempty"`
+		Share           string   `json:"share,omitempty"`
 		messageLine
 		timeLine
-	}{"enqueued", to.Client, to.Position, byte(to.QoS), to.Retain, to.SubscriptionIDs,
+	}{"enqueued", to.Client, to.Position, byte(to.QoS), to.Retain, to.SubscriptionIDs, to.Share,
 		newMessageLine(c.Message.Publish, limit), newTimeLine(c.Message)}
 }
 

@@ -41,7 +41,7 @@ func storeFile(t *testing.T) (path string, s *offline.Store) {
 			{Client: "device", Incarnation: device.Incarnation, QoS: 1},
 		}},
 		&session.Enqueued{Message: message("greenhouse/image", []byte{0xFF, 0xD8, 0xFF}), To: []*session.Target{
-			{Client: "bridge", Incarnation: bridge.Incarnation, QoS: 2},
+			{Client: "bridge", Incarnation: bridge.Incarnation, QoS: 2, Share: "$share/g/greenhouse/#"},
 		}},
 		&session.Advanced{Client: "bridge", Position: 2, Stage: session.Accepted},
 		&session.Received{Client: "device", ID: 9},
