@@ -148,7 +148,7 @@ func (c *conn) handshake() error {
 // read returns the next packet. The body is valid until the next call.
 func (c *conn) read() (packet.Header, []byte, error) {
 	for {
-		h, body, ok, err := c.in.next()
+		h, body, ok, err := c.in.next(&c.dec)
 		if ok || err != nil {
 			return h, body, err
 		}
@@ -162,7 +162,7 @@ func (c *conn) read() (packet.Header, []byte, error) {
 // begins anew with every complete packet, not with every byte [MQTT-3.1.2-22].
 func (c *conn) serve() error {
 	for complete := false; ; {
-		h, body, ok, err := c.in.next()
+		h, body, ok, err := c.in.next(&c.dec)
 		if err != nil {
 			return err
 		}

@@ -58,11 +58,11 @@ func newFrames(nc net.Conn, limit int, large *atomic.Int64, s *Server) *frames {
 	return f
 }
 
-// next returns the next packet that is in the buffer; ok is false when it is not there in full.
+// next returns the next packet of a decoder that is in the buffer; ok is false when it is not there in full.
 // The body is valid until fill is called.
-func (f *frames) next() (h packet.Header, body []byte, ok bool, err error) {
+func (f *frames) next(d *packet.Decoder) (h packet.Header, body []byte, ok bool, err error) {
 	b := f.buf[f.start:]
-	h, n, err := packet.ParseHeader(b)
+	h, n, err := d.Header(b)
 	if err != nil || n == 0 {
 		return h, nil, false, err
 	}

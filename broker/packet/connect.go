@@ -70,6 +70,9 @@ func (d *Decoder) Connect(body []byte) (Connect, error) {
 		return Connect{}, err
 	}
 	d.Version = c.Version
+	if d.v5() && d.padded {
+		return Connect{}, padded("Remaining Length")
+	}
 	flags := r.byte("Connect Flags")
 	if err := checkConnectFlags(flags, c.Version); r.err == nil && err != nil {
 		return Connect{}, err

@@ -9,6 +9,7 @@ import "hash/maphash"
 // An error is an *Error. A Decoder is not safe for concurrent use.
 type Decoder struct {
 	Version Version
+	padded  bool        // a Remaining Length had more bytes than it needs, before 5.0
 	topics  *topicCache // nil before the first PUBLISH: most clients only listen
 }
 

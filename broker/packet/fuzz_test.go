@@ -104,7 +104,7 @@ func FuzzDisconnect(f *testing.F)  { fuzz(f, DISCONNECT) }
 func FuzzAuth(f *testing.F)        { fuzz(f, AUTH) }
 
 func FuzzParseHeader(f *testing.F) {
-	for _, b := range []string{"", "\x30", "\x30\x7f", "\x82\xff\xff\xff\x7f", "\x30\xff\xff\xff\xff", "\xc0\x00", "\x00"} {
+	for _, b := range []string{"", "\x30", "\x30\x7f", "\x82\xff\xff\xff\x7f", "\x30\xff\xff\xff\xff", "\xc0\x00", "\xc0\x80\x00", "\x00"} {
 		f.Add([]byte(b))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -116,6 +116,10 @@ func FuzzParseHeader(f *testing.F) {
 			if _, early, err := ParseHeader(b[:i]); early != 0 || err != nil {
 				t.Fatalf("%x of %x: %d, %v", b[:i], b[:n], early, err)
 			}
+		}
+		d := Decoder{Version: V5}
+		if h5, n5, err := d.Header(b); err == nil && (h5 != h || n5 != n || n > 0 && n != 1+varintSize(h.Length)) {
+			t.Fatalf("[MQTT-1.5.5-1] %x: %+v, %d", b, h5, n5)
 		}
 	})
 }

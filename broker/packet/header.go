@@ -7,6 +7,8 @@ const MaxLength = 268_435_455
 // to 5, or 0 if b does not yet hold all of it. It refuses reserved packet types and flags, a
 // Remaining Length of more than four bytes, and pings that are not empty, all as early as they
 // can be seen. The limit for the length of a packet belongs to the caller.
+//
+// It holds for every version; where the version is known, a Decoder's Header says more.
 func ParseHeader(b []byte) (h Header, n int, err error) {
 	if len(b) == 0 {
 		return Header{}, 0, nil
@@ -31,6 +33,20 @@ func ParseHeader(b []byte) (h Header, n int, err error) {
 		}
 	}
 	return Header{}, 0, nil
+}
+
+// Header is ParseHeader for the next packet of the decoder's connection. In 5.0 a Remaining Length
+// has no more bytes than it needs [MQTT-1.5.5-1]. Earlier versions have no such rule, and that of a
+// CONNECT is for Connect to refuse, which finds out the version.
+func (d *Decoder) Header(b []byte) (h Header, n int, err error) {
+	h, n, err = ParseHeader(b)
+	if n > 2 && n > 1+varintSize(h.Length) {
+		if d.v5() {
+			return Header{}, 0, padded("Remaining Length")
+		}
+		d.padded = true
+	}
+	return h, n, err
 }
 
 // flags returns the flags that the fixed header of a packet type has [MQTT-2.1.3-1]; those of

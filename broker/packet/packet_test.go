@@ -130,7 +130,13 @@ func TestFrame(t *testing.T) {
 		{"4.13.1", V5, 0xE0, "\x00\x00\x00", MalformedPacket},
 		{"4.13.1", V5, 0x30, str("a") + "\x02\x02\x00", MalformedPacket}, // half of a Message Expiry Interval
 		{"1.5.5", V5, 0x30, str("a") + "\x80\x80\x80\x80\x00", MalformedPacket},
-		{"MQTT-1.5.5-1", V5, 0x30, str("a") + "\x80\x00", Success}, // not minimal: tolerated
+		{"MQTT-1.5.5-1", V5, 0x30, str("a") + "\x80\x00", MalformedPacket},                          // Property Length
+		{"MQTT-1.5.5-1", V5, 0x30, str("a") + "\x03\x0b\x81\x00", MalformedPacket},                  // Subscription Identifier
+		{"MQTT-1.5.5-1", V5, 0x82, "\x00\x01\x03\x0b\x81\x00" + str("a") + "\x00", MalformedPacket}, // of a SUBSCRIBE
+		{"MQTT-1.5.5-1", V5, 0x30, str("a") + "\x06\xa6\x00\x00\x00\x00\x00", MalformedPacket},      // property identifier
+		{"MQTT-1.5.5-1", V5, 0x10, connectBody(V5, 0x02, "\x80\x80\x00", str("c")), MalformedPacket},
+		{"MQTT-1.5.5-1", V5, 0x30, str("a") + "\x03\x0b\x80\x01", Success}, // 128
+		{"4.13.1", V5, 0x30, str("a") + "\x80", MalformedPacket},
 	} {
 		tt.check(t)
 	}
@@ -365,6 +371,47 @@ func TestParseHeader(t *testing.T) {
 		h, n, err := ParseHeader([]byte(tt.in))
 		if tt.ok != (err == nil) || h != tt.want || n != tt.n {
 			t.Errorf("[%s] %q: %+v, %d, %v, want %+v, %d, ok = %t", tt.clause, tt.in, h, n, err, tt.want, tt.n, tt.ok)
+		}
+	}
+}
+
+// What a version says about the fixed header, when it is known.
+func TestHeader(t *testing.T) {
+	for _, tt := range []struct {
+		clause string
+		v      Version
+		in     string
+		n      int
+		ok     bool
+	}{
+		{"MQTT-1.5.5-1", V5, "\xc0\x80", 0, true},
+		{"MQTT-1.5.5-1", V5, "\xc0\x80\x00", 0, false},
+		{"MQTT-1.5.5-1", V5, "\x30\xff\x00", 0, false},
+		{"MQTT-1.5.5-1", V5, "\x30\x80\x80\x80\x00", 0, false},
+		{"MQTT-1.5.5-1", V5, "\x30\x80\x01", 3, true},
+		{"MQTT-1.5.5-1", V5, "\x30\x80\x80\x01", 4, true},
+		{"3.1.1 2.2.3", V311, "\xc0\x80\x00", 3, true},
+		{"3.1 2.1", V31, "\x30\x82\x80\x00", 4, true},
+		{"MQTT-1.5.5-1", 0, "\x10\x82\x00", 3, true}, // for Connect to refuse
+		{"MQTT-2.1.3-1", V5, "\xc1", 0, false},
+	} {
+		d := Decoder{Version: tt.v}
+		if _, n, err := d.Header([]byte(tt.in)); n != tt.n || tt.ok != (err == nil) {
+			t.Errorf("[%s] %q at level %d: %d, %v, want %d, ok = %t", tt.clause, tt.in, tt.v, n, err, tt.n, tt.ok)
+		}
+	}
+	for v, ok := range map[Version]bool{V31: true, V311: true, V5: false} {
+		var d Decoder
+		body := connectBody(v, 0x02, str(""))
+		if v == V5 {
+			body = connectBody(v, 0x02, "\x00", str(""))
+		}
+		_, n, err := d.Header([]byte{0x10, byte(len(body)) | 0x80, 0})
+		if n != 3 || err != nil {
+			t.Fatal(n, err)
+		}
+		if _, err := d.Connect([]byte(body)); ok != (err == nil) || d.Version != v {
+			t.Errorf("[MQTT-1.5.5-1] CONNECT at level %d with a padded length: %v", v, err)
 		}
 	}
 }

@@ -256,8 +256,47 @@ func TestForwardedProperties(t *testing.T) {
 	})
 }
 
-// A length may be written with more bytes than it needs; a sender does not, see
-// TestShortestForm.
+// A length with more bytes than it needs is malformed.
+func TestPaddedLength(t *testing.T) {
+	v5(t, func(s *site) {
+		a := str(s.topic("a"))
+		for _, tt := range []struct {
+			name string
+			b    []byte
+		}{
+			{"Remaining Length", []byte("\xc0\x80\x00")},
+			{"Property Length", frame(0x30, a+"\x80\x00")},
+			{"Subscription Identifier", frame(0x82, "\x00\x01\x03\x0b\x81\x00"+a+"\x00")},
+		} {
+			s.t.Run(tt.name, func(t *testing.T) {
+				skipKnown(t)
+				s := &site{t, s.v, s.prefix}
+				w := s.connect(clean("a"))
+				w.raw(tt.b)
+				w.refused(packet.MalformedPacket)
+			})
+		}
+		s.t.Run("CONNECT", func(t *testing.T) {
+			skipKnown(t)
+			s := &site{t, s.v, s.prefix}
+			w := s.dial()
+			body := str("MQTT") + "\x05\x02\x00\x3c\x00" + str(s.prefix)
+			w.raw([]byte(string([]byte{0x10, byte(len(body)) | 0x80, 0}) + body))
+			w.turnedAway(packet.MalformedPacket)
+		})
+	})
+}
+
+// Before 5.0 no statement forbids that.
+func TestPaddedLengthAllowed(t *testing.T) {
+	each(t, func(s *site) {
+		w := s.connect(clean("a"))
+		w.raw([]byte("\xc0\x80\x00"))
+		w.expect("PINGRESP")
+	}, packet.V31, packet.V311)
+}
+
+// A server writes lengths with as few bytes as they need.
 func TestShortestForm(t *testing.T) {
 	v5(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 0))
