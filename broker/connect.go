@@ -31,7 +31,10 @@ func (c *conn) connect(p *packet.Connect) error {
 		return c.refuse(err)
 	}
 	if p.ClientID == "" {
-		if !v5 && !p.CleanStart {
+		switch {
+		case p.Version == packet.V31:
+			return c.refuse(&packet.Error{Clause: "3.1 3.1", Reason: packet.ClientIDNotValid, Text: "an empty client identifier"})
+		case !v5 && !p.CleanStart:
 			return c.refuse(&packet.Error{Clause: "3.1.1 MQTT-3.1.3-8", Reason: packet.ClientIDNotValid, Text: "an empty client identifier asks for a clean session"})
 		}
 		p.ClientID = "auto-" + rand.Text()

@@ -375,6 +375,63 @@ func TestParseHeader(t *testing.T) {
 	}
 }
 
+// What 3.1 allows and later versions do not. Sections are those of "MQTT V3.1 Protocol
+// Specification"; the clauses of refusals are those of the later rule.
+func TestVersion31(t *testing.T) {
+	const id = "\x00\x01"
+	connect := func(flags byte, rest ...string) string {
+		return connectBody(V31, flags, append([]string{str("c")}, rest...)...)
+	}
+	for _, tt := range []rule{
+		{"3.1 3.1", 0, 0x10, connect(0x03), Success},
+		{"3.1 3.1", 0, 0x10, connect(0x3a), Success}, // Will QoS 3 and Will Retain without will
+		{"MQTT-3.1.2-12", 0, 0x10, connect(0x1e, str("w"), str("")), MalformedPacket},
+		{"3.1 3.1", 0, 0x10, connect(0x82), Success}, // the user name is missing
+		{"3.1 3.1", 0, 0x10, connect(0xc2), Success},
+		{"3.1 3.1", 0, 0x10, connect(0xc2, str("u")), Success}, // the password is missing
+		{"3.1 3.1", 0, 0x10, connect(0xc2, str("u"), str("p")), Success},
+		{"4.13.1", 0, 0x10, connect(0x82, "\x00"), MalformedPacket},
+		{"4.13.1", 0, 0x10, connect(0x02, str("u")), MalformedPacket},
+		{"4.13.1", 0, 0x10, connect(0x06), MalformedPacket}, // the will is not
+		{"3.1.1 MQTT-3.1.2-22", 0, 0x10, connect(0x42, str("p")), MalformedPacket},
+		{"3.1 2.1", V31, 0x38, str("a"), Success}, // DUP at QoS 0
+		{"MQTT-3.3.1-4", V31, 0x36, str("a") + id, MalformedPacket},
+		{"3.1 3.8", V31, 0x82, id + str("a") + "\xfe", Success},
+		{"3.8.3.1", V31, 0x82, id + str("a") + "\xff", ProtocolError},
+		{"2.1.2", V31, 0xF0, "", MalformedPacket},
+	} {
+		tt.check(t)
+	}
+	for _, tt := range []struct {
+		in string
+		ok bool
+	}{
+		{"\x8a\x02", true}, {"\x83\x02", true}, {"\xaa\x02", true}, {"\x6a\x02", true}, // again, or RETAIN
+		{"\x80\x02", false}, {"\x86\x02", false}, {"\xa4\x02", false}, {"\x60\x02", false}, // not QoS 1
+		{"\x4f\x02", true}, {"\x5f\x02", true}, {"\x7f\x02", true}, {"\xcf\x00", true}, {"\xef\x00", true},
+		{"\xcf\x01", false}, {"\x0f\x00", false},
+	} {
+		d := Decoder{Version: V31}
+		if _, n, err := d.Header([]byte(tt.in)); tt.ok != (err == nil) || tt.ok != (n == 2) {
+			t.Errorf("[3.1 2.1] %q: %d, %v, want ok = %t", tt.in, n, err, tt.ok)
+		}
+		if d.Version = V311; tt.in[0]&0x0f != 2 {
+			if _, _, err := d.Header([]byte(tt.in)); err == nil {
+				t.Errorf("[MQTT-2.1.3-1] %q is taken in 3.1.1", tt.in)
+			}
+		}
+	}
+	s := Suback{Type: SUBACK, ID: 1, Reasons: []ReasonCode{NotAuthorized, TopicFilterInvalid, GrantedQoS2}}
+	if got, want := string(s.Append(nil, V31)), "\x90\x05\x00\x01\x00\x80\x02"; got != want {
+		t.Errorf("[3.1 3.8] SUBACK %q, want %q", got, want)
+	}
+	var d Decoder
+	c, err := d.Connect([]byte(connect(0xc2, str("u"))))
+	if err != nil || !c.HasUsername || c.Username != "u" || c.HasPassword {
+		t.Errorf("[3.1 3.1] %+v, %v, want a user without password", c, err)
+	}
+}
+
 // What a version says about the fixed header, when it is known.
 func TestHeader(t *testing.T) {
 	for _, tt := range []struct {

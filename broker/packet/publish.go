@@ -48,7 +48,11 @@ func (d *Decoder) Publish(flags byte, body []byte) (Publish, error) {
 		return Publish{}, malformed("MQTT-3.3.1-4", "QoS is 3")
 	}
 	if p.QoS == 0 && p.Dup {
-		return Publish{}, malformed("MQTT-3.3.1-2", "DUP is set at QoS 0")
+		if d.Version == V31 {
+			p.Dup = false // it says nothing there (3.1, 2.1)
+		} else {
+			return Publish{}, malformed("MQTT-3.3.1-2", "DUP is set at QoS 0")
+		}
 	}
 	r := reader{b: body}
 	p.Topic = d.topicName(&r)

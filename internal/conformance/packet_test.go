@@ -10,7 +10,7 @@ import (
 
 // Packets may come one byte at a time.
 func TestByteByByte(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		c := clean("a")
 		w := s.dial()
 		for _, b := range w.encode(&c, subscribe(1, filter("a", 1)), publish("a", "x", 1, 2)) {
@@ -26,7 +26,7 @@ func TestByteByByte(t *testing.T) {
 
 // Or a hundred at a time, the last one cut in two.
 func TestManyInOne(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 0))
 		var packets []encoder
 		for range 100 {
@@ -47,7 +47,7 @@ func TestManyInOne(t *testing.T) {
 
 // Remaining Length has one to four bytes.
 func TestRemainingLength(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 0))
 		pub := s.connect(clean("pub"))
 		for _, n := range []int{0, 1, 100, 127, 128, 16_383 - 30, 16_383, 16_384, 70_000} {
@@ -111,7 +111,7 @@ func TestReservedFlagsOfDisconnect(t *testing.T) {
 
 // Nothing is done with what comes behind a DISCONNECT.
 func TestBehindDisconnect(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 1))
 		w := s.connect(clean("a"))
 		w.send(&packet.Disconnect{}, publish("a", "too late", 0, 0))
