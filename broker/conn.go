@@ -130,7 +130,7 @@ func (c *conn) handshake() error {
 	}
 	h, body, err := c.read()
 	if err != nil {
-		return err
+		return refuseUnread(c, h, err)
 	}
 	if h.Type != packet.CONNECT {
 		return &packet.Error{Clause: "MQTT-3.1.0-1", Reason: packet.ProtocolError, Text: "the first packet is not CONNECT but " + h.Type.String()}

@@ -139,7 +139,7 @@ func (c *conn) refuse(err error) error {
 	}
 	// Before 5.0 no return code tells of a packet that is not as it should be: the connection is
 	// just closed [3.1.1 MQTT-3.1.4-1].
-	wrong := e.Reason == packet.MalformedPacket || e.Reason == packet.ProtocolError || e.Reason == packet.TopicNameInvalid
+	wrong := slices.Contains([]packet.ReasonCode{packet.MalformedPacket, packet.ProtocolError, packet.TopicNameInvalid, packet.PacketTooLarge}, e.Reason)
 	if c.dec.Version == packet.V5 || !wrong {
 		last := &packet.Connack{Reason: e.Reason, Properties: &packet.ConnackProperties{ReasonString: e.Error()}}
 		if e.Reason == packet.UseAnotherServer {
@@ -151,6 +151,18 @@ func (c *conn) refuse(err error) error {
 		c.link.out.end(last)
 	}
 	return err
+}
+
+// refuseUnread answers a CONNECT that is not read to its end, in the version with which it begins.
+func refuseUnread(c *conn, h packet.Header, err error) error {
+	if _, ours := errors.AsType[*packet.Error](err); !ours || h.Type != packet.CONNECT {
+		return err
+	}
+	c.dec.Peek(c.in.buf[c.in.start:])
+	if c.link.version = c.dec.Version; c.link.version == 0 {
+		return err
+	}
+	return c.refuse(err)
 }
 
 // window returns how many messages may be on their way to the client unacknowledged.

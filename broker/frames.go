@@ -67,6 +67,9 @@ func (f *frames) next(d *packet.Decoder) (h packet.Header, body []byte, ok bool,
 		return h, nil, false, err
 	}
 	if n+h.Length > f.limit {
+		if h.Type == packet.CONNECT && len(b) < n+packet.PeekLength {
+			return h, nil, false, nil // the refusal is written in its version
+		}
 		return h, nil, false, &packet.Error{
 			Clause: "MQTT-3.1.2-24",
 			Reason: packet.PacketTooLarge,

@@ -101,6 +101,7 @@ func FuzzConnection(f *testing.F) {
 		}
 	}
 	whole := clean("stranger")
+	f.Add(byte(12), uint16(2), []byte("\x10\xff\xff\x7f\x00\x04MQTT\x05\x02\x00\x00"))
 	f.Add(byte(12), uint16(3), whole.Append(nil, packet.V5))
 	store := newMemory()
 	defer store.close()

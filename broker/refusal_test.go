@@ -88,6 +88,32 @@ func TestReasonStrings(t *testing.T) {
 	old.expect("SUBACK 1 [" + packet.UnspecifiedError.String() + "]")
 }
 
+// A CONNECT that is larger than its listener allows is told so in its version, before it has come, and
+// however it is cut.
+func TestConnectTooLarge(t *testing.T) {
+	s := start(t, nil, broker.Limits{PacketSize: 1 << 10})
+	c := clean(strings.Repeat("x", 2<<10))
+	for _, v := range []packet.Version{packet.V31, packet.V311, packet.V5} {
+		b := c.Append(nil, v)
+		for _, cut := range []int{3, 5, 9, 10, len(b)} {
+			w := s.dial(v)
+			w.raw(b[:cut])
+			if cut < 10 {
+				w.raw(b[cut:20])
+			}
+			if v == packet.V5 {
+				w.expect("CONNACK " + packet.PacketTooLarge.String())
+			}
+			w.expect("closed")
+		}
+	}
+	for _, foreign := range []string{"\x10\xff\x7f\x00\x04HTTP\x05", "\x10\xff\x7f\x00\x04MQTT\x07", "\x10\xff\x7f\xff\xff\xff\xff\xff\xff\xff"} {
+		w := s.dial(packet.V5)
+		w.raw([]byte(foreign))
+		w.expect("closed")
+	}
+}
+
 // What a CONNECT leaves with the gateway is bounded.
 func TestConnectLimits(t *testing.T) {
 	s := start(t, nil, broker.Limits{ClientIDBytes: 30, WillBytes: 1000, TopicLevels: 4, TopicBytes: 100})

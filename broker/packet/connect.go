@@ -100,6 +100,19 @@ func (d *Decoder) Connect(body []byte) (Connect, error) {
 	return c, nil
 }
 
+// PeekLength is how many bytes Peek needs behind the fixed header to know the version.
+const PeekLength = 7
+
+// Peek sets the decoder's Version from the beginning of a CONNECT, fixed header included, that is
+// refused before it has come in full. Version stays 0 if it is none that is spoken here.
+func (d *Decoder) Peek(b []byte) {
+	h, n, err := ParseHeader(b)
+	var c Connect
+	if err == nil && h.Type == CONNECT && c.readProtocol(&reader{b: b[n:]}) == nil {
+		d.Version = c.Version
+	}
+}
+
 // readProtocol reads the protocol name and level (clauses 3.1.2.1 and 3.1.2.2).
 func (c *Connect) readProtocol(r *reader) error {
 	name := r.raw("protocol name")

@@ -257,6 +257,32 @@ func TestConnectVersion(t *testing.T) {
 	}
 }
 
+func TestPeek(t *testing.T) {
+	for in, want := range map[string]Version{
+		str("MQTT") + "\x05":         V5,
+		str("MQTT") + "\x85":         0,
+		str("MQTT") + "\x84\x02\x00": V311,
+		str("MQIsdp") + "\x03\x02":   V31,
+		str("MQIsdp"):                0,
+		str("MQTT") + "\x06":         0,
+		str("HTTP") + "\x05":         0,
+		"\xff\xff":                   0,
+		"":                           0,
+	} {
+		var d Decoder
+		if d.Peek([]byte("\x10\xff\xff\x7f" + in)); d.Version != want {
+			t.Errorf("[MQTT-3.1.2-2] %q: level %d, want %d", in, d.Version, want)
+		}
+		d = Decoder{}
+		if d.Peek([]byte("\x30\xff\xff\x7f" + in)); d.Version != 0 {
+			t.Errorf("PUBLISH %q: level %d", in, d.Version)
+		}
+	}
+	if n := len(str("MQTT") + "\x05"); n != PeekLength {
+		t.Errorf("PeekLength = %d, want %d", PeekLength, n)
+	}
+}
+
 func TestConnack(t *testing.T) {
 	for _, tt := range []rule{
 		{"MQTT-3.2.2-1", V311, 0x20, "\x02\x00", MalformedPacket},
