@@ -12,8 +12,11 @@ func samples() []appender {
 		CorrelationData: []byte{1, 2}, ContentType: "application/json", User: user}
 	publish := *message
 	publish.TopicAlias, publish.SubscriptionIDs = 3, []uint32{1, 200, 20_000}
+	present := &PublishProperties{PayloadUnspecified: true, EmptyContentType: true, CorrelationData: []byte{}}
 	return []appender{
 		&Connect{CleanStart: true, KeepAlive: 60, ClientID: "c"},
+		&Connect{ClientID: "c", Will: &Will{Topic: "t", Properties: present}},
+		&Publish{Topic: "a/b", Properties: present},
 		&Connect{Bridge: true, ClientID: "c", HasUsername: true, Username: "u", HasPassword: true, Password: []byte("p"),
 			Will: &Will{Topic: "t", Payload: []byte("gone"), QoS: 1, Retain: true, Delay: 5, Properties: message},
 			Properties: ConnectProperties{SessionExpiry: 1, HasSessionExpiry: true, ReceiveMaximum: 10, MaximumPacketSize: 1000,

@@ -181,6 +181,8 @@ func TestProperties(t *testing.T) {
 		{"MQTT-3.3.2-8", V5, 0x30, publish("\x23\x00\x00"), TopicAliasInvalid},
 		{"MQTT-3.3.2-14", V5, 0x30, publish("\x08", str("a/+")), ProtocolError},
 		{"MQTT-3.3.2-14", V5, 0x30, publish("\x08", str("#")), ProtocolError},
+		{"MQTT-4.7.3-1", V5, 0x30, publish("\x08", str("")), TopicNameInvalid},
+		{"MQTT-4.7.3-1", V5, 0x10, connectBody(V5, 0x06, "\x00", str("c"), props("\x08", str("")), str("w"), str("")), TopicNameInvalid},
 		{"3.8.2.1.2", V5, 0x30, publish("\x0b\x00"), ProtocolError},
 		{"3.8.2.1.2", V5, 0x82, "\x00\x01" + props("\x0b\x00") + str("a") + "\x00", ProtocolError},
 		{"1.5.5", V5, 0x30, publish("\x0b\xff\xff\xff\xff\x01"), MalformedPacket},

@@ -21,17 +21,20 @@ type Publish struct {
 }
 
 // PublishProperties are the properties of a PUBLISH (5.0, 3.3.2.3). Zero values are absent,
-// except where a Has field tells.
+// except where another field tells: what a publisher sends is passed on unaltered [MQTT-3.3.2-4],
+// [MQTT-3.3.2-20].
 type PublishProperties struct {
-	PayloadFormat    byte   // 1: the payload is UTF-8
-	MessageExpiry    uint32 // seconds
-	HasMessageExpiry bool
-	TopicAlias       uint16 // 0: none
-	ResponseTopic    string
-	CorrelationData  []byte
-	SubscriptionIDs  []uint32 // server to client only
-	ContentType      string
-	User             []UserProperty
+	PayloadFormat      byte // 1: the payload is UTF-8
+	PayloadUnspecified bool // Payload Format Indicator is present and 0
+	EmptyContentType   bool // Content Type is present and empty
+	HasMessageExpiry   bool
+	MessageExpiry      uint32 // seconds
+	TopicAlias         uint16 // 0: none
+	ResponseTopic      string
+	CorrelationData    []byte   // nil: none
+	SubscriptionIDs    []uint32 // server to client only
+	ContentType        string
+	User               []UserProperty
 }
 
 var publishAllowed = setOf(payloadFormat, messageExpiry, topicAlias, responseTopic,
@@ -117,14 +120,18 @@ func (pp *PublishProperties) read(p *properties) {
 	switch p.id {
 	case payloadFormat:
 		pp.PayloadFormat = p.bit("3.3.2.3.2")
+		pp.PayloadUnspecified = pp.PayloadFormat == 0
 	case messageExpiry:
 		pp.MessageExpiry, pp.HasMessageExpiry = p.uint32(), true
 	case topicAlias:
 		pp.TopicAlias = p.positive16("MQTT-3.3.2-8", TopicAliasInvalid)
 	case responseTopic:
 		pp.ResponseTopic = p.text()
-		if strings.ContainsAny(pp.ResponseTopic, "+#") {
+		switch {
+		case strings.ContainsAny(pp.ResponseTopic, "+#"):
 			p.r.fail(protocolError("MQTT-3.3.2-14", "Response Topic contains a wildcard"))
+		case pp.ResponseTopic == "":
+			p.r.fail(&Error{"MQTT-4.7.3-1", TopicNameInvalid, "Response Topic is empty"})
 		}
 	case correlationData:
 		pp.CorrelationData = p.binary()
@@ -132,6 +139,7 @@ func (pp *PublishProperties) read(p *properties) {
 		pp.SubscriptionIDs = append(pp.SubscriptionIDs, p.subscriptionID())
 	case contentType:
 		pp.ContentType = p.text()
+		pp.EmptyContentType = pp.ContentType == ""
 	case userProperty:
 		pp.User = append(pp.User, p.user())
 	}
@@ -185,7 +193,7 @@ func (p *Publish) sizes(v Version) (n, properties int) {
 
 // append and size are to be kept alike.
 func (pp *PublishProperties) append(dst []byte) []byte {
-	dst = appendFlag(dst, payloadFormat, pp.PayloadFormat, pp.PayloadFormat != 0)
+	dst = appendFlag(dst, payloadFormat, pp.PayloadFormat, pp.PayloadFormat != 0 || pp.PayloadUnspecified)
 	dst = append32(dst, messageExpiry, pp.MessageExpiry, pp.HasMessageExpiry)
 	dst = append16(dst, topicAlias, pp.TopicAlias)
 	dst = appendTextProperty(dst, responseTopic, pp.ResponseTopic)
@@ -193,12 +201,14 @@ func (pp *PublishProperties) append(dst []byte) []byte {
 	for _, id := range pp.SubscriptionIDs {
 		dst = appendVarint(append(dst, byte(subscriptionID)), id)
 	}
-	dst = appendTextProperty(dst, contentType, pp.ContentType)
+	if pp.ContentType != "" || pp.EmptyContentType {
+		dst = appendText(append(dst, byte(contentType)), pp.ContentType)
+	}
 	return appendUser(dst, pp.User)
 }
 
 func (pp *PublishProperties) size() (n int) {
-	if pp.PayloadFormat != 0 {
+	if pp.PayloadFormat != 0 || pp.PayloadUnspecified {
 		n += 2
 	}
 	if pp.HasMessageExpiry {
@@ -216,7 +226,7 @@ func (pp *PublishProperties) size() (n int) {
 	for _, id := range pp.SubscriptionIDs {
 		n += 1 + varintSize(int(id))
 	}
-	if pp.ContentType != "" {
+	if pp.ContentType != "" || pp.EmptyContentType {
 		n += 3 + len(fit(pp.ContentType))
 	}
 	for i := range pp.User {

@@ -28,6 +28,7 @@ var differs = map[string]string{
 	"TestBadProperties/Payload_Format_2":                           "forwards the value unseen",
 	"TestBadProperties/Response_Topic_with_+":                      "forwards the topic unseen",
 	"TestBadProperties/Response_Topic_with_#":                      "forwards the topic unseen",
+	"TestBadProperties/Response_Topic_that_is_empty":               "takes the topic for none, against [MQTT-4.7.3-1]",
 	"TestBadProperties/Subscription_Identifier_of_a_client":        "ignores the property",
 	"TestBadProperties/No_Local_on_a_shared_subscription":          "ignores the option, against [MQTT-3.8.3-4]",
 	"TestBadProperties/PUBACK_with_a_code_of_CONNACK":              "takes any code",

@@ -152,6 +152,7 @@ func TestBadProperties(t *testing.T) {
 			{"Response Topic not UTF-8", pub("\x08", str("\xff")), malformed},
 			{"Response Topic with +", pub("\x08", str("a/+")), protocol},
 			{"Response Topic with #", pub("\x08", str("#")), protocol},
+			{"Response Topic that is empty", pub("\x08", str("")), packet.TopicNameInvalid},
 			{"Correlation Data twice", pub("\x09", str("a"), "\x09", str("a")), protocol},
 			{"Topic Alias twice", pub("\x23\x00\x01\x23\x00\x01"), protocol},
 			{"Subscription Identifier of a client", pub("\x0b\x01"), protocol},
@@ -253,6 +254,37 @@ func TestForwardedProperties(t *testing.T) {
 		if !reflect.DeepEqual(sub.last.Properties, p.Properties) {
 			s.t.Errorf("retained: got %+v, want %+v", sub.last.Properties, p.Properties)
 		}
+	})
+}
+
+// What is there is forwarded though it says nothing: a payload of unspecified format, an empty
+// content type, empty correlation data.
+func TestForwardedNothing(t *testing.T) {
+	v5(t, func(s *site) {
+		sub := s.subscriber(kept("sub"), filter("a", 2), filter("w", 2))
+		sent := packet.PublishProperties{PayloadUnspecified: true, EmptyContentType: true, CorrelationData: []byte{}}
+		check := func(w *wire, line string) {
+			s.t.Helper()
+			w.take(line)
+			if got := w.last.Properties; !reflect.DeepEqual(got, &sent) {
+				s.t.Errorf("%s: got %+v, want %+v", line, got, &sent)
+			}
+		}
+		pub := s.connect(clean("pub"))
+		p := publish("a", "x", 0, 1)
+		p.Properties = &sent
+		for qos := range packet.QoS(3) {
+			p.QoS = qos
+			pub.publish(p)
+			check(sub, "PUBLISH a=x q"+string('0'+rune(qos)))
+		}
+		s.connect(leaving("a", packet.Will{Topic: "w", Payload: []byte("bye"), QoS: 1, Properties: &sent})).cut()
+		check(sub, "PUBLISH w=bye q1")
+		sub.leave()
+		p.Retain = true
+		pub.publish(p)
+		check(s.connect(kept("sub")), "PUBLISH a=x q2")
+		check(s.subscriber(clean("late"), filter("a", 0)), "PUBLISH a=x q0 retain")
 	})
 }
 
