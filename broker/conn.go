@@ -237,6 +237,9 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 		if err != nil {
 			return err
 		}
+		if err := answerable(&c.link, packet.UNSUBACK, len(p.Filters)); err != nil {
+			return err
+		}
 		if err := request(c, len(p.Filters)); err != nil {
 			return err
 		}
@@ -377,6 +380,9 @@ func awaitEnd(ctx context.Context, l *link) {
 func (c *conn) subscribe(body []byte) error {
 	p, err := c.dec.Subscribe(body)
 	if err != nil {
+		return err
+	}
+	if err := answerable(&c.link, packet.SUBACK, len(p.Filters)); err != nil {
 		return err
 	}
 	if err := request(c, len(p.Filters)); err != nil {

@@ -77,6 +77,9 @@ func (c *conn) connect(p *packet.Connect) error {
 	if c.srv.memory.scarce.Load() {
 		return c.refuse(errScarce("no more clients"))
 	}
+	if err := fit(&c.link, &props); err != nil {
+		return c.refuse(err) // before anything happens to its session
+	}
 	a := arrival{
 		peer: &c.link, access: c.access, id: c.link.mount.id(p.ClientID), cleanStart: p.CleanStart,
 		expiry: expiry, window: c.window(p), will: p.Will, version: p.Version,
@@ -86,6 +89,9 @@ func (c *conn) connect(p *packet.Connect) error {
 		// Local control goes on without the disk: the client gets a session that ends with its connection.
 		a.expiry, a.stopgap = 0, true
 		props.HasSessionExpiry, props.SessionExpiry = true, 0
+		if err := fit(&c.link, &props); err != nil {
+			return c.refuse(err)
+		}
 		n, present, err = c.srv.registry.attach(a)
 	}
 	if err != nil {
@@ -146,11 +152,30 @@ func (c *conn) refuse(err error) error {
 			last.Properties.ServerReference = c.srv.another
 		}
 		if !c.link.takes(last) {
-			last.Properties = nil // [MQTT-3.2.2-19]
+			last.Properties.ReasonString = "" // [MQTT-3.2.2-19]
 		}
-		c.link.out.end(last)
+		if !c.link.takes(last) {
+			last.Properties = nil
+		}
+		if c.link.takes(last) {
+			c.link.out.end(last)
+		}
 	}
 	return err
+}
+
+// fit leaves out of a CONNACK what its client can do without, if it is larger than the client takes
+// [MQTT-3.1.2-24]. The server's limits and an assigned client identifier are nothing that it can do
+// without: it is not let in without them.
+func fit(l *link, x *packet.ConnackProperties) error {
+	p := packet.Connack{Properties: x}
+	if l.takes(&p) {
+		return nil
+	}
+	if x.ResponseInformation = ""; l.takes(&p) {
+		return nil
+	}
+	return &packet.Error{Clause: "MQTT-3.1.2-24", Reason: packet.PacketTooLarge, Text: "the client does not take a CONNACK with what it has to know"}
 }
 
 // refuseUnread answers a CONNECT that is not read to its end, in the version with which it begins.

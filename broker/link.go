@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -149,6 +150,15 @@ func (l *link) end(e *packet.Error) {
 // takes reports whether a packet is within the client's Maximum Packet Size.
 func (l *link) takes(p encoder) bool {
 	return l.maxPacket == 0 || len(p.Append(nil, l.version)) <= l.maxPacket
+}
+
+// answerable refuses a SUBSCRIBE or UNSUBSCRIBE whose acknowledgement would be larger than the client
+// takes [MQTT-3.1.2-24]: nothing may take effect of which it is not told.
+func answerable(l *link, t packet.Type, filters int) error {
+	if l.maxPacket == 0 || l.takes(&packet.Suback{Type: t, Reasons: make([]packet.ReasonCode, filters)}) {
+		return nil
+	}
+	return &packet.Error{Clause: "MQTT-3.1.2-24", Reason: packet.PacketTooLarge, Text: fmt.Sprintf("the client takes no acknowledgement of %d filters", filters)}
 }
 
 func (l *link) offer(r *routing, h *hit) bool {

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -86,6 +87,51 @@ func TestReasonStrings(t *testing.T) {
 	old := s.connect(packet.V311, clean("old"))
 	old.send(subscribe(1, filter("a/#/b", 0)))
 	old.expect("SUBACK 1 [" + packet.UnspecifiedError.String() + "]")
+}
+
+// [MQTT-3.1.2-24]: a client that takes no packet with what it has to know is refused before anything
+// takes effect.
+func TestWhatDoesNotFitHasNoEffect(t *testing.T) {
+	s := start(t, nil, broker.Limits{})
+	before := s.connect(packet.V5, kept("a"))
+	before.send(subscribe(1, filter("d", 1)))
+	before.expect("SUBACK…")
+	c := kept("a")
+	c.CleanStart, c.Properties.MaximumPacketSize = true, 10
+	w := s.dial(packet.V5)
+	w.send(&c)
+	w.expect("CONNACK "+packet.PacketTooLarge.String(), "closed")
+	before.send(publish("d", "still here", 0, 0))
+	before.expect("PUBLISH d=still here q0")
+	before.leave()
+
+	// The session that cannot be stored has one property more.
+	c = kept("b")
+	c.Properties.MaximumPacketSize = 16
+	s.store.failWith(errors.New("no"))
+	w = s.dial(packet.V5)
+	w.send(&c)
+	w.expect("CONNACK "+packet.PacketTooLarge.String(), "closed")
+	s.store.failWith(nil)
+
+	c = kept("a")
+	c.Properties.MaximumPacketSize = 30
+	w = s.again(packet.V5, c)
+	var filters []packet.Subscription
+	names := []string{"d"}
+	for i := range 30 {
+		filters = append(filters, filter(fmt.Sprint("e/", i), 0))
+		names = append(names, filters[i].Filter)
+	}
+	for _, p := range []encoder{subscribe(2, filters...), &packet.Unsubscribe{ID: 3, Filters: names}} {
+		w.send(p)
+		w.expect("DISCONNECT "+packet.PacketTooLarge.String(), "closed")
+		w = s.again(packet.V5, c)
+	}
+	pub := s.connect(packet.V5, clean("pub"))
+	pub.send(publish("e/1", "x", 1, 1), publish("d", "y", 1, 2))
+	pub.expect("PUBACK 1 "+packet.NoMatchingSubscribers.String(), "PUBACK 2")
+	w.expect("PUBLISH d=y q1 id1")
 }
 
 // A CONNECT that is larger than its listener allows is told so in its version, before it has come, and
