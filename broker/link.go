@@ -55,7 +55,7 @@ func pushBack(l *link, e *packet.Error) {
 
 // explain returns the reason string for an acknowledgement that has none yet: text, or what can be
 // said of every failure. It is empty for a client that does not want it, or does not take it
-// [MQTT-3.1.2-29], [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.9.2-1].
+// [MQTT-3.1.2-29], [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.6.2-2], [MQTT-3.7.2-2], [MQTT-3.9.2-1].
 func explain(l *link, p encoder, reason packet.ReasonCode, text string) string {
 	if !l.explains || !reason.Failed() {
 		return ""
@@ -66,6 +66,10 @@ func explain(l *link, p encoder, reason packet.ReasonCode, text string) string {
 			text = "there is no more room for messages: the store, limits.retained_size or limits.memory is full"
 		case packet.ImplementationSpecificError:
 			text = "the store failed: the gateway's log says why"
+		case packet.PacketIDNotFound:
+			text = "no message with this packet identifier is on its way"
+		case packet.UnspecifiedError:
+			text = "the session has ended, or another connection has it now"
 		default:
 			return ""
 		}
@@ -85,6 +89,7 @@ func (l *link) answered(place uint64, a packet.Ack, err error) {
 		return
 	}
 	l.settled()
+	a.ReasonString = explain(l, &a, a.Reason, "")
 	l.complete(place, a)
 }
 
@@ -125,6 +130,7 @@ func (l *link) released(a packet.Ack, err error) {
 		l.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: reasonOf(err), Text: "PUBREC could not be stored"})
 		return
 	}
+	a.ReasonString = explain(l, &a, a.Reason, "")
 	l.send(&a)
 }
 

@@ -36,7 +36,7 @@ func (w *wire) frame() (packet.Header, []byte) {
 	}
 }
 
-// [MQTT-3.1.2-29], [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.9.2-1]: a refusal says why, to those who
+// [MQTT-3.1.2-29], [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.6.2-2], [MQTT-3.7.2-2], [MQTT-3.9.2-1]: a refusal says why, to those who
 // want to know and have room for it.
 func TestReasonStrings(t *testing.T) {
 	s := start(t, nil, broker.Limits{Subscriptions: 1, RetainedBytes: 20 << 10})
@@ -80,6 +80,15 @@ func TestReasonStrings(t *testing.T) {
 				t.Fatal(err)
 			}
 			check(fmt.Sprint(a.Reasons), a.ReasonString)
+		}
+		for typ, answer := range map[packet.Type]packet.Type{packet.PUBREL: packet.PUBCOMP, packet.PUBREC: packet.PUBREL} {
+			w.send(ack(typ, 9))
+			h, body := w.frame()
+			a, err := w.dec.Ack(h.Type, body)
+			if err != nil || h.Type != answer || a.Reason != packet.PacketIDNotFound {
+				t.Fatalf("%s %+v, %v", h.Type, a, err)
+			}
+			check(fmt.Sprint(answer), a.ReasonString)
 		}
 		w.send(publish("ok", "x", 1, 3))
 		w.expect("PUBACK 3 " + packet.NoMatchingSubscribers.String())
@@ -157,6 +166,18 @@ func TestConnectTooLarge(t *testing.T) {
 		w := s.dial(packet.V5)
 		w.raw([]byte(foreign))
 		w.expect("closed")
+	}
+}
+
+// Of every failure that an acknowledgement may tell of on its own something can be said.
+func TestFailuresHaveReasons(t *testing.T) {
+	for _, reason := range []packet.ReasonCode{packet.QuotaExceeded, packet.ImplementationSpecificError, packet.PacketIDNotFound, packet.UnspecifiedError} {
+		if broker.Explain(reason) == "" {
+			t.Errorf("nothing is said of %s", reason)
+		}
+	}
+	if text := broker.Explain(packet.NoMatchingSubscribers); text != "" {
+		t.Errorf("%q is said of what is no failure", text)
 	}
 }
 

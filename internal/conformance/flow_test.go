@@ -291,6 +291,8 @@ func TestRefusalsExplained(t *testing.T) {
 				{publish("=$SYS/x", "", 2, 2), "PUBREC 2 Not authorized"},
 				{subscribe(3, filter("a", 1), filter("a#", 1)), "SUBACK 3 01 8f"},
 				{unsubscribe(4, "a#"), "UNSUBACK 4 8f"},
+				{ack(packet.PUBREL, 5), "PUBCOMP 5 Packet Identifier not found"},
+				{ack(packet.PUBREC, 6), "PUBREL Packet Identifier not found"},
 			} {
 				w.reason = ""
 				w.send(p.sent)
