@@ -177,9 +177,7 @@ func (l *link) offer(r *routing, h *hit) bool {
 	}
 	p := outgoing(r.p, expiry, h.ids)
 	p.Dup, p.QoS, p.ID, p.Retain = false, 0, 0, h.retain
-	if !l.put(&p, &r.round) {
-		l.srv.stats.TooLarge.Add(1)
-	}
+	l.put(&p, &r.round)
 	return true
 }
 
@@ -189,7 +187,8 @@ func (l *link) deliver(e *session.Entry, expiry uint32, dup bool, r *round) bool
 	return l.put(&p, r)
 }
 
-// put sends a PUBLISH, in a round if there is one, unless it is more than the client takes [MQTT-3.1.2-24], or not for it.
+// put sends a PUBLISH, in a round if there is one, unless it is more than the client takes
+// [MQTT-3.1.2-24], which is counted, or not for it: no message of its own is lost then.
 func (l *link) put(p *packet.Publish, r *round) bool {
 	if !l.mount.send(p) {
 		return false
@@ -199,6 +198,7 @@ func (l *link) put(p *packet.Publish, r *round) bool {
 		spare = l.maxPacket - p.Size(l.version)
 	}
 	if spare < 0 {
+		l.srv.stats.TooLarge.Add(1)
 		return false
 	}
 	if spare >= aliasSize {

@@ -64,7 +64,7 @@ type peer interface {
 	// offer delivers a QoS 0 message, if there is room.
 	offer(r *routing, h *hit) bool
 	// deliver sends the PUBLISH of an entry, in a round if there is one; false says that it is more
-	// than the client takes.
+	// than the client takes, or not for it.
 	deliver(e *session.Entry, expiry uint32, dup bool, r *round) bool
 	// pubrel sends the PUBREL of an entry.
 	pubrel(id uint16)
@@ -229,8 +229,6 @@ func (s *Session) pump(r *round) (changes []session.Change) {
 		case !(again && e.QoS == 2) && !s.access.receives(e.Message.Publish.Topic, e.QoS):
 		case s.peer.deliver(e, expiry, again, r):
 			continue
-		default:
-			s.srv.stats.TooLarge.Add(1)
 		}
 		if step := s.state.GiveUp(e); step.Durable != nil {
 			changes = append(changes, step.Durable)
