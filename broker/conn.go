@@ -72,6 +72,7 @@ var errGone = errors.New("disconnected")
 
 func newConn(s *Server, nc net.Conn, l *Listener) *conn {
 	c := &conn{srv: s, listener: l, nc: nc, address: auth.Origin(addressOf(nc)), pace: newPace(&s.limits, l.Bounds.PacketSize, &s.stats.Slowed)}
+	c.dec.Lends = true
 	c.link.mount = mount(l.Prefix)
 	c.link.out.init(nc, s)
 	c.link.drained = func() {

@@ -175,14 +175,18 @@ func (l *link) offer(r *routing, h *hit) bool {
 	if x := r.p.Properties; x != nil {
 		expiry = x.MessageExpiry
 	}
-	p := outgoing(r.p, expiry, h.ids)
+	r.props = packet.PublishProperties{}
+	p := outgoing(r.p, expiry, h.ids, &r.props)
+	if p.Properties == nil && l.aliases.max > 0 {
+		p.Properties = &r.props // it may get an alias
+	}
 	p.Dup, p.QoS, p.ID, p.Retain = false, 0, 0, h.retain
 	l.put(&p, &r.round)
 	return true
 }
 
 func (l *link) deliver(e *session.Entry, expiry uint32, dup bool, r *round) bool {
-	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs)
+	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs, nil)
 	p.ID, p.QoS, p.Retain, p.Dup = session.PacketID(e.Position), e.QoS, e.Retain, dup
 	return l.put(&p, r)
 }

@@ -137,7 +137,7 @@ func (u *unit) deliver(r *routing, h *hit) {
 	case h.s.full():
 		u.srv.stats.Dropped.Add(1)
 	default:
-		h.s.push(session.Queued{QoS: h.qos, Retain: h.retain, SubscriptionIDs: h.ids, Message: r.message()}, &r.round)
+		h.s.push(session.Queued{QoS: h.qos, Retain: h.retain, SubscriptionIDs: h.kept(), Message: r.message()}, &r.round)
 	}
 }
 
@@ -183,7 +183,7 @@ func (u *unit) enqueue(r *routing, h *hit) {
 		u.enqueued = &session.Enqueued{Message: r.message()}
 	}
 	to := u.srv.queues.target(h.s, r.p.Topic)
-	to.QoS, to.Retain, to.SubscriptionIDs = h.qos, h.retain, h.ids
+	to.QoS, to.Retain, to.SubscriptionIDs = h.qos, h.retain, h.kept()
 	u.enqueued.To = append(u.enqueued.To, to)
 	u.sessions = append(u.sessions, h.s)
 }

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,9 @@ import (
 func (w *wire) frame() (packet.Header, []byte) {
 	w.t.Helper()
 	_ = w.nc.SetReadDeadline(time.Now().Add(5 * time.Second))
+	read := bytes.NewReader(w.buf) // by another call, beyond its packet
+	defer func() { w.buf = w.buf[len(w.buf)-read.Len():] }()
+	all := io.MultiReader(read, w.nc)
 	var b []byte
 	for {
 		h, n, err := packet.ParseHeader(b)
@@ -24,13 +28,13 @@ func (w *wire) frame() (packet.Header, []byte) {
 		}
 		if n > 0 {
 			body := make([]byte, h.Length)
-			if _, err := io.ReadFull(w.nc, body); err != nil {
+			if _, err := io.ReadFull(all, body); err != nil {
 				w.t.Fatal(err)
 			}
 			return h, body
 		}
 		b = append(b, 0)
-		if _, err := io.ReadFull(w.nc, b[len(b)-1:]); err != nil {
+		if _, err := io.ReadFull(all, b[len(b)-1:]); err != nil {
 			w.t.Fatal(err)
 		}
 	}

@@ -106,7 +106,7 @@ func (s *Session) offer(r *routing, h *hit) {
 	case len(s.backlog) > 0:
 		if s.behind < backlogLimit && !s.srv.memory.scarce.Load() {
 			s.behind++
-			s.backlog = append(s.backlog, waiting{r.message(), h.retain, h.ids})
+			s.backlog = append(s.backlog, waiting{r.message(), h.retain, h.kept()})
 			return
 		}
 	case s.peer.offer(r, h):
@@ -203,7 +203,7 @@ func (s *Session) pump(r *round) (changes []session.Change) {
 			s.srv.stats.Expired.Add(1)
 			continue
 		}
-		p := outgoing(&w.m.Publish, expiry, nil)
+		p := outgoing(&w.m.Publish, expiry, nil, nil)
 		s.peer.offer(&routing{p: &p, m: w.m}, &hit{s: s, retain: w.retain, ids: w.ids})
 	}
 	if len(s.backlog) == 0 {

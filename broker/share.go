@@ -117,7 +117,10 @@ func (g *group) hand(s *Server, e session.Entry) {
 		s.stats.Dropped.Add(1)
 		return
 	}
-	h := newHit(m.s, m.sub, e.Message.Publish.QoS, false)
+	h := hit{s: m.s, qos: min(m.sub.qos, e.Message.Publish.QoS)}
+	if m.sub.id != 0 {
+		h.ids = []uint32{m.sub.id}
+	}
 	deliver(s, e.Message, &h)
 }
 

@@ -41,7 +41,8 @@ var publishAllowed = setOf(payloadFormat, messageExpiry, topicAlias, responseTop
 	correlationData, userProperty, subscriptionID, contentType)
 
 // Publish reads the body of a PUBLISH; flags are those of its fixed header. The payload aliases
-// body. A repeated topic and no properties: nothing is allocated.
+// body. A repeated topic without properties, or with an alias, costs no memory if the decoder lends
+// properties.
 //
 // Whether the payload is of the format that it says, whether a topic alias is known, and who
 // may send a Subscription Identifier, are matters of the caller.
@@ -65,7 +66,7 @@ func (d *Decoder) Publish(flags byte, body []byte) (Publish, error) {
 	if d.v5() {
 		for ps := r.properties(publishAllowed); ps.next(); {
 			if p.Properties == nil {
-				p.Properties = new(PublishProperties)
+				p.Properties = d.properties()
 			}
 			p.Properties.read(&ps)
 		}
@@ -82,6 +83,15 @@ func (d *Decoder) Publish(flags byte, body []byte) (Publish, error) {
 	}
 	p.Payload = r.b
 	return p, nil
+}
+
+// properties returns the properties for a PUBLISH, which are empty.
+func (d *Decoder) properties() *PublishProperties {
+	if !d.Lends || d.lent == nil {
+		d.lent = new(PublishProperties)
+	}
+	*d.lent = PublishProperties{}
+	return d.lent
 }
 
 // topicName reads a topic name, from the cache if it is there.
