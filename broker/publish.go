@@ -139,7 +139,7 @@ func (u *unit) deliver(r *routing, h *hit) {
 		u.enqueue(r, h)
 	case h.s.full():
 		u.srv.stats.Dropped.Add(1)
-	case h.s.push(session.Queued{QoS: h.qos, Retain: h.retain, SubscriptionIDs: h.ids, Share: h.share, Message: r.message()}, &r.round):
+	case h.s.push(session.Queued{QoS: h.qos, Retain: h.retain, SubscriptionIDs: h.kept(), Share: h.share, Message: r.message()}, &r.round):
 	case h.share != "":
 		r.round.end() // the store may have to wait
 		pass(u.srv, h.share, r.message())
@@ -190,7 +190,7 @@ func (u *unit) enqueue(r *routing, h *hit) {
 		u.enqueued = &session.Enqueued{Message: r.message()}
 	}
 	to := u.srv.queues.target(h.s, r.p.Topic)
-	to.QoS, to.Retain, to.SubscriptionIDs, to.Share = h.qos, h.retain, h.ids, h.share
+	to.QoS, to.Retain, to.SubscriptionIDs, to.Share = h.qos, h.retain, h.kept(), h.share
 	u.enqueued.To = append(u.enqueued.To, to)
 	u.sessions = append(u.sessions, h.s)
 }

@@ -70,7 +70,7 @@ type peer interface {
 	// offer delivers a QoS 0 message, if there is room.
 	offer(r *routing, h *hit) bool
 	// deliver sends the PUBLISH of an entry, in a round if there is one; false says that it is more
-	// than the client takes.
+	// than the client takes, or not for it.
 	deliver(e *session.Entry, expiry uint32, dup bool, r *round) bool
 	// pubrel sends the PUBREL of an entry.
 	pubrel(id uint16)
@@ -112,7 +112,7 @@ func (s *Session) offer(r *routing, h *hit) {
 	case len(s.backlog) > 0:
 		if s.behind < backlogLimit && !s.srv.memory.scarce.Load() {
 			s.behind++
-			s.backlog = append(s.backlog, waiting{r.message(), h.retain, h.ids})
+			s.backlog = append(s.backlog, waiting{r.message(), h.retain, h.kept()})
 			return
 		}
 	case s.peer.offer(r, h):
@@ -209,7 +209,7 @@ func (s *Session) pump(r *round) (changes []session.Change) {
 			s.srv.stats.Expired.Add(1)
 			continue
 		}
-		p := outgoing(&w.m.Publish, expiry, nil)
+		p := outgoing(&w.m.Publish, expiry, nil, nil)
 		s.peer.offer(&routing{p: &p, m: w.m}, &hit{s: s, retain: w.retain, ids: w.ids})
 	}
 	if len(s.backlog) == 0 {
@@ -235,8 +235,6 @@ func (s *Session) pump(r *round) (changes []session.Change) {
 		case !(again && e.QoS == 2) && !s.access.receives(e.Message.Publish.Topic, e.QoS):
 		case s.peer.deliver(e, expiry, again, r):
 			continue
-		default:
-			s.srv.stats.TooLarge.Add(1)
 		}
 		if step := s.state.GiveUp(e); step.Durable != nil {
 			changes = append(changes, step.Durable)

@@ -144,7 +144,7 @@ func sendRetained(s *Server, n *Session, f packet.Subscription, id uint32, rest 
 func (n *Session) backlogged(m *session.Message, h *hit) {
 	n.mu.Lock()
 	if n.peer != nil && n.access.receives(m.Publish.Topic, 0) {
-		n.backlog = append(n.backlog, waiting{m, h.retain, h.ids})
+		n.backlog = append(n.backlog, waiting{m, h.retain, h.kept()})
 	}
 	n.mu.Unlock()
 }

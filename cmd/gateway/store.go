@@ -244,11 +244,11 @@ type messageLine struct {
 	Text   *string `json:"payload,omitempty"`
 	Binary []byte  `json:"payload_base64,omitempty"`
 
-	PayloadFormat   byte        `json:"payload_format,omitempty"`
+	PayloadFormat   *byte       `json:"payload_format,omitempty"`
 	Expiry          *uint32     `json:"message_expiry_s,omitempty"`
 	ResponseTopic   string      `json:"response_topic,omitempty"`
 	CorrelationData []byte      `json:"correlation_data_base64,omitempty"`
-	ContentType     string      `json:"content_type,omitempty"`
+	ContentType     *string     `json:"content_type,omitempty"`
 	User            [][2]string `json:"user_properties,omitempty"`
 }
 
@@ -269,8 +269,13 @@ func newMessageLine(p packet.Publish, limit int) messageLine {
 		line.Binary = shown
 	}
 	if pp := p.Properties; pp != nil {
-		line.PayloadFormat, line.ResponseTopic = pp.PayloadFormat, pp.ResponseTopic
-		line.CorrelationData, line.ContentType = pp.CorrelationData, pp.ContentType
+		line.ResponseTopic, line.CorrelationData = pp.ResponseTopic, pp.CorrelationData
+		if pp.PayloadFormat != 0 || pp.PayloadUnspecified {
+			line.PayloadFormat = &pp.PayloadFormat
+		}
+		if pp.ContentType != "" || pp.EmptyContentType {
+			line.ContentType = &pp.ContentType
+		}
 		if pp.HasMessageExpiry {
 			line.Expiry = &pp.MessageExpiry
 		}

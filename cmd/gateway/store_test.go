@@ -140,6 +140,20 @@ func TestStoreDump(t *testing.T) {
 	}
 }
 
+// A property that is there and says nothing is told from one that is not there.
+func TestDumpProperties(t *testing.T) {
+	for want, x := range map[string]packet.PublishProperties{
+		`"payload_format":0,"content_type":""`:  {PayloadUnspecified: true, EmptyContentType: true},
+		`"payload_format":1,"content_type":"a"`: {PayloadFormat: 1, ContentType: "a"},
+		`"payload":""}`:                         {},
+	} {
+		b, err := json.Marshal(newMessageLine(packet.Publish{Properties: &x}, -1))
+		if err != nil || !strings.Contains(string(b), want) {
+			t.Errorf("%+v is shown as %s, %v", x, b, err)
+		}
+	}
+}
+
 // TestStoreCommands: stat and backup of a store that a gateway has, and compact and restore of one that
 // none has.
 func TestStoreCommands(t *testing.T) {
