@@ -65,7 +65,7 @@ func (r aclRoll) Look() (gone []string, changed bool, err error) {
 // of returns what decides about requests on a listener; nil: everything is allowed.
 func (a *access) of(l config.Listener) auth.Authorizer {
 	s := &a.c.Auth
-	if len(s.Rules) == 0 && a.file == nil {
+	if !a.ruled() {
 		if l.Local() && len(s.SuperUsers) == 0 {
 			return nil
 		}
@@ -76,6 +76,20 @@ func (a *access) of(l config.Listener) auth.Authorizer {
 		return acl.Law{Supers: s.SuperUsers, Rules: builtIn, Rest: auth.Verdict{Rule: "built in: topics that begin with $ are denied, but $SYS/#"}}.Prepare()
 	}
 	return a.law().Prepare()
+}
+
+// ruled reports whether anybody has said what clients may do.
+func (a *access) ruled() bool { return len(a.c.Auth.Rules) > 0 || a.file != nil }
+
+// rest returns what decides about requests of clients of the HTTP service on a listener, where acl_req
+// has no word about them. There are rules, the service has them: without any here nothing more is allowed.
+func (a *access) rest(l config.Listener) auth.Authorizer {
+	law := a.law()
+	law.Rest.Rule = "acl_req does not allow it, and no rule of section auth does"
+	if !a.ruled() && !l.Local() {
+		law.Rules = builtIn[:1]
+	}
+	return law.Prepare()
 }
 
 // law returns what the configuration and the ACL file say.
@@ -106,7 +120,7 @@ const lastDenied = "$SYS/broker/last_denied"
 
 // builtIn are the rules that count where there are no others, on a listener that other machines
 // can reach: everything is allowed, but commands to what moves, which they do not name.
-var builtIn = []acl.Rule{
+var builtIn = []acl.Rule{ // the first also where an HTTP service says what is allowed
 	{Place: builtInPlace, Actions: []auth.Action{auth.Receive}, Topics: []string{lastDenied}, MaxQoS: 2},
 	{Place: builtInPlace, Allow: true, Actions: []auth.Action{auth.Publish, auth.Subscribe}, Topics: []string{"#", "$SYS/#"}, MaxQoS: 2},
 }

@@ -125,7 +125,7 @@ func (q *question) ask(c *config.Config, action, name string) (v auth.Verdict, n
 	if who.By == service.By && c.Auth.HTTP.ACL != nil && r.Action != auth.Receive {
 		if !q.service {
 			note = "the HTTP service is asked first (acl_req), and what it refuses is denied; --ask does that now. If it leaves it to the gateway:"
-			rules = askedFirst{silent{}, rules}
+			rules = askedFirst{silent{}, a.rest(l), rules}
 			return auth.Decide(context.Background(), who, rules, r), note, nil
 		}
 		s, err := askingService(c)
@@ -134,7 +134,7 @@ func (q *question) ask(c *config.Config, action, name string) (v auth.Verdict, n
 		}
 		defer s.Close()
 		asked, _ := s.Rules()
-		rules = askedFirst{asked, rules}
+		rules = askedFirst{asked, a.rest(l), rules}
 	}
 	return auth.Decide(context.Background(), who, rules, r), "", nil
 }
@@ -147,12 +147,14 @@ func (silent) Authorize(context.Context, *auth.Client, auth.Request) auth.Verdic
 }
 
 // askingService returns the HTTP service for one question, beside a gateway that may run: what that keeps
-// is left alone.
+// is read and left alone.
 func askingService(c *config.Config) (*service.Service, error) {
-	one, http := *c, *c.Auth.HTTP
-	http.OnError = "deny"
-	one.Auth.HTTP = &http
-	return newService(&one, clock.New(built()), slog.New(slog.DiscardHandler))
+	o, err := serviceOptions(c, clock.New(built()), slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	o.GraceReadOnly = true
+	return service.New(o)
 }
 
 // request returns what a client of a listener wants to do.

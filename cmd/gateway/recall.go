@@ -50,5 +50,5 @@ func (m memory) recall(o *session.Owner) (*auth.Client, auth.Authorizer, error) 
 		}
 	}
 	l := m.listeners[i]
-	return c, m.guests.rules(l, m.access.of(l)), nil
+	return c, m.guests.rules(l, m.access), nil
 }

@@ -35,7 +35,7 @@ func (r Rules) Authorize(ctx context.Context, c *auth.Client, q auth.Request) au
 	switch {
 	case err == nil:
 	case s.o.OnError == Next:
-		return auth.Verdict{}
+		return auth.Verdict{Unsure: true}
 	case s.o.OnError == Cached && s.grace.granted(w, name(v, s.acl)):
 		return allowed(q, "the HTTP service does not answer, and has allowed this before")
 	default:

@@ -56,6 +56,8 @@ type Options struct {
 	OnError   Failure
 	Grace     time.Duration // with Cached: for how long since they were accepted
 	GraceFile string        // with Cached: where that is kept
+	// GraceReadOnly says that the file is another process's to write.
+	GraceReadOnly bool
 
 	Now func() time.Time // the time of day; nil: time.Now
 
@@ -139,7 +141,9 @@ func New(o Options) (*Service, error) {
 		if s.grace, err = newGrace(o.GraceFile, o.Grace, s.o.Now); err != nil {
 			o.Log.Error("it is not known which clients the HTTP service has accepted: while it is away, none is let in", "error", err)
 		}
-		s.work.Go(s.keepSaving)
+		if !o.GraceReadOnly {
+			s.work.Go(s.keepSaving)
+		}
 	}
 	return s, nil
 }
@@ -159,7 +163,7 @@ func (s *Service) Close() error {
 	s.stop()
 	s.work.Wait()
 	s.client.CloseIdleConnections()
-	if s.grace != nil {
+	if s.grace != nil && !s.o.GraceReadOnly {
 		return s.grace.save(false)
 	}
 	return nil
