@@ -54,7 +54,7 @@ func belongsTo(n *Session, a *access) bool {
 
 // adopt notes what the client of a session may do. The session is locked.
 func adopt(n *Session, a *access) {
-	n.access, n.owner = a, nil
+	n.access, n.owner, n.rights = a, nil, rights{}
 	n.filter.Store(nil)
 	if a != nil && a.filters {
 		n.filter.Store(a)

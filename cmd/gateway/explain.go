@@ -122,11 +122,11 @@ func (q *question) ask(c *config.Config, action, name string) (v auth.Verdict, n
 		return auth.Verdict{Rule: "it does not come in: " + kept.Error()}, "", nil
 	}
 	rules := a.of(l)
-	if who.By == service.By && c.Auth.HTTP.ACL != nil && r.Action != auth.Receive {
+	if who.By == service.By && c.Auth.HTTP.ACL != nil {
 		if !q.service {
 			note = "the HTTP service is asked first (acl_req), and what it refuses is denied; --ask does that now. If it leaves it to the gateway:"
 			rules = askedFirst{silent{}, a.rest(l), rules}
-			return auth.Decide(context.Background(), who, rules, r), note, nil
+			return decide(who, rules, r), note, nil
 		}
 		s, err := askingService(c)
 		if err != nil {
@@ -136,7 +136,21 @@ func (q *question) ask(c *config.Config, action, name string) (v auth.Verdict, n
 		asked, _ := s.Rules()
 		rules = askedFirst{asked, a.rest(l), rules}
 	}
-	return auth.Decide(context.Background(), who, rules, r), "", nil
+	return decide(who, rules, r), "", nil
+}
+
+// decide answers as the broker does. What a client may receive is what no rule keeps from it of what it may
+// subscribe to.
+func decide(who *auth.Client, rules auth.Authorizer, r auth.Request) auth.Verdict {
+	v := auth.Decide(context.Background(), who, rules, r)
+	if r.Action != auth.Receive || !v.Allowed {
+		return v
+	}
+	of := auth.Decide(context.Background(), who, rules, auth.Request{Action: auth.Subscribe, Topic: r.Topic})
+	if !of.Allowed {
+		return auth.Verdict{Rule: "it may not subscribe to it: " + of.Rule}
+	}
+	return v
 }
 
 // silent is a service that leaves everything to others.
