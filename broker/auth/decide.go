@@ -40,6 +40,12 @@ func Decide(ctx context.Context, c *Client, rules Authorizer, r Request) Verdict
 	return Verdict{Rule: "no rule allows it"}
 }
 
+// Super reports whether a client may do everything, by its identity or by the rules of its listener.
+func Super(c *Client, rules Authorizer) bool {
+	r, ok := rules.(interface{ Super(c *Client) bool })
+	return c.Super || ok && r.Super(c)
+}
+
 // Unnamed is why a command is denied that no rule allows.
 const Unnamed = "commands are denied unless a rule names their topic: with its last level written out, as in hall/+/set, or with all before it, as in hall/lamp/#"
 

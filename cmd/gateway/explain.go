@@ -44,7 +44,8 @@ func newExplain() *cobra.Command {
 		Long: "Say whether a client may publish, subscribe or receive, and by which rule of the configuration FILE or its\n" +
 			"ACL file. The gateway itself need not run; it asks the same rules, and tells clients of MQTT 5.0 the same reason.\n\n" +
 			"A device of the registry is held to what the registry says of it: read as the gateway's user. An HTTP\n" +
-			"service (acl_req) is asked with --ask only. Rules in its answer to a login (acl) are not known here.",
+			"service (acl_req) is asked with --ask only. Rules in its answer to a login (acl) are not known here, nor sessions:\n" +
+			"a client identifier with which another user has one is refused.",
 		Example: "  gateway explain --client panel-7 --user anna publish hall1/lamp/set /etc/gateway/gateway.yaml\n" +
 			"  gateway explain --user anna subscribe 'hall1/#' /etc/gateway/gateway.yaml",
 		Args: func(_ *cobra.Command, args []string) error {

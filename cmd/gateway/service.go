@@ -111,6 +111,9 @@ func (a askedFirst) Authorize(ctx context.Context, c *auth.Client, r auth.Reques
 	return v
 }
 
+// Super reports whether the configuration says that a client may do everything.
+func (a askedFirst) Super(c *auth.Client) bool { return auth.Super(c, a.law) || auth.Super(c, a.rest) }
+
 // Filters reports whether the configuration has rules for what a client receives.
 func (a askedFirst) Filters(c *auth.Client) bool {
 	if c.By != service.By {

@@ -194,7 +194,7 @@ func TestExplained(t *testing.T) {
 		{"root", client.Options{Username: "root", Password: "pencil"}, []string{"--user", "root"}},
 		{"nobody", client.Options{}, nil},
 	} {
-		who.o.ClientID, who.o.Version = "asks", packet.V5
+		who.o.ClientID, who.o.Version = "asks "+who.user, packet.V5
 		c, reason := h.dial(t, h.urls["nobody too TCP"], who.o)
 		if c == nil {
 			t.Fatal(reason)
@@ -208,7 +208,7 @@ func TestExplained(t *testing.T) {
 			{"publish", "ben/a", 1, true}, {"publish", "of/anna", 1, false}, {"publish", "from/nobody", 1, false}, {"publish", "other", 2, true},
 			{"publish", "certified/anna", 1, false}, {"subscribe", "#", 0, false}, {"subscribe", "ben/+", 1, false}, {"subscribe", "$SYS/#", 2, false},
 		} {
-			args := slices.Concat([]string{"explain", "--listener", "nobody too", "--client", "asks", "--qos", fmt.Sprint(q.qos)}, who.args)
+			args := slices.Concat([]string{"explain", "--listener", "nobody too", "--client", "asks " + who.user, "--qos", fmt.Sprint(q.qos)}, who.args)
 			if q.retain {
 				args = append(args, "--retain")
 			}

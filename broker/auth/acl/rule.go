@@ -171,7 +171,7 @@ func (l Law) Prepare() *Law {
 
 // Filters reports whether there are rules for what a client receives.
 func (l *Law) Filters(c *auth.Client) bool {
-	if slices.Contains(l.Supers, c.User) {
+	if l.Super(c) {
 		return false
 	}
 	return l.File != nil || slices.ContainsFunc(l.Rules, func(r Rule) bool {
@@ -179,9 +179,12 @@ func (l *Law) Filters(c *auth.Client) bool {
 	})
 }
 
+// Super reports whether a client is of a user that may do everything.
+func (l *Law) Super(c *auth.Client) bool { return c.User != "" && slices.Contains(l.Supers, c.User) }
+
 // Authorize decides about a request.
 func (l *Law) Authorize(ctx context.Context, c *auth.Client, q auth.Request) auth.Verdict {
-	if c.User != "" && slices.Contains(l.Supers, c.User) {
+	if l.Super(c) {
 		return auth.Verdict{Allowed: true, Rule: fmt.Sprintf("user %q is a super user: may do everything", c.User)}
 	}
 	for i := range l.Rules {

@@ -84,7 +84,7 @@ func (l *Login) Authenticate(_ context.Context, a auth.Attempt) (auth.Identity, 
 	if err := d.From(a.Addr); err != nil {
 		return auth.Identity{}, err
 	}
-	id := auth.Identity{User: d.Name, Expires: d.Expires, By: By}
+	id := auth.Identity{User: d.Name, ClientID: d.ClientID, Expires: d.Expires, By: By}
 	if !s.Expires.IsZero() && (id.Expires.IsZero() || s.Expires.Before(id.Expires)) {
 		id.Expires = s.Expires
 	}
