@@ -209,6 +209,7 @@ func (q *question) who(l config.Listener) (*auth.Client, error) {
 		if who.Addr, err = netip.ParseAddr(q.address); err != nil {
 			return nil, fmt.Errorf("--address: %w", err)
 		}
+		who.Addr = auth.Address(who.Addr)
 	}
 	if q.certificate != "" {
 		if who.Certificate, err = certificateOf(q.certificate); err == nil {

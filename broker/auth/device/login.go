@@ -113,7 +113,7 @@ func (d *Device) From(addr net.Addr) error {
 	if !ok {
 		return errors.New("device " + d.Name + " has to come over the network, from one of its addresses")
 	}
-	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	ip := auth.Address(tcp.AddrPort().Addr())
 	if !slices.ContainsFunc(d.Addresses, func(p netip.Prefix) bool { return p.Contains(ip) }) {
 		return fmt.Errorf("device %s may not come from %s", d.Name, ip)
 	}

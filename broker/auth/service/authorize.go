@@ -87,7 +87,7 @@ func (s *Service) request(c *auth.Client, q auth.Request) *template.Values {
 	}
 	v[template.QoS] = strconv.Itoa(int(q.QoS))
 	if c.Addr.IsValid() {
-		v[template.Address] = c.Addr.Unmap().WithZone("").String()
+		v[template.Address] = auth.Address(c.Addr).String()
 	}
 	if x := c.Certificate; x != nil {
 		v[template.CommonName], v[template.Subject] = x.Subject.CommonName, x.Subject.String()

@@ -372,7 +372,7 @@ func (s *Service) ask(ctx context.Context, q *question, v *template.Values) (ans
 func (s *Service) attempt(a *auth.Attempt) *template.Values {
 	v := &template.Values{template.Username: a.Username, template.ClientID: a.ClientID, template.Password: string(a.Password), template.Protocol: "MQTT"}
 	if tcp, ok := a.Addr.(*net.TCPAddr); ok {
-		v[template.Address] = tcp.AddrPort().Addr().Unmap().WithZone("").String()
+		v[template.Address] = auth.Address(tcp.AddrPort().Addr()).String()
 	}
 	if c := a.Certificate; c != nil {
 		v[template.CommonName], v[template.Subject] = c.Subject.CommonName, c.Subject.String()
