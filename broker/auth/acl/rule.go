@@ -158,6 +158,8 @@ type Law struct {
 	File   *File // nil: none
 	// Rest is what counts where no rule matches and there is no file.
 	Rest auth.Verdict
+
+	super map[string]string // why each of Supers may do everything
 }
 
 // Prepare returns the law, ready to be asked.
@@ -165,6 +167,10 @@ func (l Law) Prepare() *Law {
 	l.Rules = slices.Clone(l.Rules)
 	for i := range l.Rules {
 		l.Rules[i].text = l.Rules[i].String()
+	}
+	l.super = make(map[string]string)
+	for _, user := range l.Supers {
+		l.super[user] = fmt.Sprintf("user %q is a super user: may do everything", user)
 	}
 	return &l
 }
@@ -185,7 +191,7 @@ func (l *Law) Super(c *auth.Client) bool { return c.User != "" && slices.Contain
 // Authorize decides about a request.
 func (l *Law) Authorize(ctx context.Context, c *auth.Client, q auth.Request) auth.Verdict {
 	if l.Super(c) {
-		return auth.Verdict{Allowed: true, Rule: fmt.Sprintf("user %q is a super user: may do everything", c.User)}
+		return auth.Verdict{Allowed: true, Rule: l.super[c.User]}
 	}
 	for i := range l.Rules {
 		if r := &l.Rules[i]; r.matches(c, q) && r.is(c, l.Groups) {

@@ -115,9 +115,12 @@ func (s *Service) Recall(text []byte, listener string) (auth.Authorizer, error) 
 func (rs rules) Authorize(_ context.Context, c *auth.Client, r auth.Request) auth.Verdict {
 	r.Topic = strings.TrimPrefix(r.Topic, rs.mount)
 	for i := range rs.list {
-		if rule := &rs.list[i]; rule.fits(c, r) {
-			text := fmt.Sprintf("%s %s %s, acl[%d] of the service's answer", rule.Permission, rule.Action, rule.Topic, i)
-			return auth.Verdict{Allowed: rule.Permission == "allow", Rule: text}
+		switch rule := &rs.list[i]; {
+		case !rule.fits(c, r):
+		case rule.Permission == "allow": // each message is asked about: no text is made for it
+			return auth.Verdict{Allowed: true, Rule: "the service's answer has a rule that allows it"}
+		default:
+			return auth.Verdict{Rule: fmt.Sprintf("%s %s %s, acl[%d] of the service's answer", rule.Permission, rule.Action, rule.Topic, i)}
 		}
 	}
 	return auth.Verdict{}
