@@ -406,15 +406,16 @@ func TestOpenSSLRecipes(t *testing.T) {
 	}
 }
 
-// TestCommandsFromTheNetwork holds that without rules a listener that others can reach takes no commands,
-// and one that only this machine reaches does; and that only there one reads what others have tried.
+// TestCommandsFromTheNetwork holds that without rules no listener takes commands, be it one that others can
+// reach or not; and that only on this machine one reads what others have tried.
 func TestCommandsFromTheNetwork(t *testing.T) {
 	_, port, _ := strings.Cut(freeAddress(t), ":")
 	for _, tt := range []struct {
 		auth            string
 		inside, outside packet.ReasonCode
 	}{
-		{"", packet.Success, packet.NotAuthorized},
+		{"", packet.NotAuthorized, packet.NotAuthorized},
+		{"auth: {rules: [{allow: [publish, subscribe], topics: [vent/set, $SYS/#], listeners: local}]}\n", packet.Success, packet.NotAuthorized},
 		{"auth: {rules: [{allow: subscribe, topics: $SYS/#, listeners: local}, {allow: publish, topics: vent/set, listeners: everywhere}]}\n", packet.NotAuthorized, packet.Success},
 	} {
 		g := newGateway(t, "  - {name: everywhere, address: \":"+port+"\", anonymous: true}\nboard: sim\noutputs: [{point: vent, line: VENT, safe: off}]\n"+tt.auth)

@@ -156,7 +156,7 @@ type Law struct {
 	Groups map[string][]string // users by the group that they are in
 	Rules  []Rule
 	File   *File // nil: none
-	// Rest is what counts where no rule matches and there is no file.
+	// Rest is what counts where no rule matches and there is no file, but for commands.
 	Rest auth.Verdict
 
 	super map[string]string // why each of Supers may do everything
@@ -203,7 +203,7 @@ func (l *Law) Authorize(ctx context.Context, c *auth.Client, q auth.Request) aut
 		return l.File.Authorize(ctx, c, q)
 	case q.Action == auth.Receive:
 		return auth.Verdict{Allowed: true, Rule: "who may subscribe may receive: no rule denies it"}
-	case q.Command && !l.Rest.Allowed:
+	case q.Command:
 		return auth.Verdict{Rule: auth.Unnamed}
 	}
 	return l.Rest
