@@ -206,8 +206,8 @@ func TestDeniedWill(t *testing.T) {
 	}
 }
 
-// A client finds its session again, but not that of another user, and without the subscriptions
-// that it may not have any more.
+// A client finds its session again, without the subscriptions that it may not have any more. Another user
+// does not get its identifier.
 func TestSessionIsOfOneUser(t *testing.T) {
 	open := start(t, nil, broker.Limits{})
 	rules := &ban{}
@@ -227,9 +227,9 @@ func TestSessionIsOfOneUser(t *testing.T) {
 	c.Username, c.HasUsername = "ben", true
 	b := s.dial(packet.V5)
 	b.send(&c)
-	b.expect("CONNACK Success")
+	b.expect("CONNACK Client Identifier not valid", "closed")
 	p.send(publish("y", "2", 0, 0))
-	b.silent()
+	w.expect("PUBLISH y=2 q0")
 }
 
 // Disconnect ends the connections that match. Who is being let in meanwhile is asked again.

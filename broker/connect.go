@@ -94,7 +94,10 @@ func (c *conn) connect(p *packet.Connect) error {
 		}
 		n, present, err = c.srv.registry.attach(a)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errTaken):
+		return c.refuse(taken(c, a.id))
+	case err != nil:
 		return c.refuse(&packet.Error{Clause: "3.1.4", Reason: packet.ServerUnavailable, Text: err.Error()})
 	}
 	c.session = n

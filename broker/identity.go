@@ -167,5 +167,5 @@ func addrOf(a net.Addr) netip.Addr {
 	if !ok {
 		return netip.Addr{}
 	}
-	return tcp.AddrPort().Addr().Unmap()
+	return auth.Address(tcp.AddrPort().Addr())
 }

@@ -2,7 +2,9 @@ package broker
 
 import (
 	"encoding/json"
+	"errors"
 
+	"gateway/broker/auth"
 	"gateway/broker/packet"
 	"gateway/broker/session"
 )
@@ -38,23 +40,52 @@ func ownerOf(a *access, will *packet.Will) *session.Owner {
 	return o
 }
 
-// belongsTo reports whether the session may be taken over by a client: one of another user does not
-// find what was meant for the first one.
+// belongsTo reports whether the session is that of a client: one of another user does not find what was
+// meant for the first one. What an anonymous client has left is anybody's, as it was when it came in.
 func belongsTo(n *Session, a *access) bool {
+	if a == nil {
+		return true
+	}
+	user := userOf(n)
+	return user == "" || user == a.client.User
+}
+
+// userOf returns whose a session is, empty if it is an anonymous client's or nobody knows.
+func userOf(n *Session) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
-	case a == nil:
-		return true
 	case n.access != nil:
-		return n.access.client.User == a.client.User
+		return n.access.client.User
+	case n.owner != nil:
+		return n.owner.User
 	}
-	return n.owner == nil || n.owner.User == a.client.User
+	return ""
+}
+
+// mayTake reports whether a client may have the identifier of a session. Another user's ends when it does,
+// which is for super users, and for those whose login says that the identifier is theirs.
+func mayTake(n *Session, a *access) bool {
+	return belongsTo(n, a) || a.client.ClientID != "" || auth.Super(a.client, a.rules)
+}
+
+// errTaken is why a client does not get an identifier. It does not tell whose that is.
+var errTaken = errors.New("the client identifier is in use")
+
+// taken counts and logs a client that wants the identifier of another user's session, and returns what it is
+// told.
+func taken(c *conn, id string) error {
+	c.srv.stats.Taken.Add(1)
+	if untold, due := c.srv.contested.due(); due {
+		c.srv.log.Warn("a client identifier is another user's", "client", id, "user", c.client.User, "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "others_before", untold,
+			"remedy", "give each client an identifier of its own, or let a super user connect with this one and a clean start")
+	}
+	return &packet.Error{Clause: "MQTT-3.1.3-8", Reason: packet.ClientIDNotValid, Text: errTaken.Error()}
 }
 
 // adopt notes what the client of a session may do. The session is locked.
 func adopt(n *Session, a *access) {
-	n.access, n.owner = a, nil
+	n.access, n.owner, n.rights = a, nil, rights{}
 	n.filter.Store(nil)
 	if a != nil && a.filters {
 		n.filter.Store(a)

@@ -18,8 +18,8 @@ func as(user string, c packet.Connect) packet.Connect {
 	return c
 }
 
-// A session stays its user's through a restart: another one who comes with the client identifier gets a
-// new one, and finds neither subscriptions nor messages.
+// A session stays its user's through a restart: another one who comes with the client identifier does not
+// get it, and ends nothing. What an anonymous client has left goes over to who comes with a name.
 func TestOwnerThroughRestart(t *testing.T) {
 	store := newMemory()
 	t.Cleanup(store.close)
@@ -38,25 +38,79 @@ func TestOwnerThroughRestart(t *testing.T) {
 	pub := open.connect(packet.V5, clean("pub"))
 	pub.send(publish("secret", "x", 1, 1))
 	pub.expect("PUBACK 1")
-	s.again(packet.V5, as("ann", kept("of ann"))).expect("PUBLISH secret=x q1 id1")
 	s.stop()
-	_, s = listen()
-	for _, tt := range []struct{ user, of string }{{"ben", "ann"}, {"", "ann"}, {"ann", ""}} {
-		w := s.connect(packet.V5, as(tt.user, kept("of "+tt.of)))
-		if w.connack.SessionPresent {
-			t.Errorf("%q takes over the session of %q", tt.user, tt.of)
+	open, s = listen()
+	for i, tt := range []struct {
+		user string
+		v    packet.Version
+		c    packet.Connect
+	}{{"ben", packet.V5, kept("of ann")}, {"", packet.V5, kept("of ann")}, {"ben", packet.V5, clean("of ann")}, {"ben", packet.V311, clean("of ann")}} {
+		c := as(tt.user, tt.c)
+		w := s.dial(tt.v)
+		w.send(&c)
+		w.expect("CONNACK Client Identifier not valid", "closed")
+		if p := w.connack.Properties; tt.v == packet.V5 && (p == nil || strings.Contains(p.ReasonString, "ann")) {
+			t.Errorf("%q is told %+v", tt.user, p)
 		}
-		w.silent()
+		if got := open.server.Stats().Taken.Load(); got != int64(i+1) {
+			t.Errorf("%d clients are counted, want %d", got, i+1)
+		}
 	}
+	s.again(packet.V5, as("ann", kept("of ann"))).expect("PUBLISH secret=x q1 id1…")
+	w := s.again(packet.V5, as("ben", kept("of ")))
+	w.expect("PUBLISH secret=x q1 id1…")
+	w.send(&packet.Disconnect{})
+	w.expect("closed")
 	// What ben has now is his, from one restart to the next.
-	w := s.connect(packet.V5, as("ben", kept("of ann")))
-	w.send(subscribe(1, filter("secret", 1)))
-	w.expect("SUBACK 1…")
 	for range 2 {
 		s.stop()
 		_, s = listen()
 	}
-	s.again(packet.V5, as("ben", kept("of ann")))
+	s.again(packet.V5, as("ben", kept("of ")))
+	w = s.dial(packet.V5)
+	c := as("", kept("of "))
+	w.send(&c)
+	w.expect("CONNACK Client Identifier not valid", "closed")
+}
+
+// supers are rules that let one user do everything, and others too.
+type supers struct{ *grant }
+
+func (supers) Super(c *auth.Client) bool { return c.User == "root" }
+
+// assigned gives every client its user name as identifier.
+type assigned struct{}
+
+func (assigned) Authenticate(_ context.Context, a auth.Attempt) (auth.Identity, error) {
+	return auth.Identity{User: "card of " + a.Username, ClientID: a.Username}, nil
+}
+
+// Another user's identifier is for super users, and for whom it belongs to by its login: they get a new
+// session, and the other one ends.
+func TestIdentifierOfAnother(t *testing.T) {
+	open := start(t, nil, broker.Limits{})
+	s := open.listen(broker.Listener{Name: "test", Auth: named{}, Rules: supers{&grant{}}})
+	cards := open.listen(broker.Listener{Name: "cards", Auth: assigned{}})
+	for _, tt := range []struct {
+		site *site
+		c    packet.Connect
+	}{{s, as("root", kept("a"))}, {cards, as("a", kept("whatever"))}} {
+		w := s.connect(packet.V5, as("ann", kept("a")))
+		w.send(subscribe(1, filter("x", 1)))
+		w.expect("SUBACK 1…")
+		other := tt.site.connect(packet.V5, tt.c)
+		if other.connack.SessionPresent {
+			t.Errorf("%s finds another's session", tt.c.Username)
+		}
+		w.expect("DISCONNECT Session taken over", "closed")
+		p := open.connect(packet.V5, clean("p"))
+		p.send(publish("x", "1", 1, 1))
+		p.expect("PUBACK 1 No matching subscribers")
+		tt.c.CleanStart, tt.c.Properties.SessionExpiry = true, 0
+		other = tt.site.connect(packet.V5, tt.c)
+		other.send(&packet.Disconnect{})
+		other.expect("closed")
+	}
 }
 
 // only lets one user publish, and only from where it came.

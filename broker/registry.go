@@ -37,7 +37,7 @@ type arrival struct {
 }
 
 // attach gives a client its session: the one that it had, or a new one. Whoever uses that client
-// identifier now is disconnected [MQTT-3.1.4-3]. It returns when the session is as durable as it
+// identifier now is disconnected [MQTT-3.1.4-3], unless it is another user's. It returns when the session is as durable as it
 // can be: a new one that the store refuses is an error, one that is there already is not. The peer
 // tells that it has no room until the client knows that it is connected.
 func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
@@ -54,6 +54,11 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 		g.mu.Unlock()
 		g.ordering.Unlock()
 		return nil, false, errSessions
+	}
+	if old != nil && !mayTake(old, a.access) {
+		g.mu.Unlock()
+		g.ordering.Unlock()
+		return nil, false, errTaken
 	}
 	if old != nil {
 		if busy := oust(old); busy != nil {

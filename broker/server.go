@@ -89,7 +89,7 @@ type Server struct {
 
 	refusals, unretained, unsubscribed notice
 	knocks, unauthorized, unconnected  notice
-	hasty                              notice
+	hasty, contested                   notice
 
 	// retaining orders the retained messages in memory as the store and their subscribers get them.
 	// It is held across Submit and while a round ends, which is the reason why it guards nothing else.

@@ -2,11 +2,13 @@ package broker
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"gateway/broker/auth"
 	"gateway/broker/packet"
 	"gateway/broker/session"
 )
@@ -32,6 +34,7 @@ type Session struct {
 
 	mu       sync.Mutex
 	access   *access        // of the last connection; nil before the first one of this process
+	rights   rights         // of the client to what is in the queue
 	owner    *session.Owner // as it was stored; nil: not known, or access knows better
 	state    session.State
 	peer     peer      // nil while the client is away
@@ -199,6 +202,10 @@ func (s *Session) pump(r *round) (changes []session.Change) {
 	var now time.Time
 	for len(s.backlog) > 0 && s.peer.room() {
 		w := s.backlog[0]
+		may, known := entitled(s, w.m.Publish.Topic, math.MaxUint64-1) // it has come in this connection
+		if !known {
+			return nil
+		}
 		s.backlog[0] = waiting{}
 		s.backlog = s.backlog[1:]
 		if now.IsZero() {
@@ -209,6 +216,10 @@ func (s *Session) pump(r *round) (changes []session.Change) {
 			s.srv.stats.Expired.Add(1)
 			continue
 		}
+		if !may {
+			s.srv.denials.count[auth.Receive].Add(1)
+			continue
+		}
 		p := outgoing(&w.m.Publish, expiry, nil, nil)
 		s.peer.offer(&routing{p: &p, m: w.m}, &hit{s: s, retain: w.retain, ids: w.ids})
 	}
@@ -216,6 +227,10 @@ func (s *Session) pump(r *round) (changes []session.Change) {
 		s.backlog, s.behind = nil, 0
 	}
 	for s.peer.room() {
+		may, wait := mayNext(s)
+		if wait {
+			break
+		}
 		e, ok := s.state.Queue.Next()
 		if !ok {
 			break
@@ -232,7 +247,7 @@ func (s *Session) pump(r *round) (changes []session.Change) {
 		switch {
 		case expired && !(again && e.QoS == 2): // what was sent at QoS 2 has to be completed [MQTT-4.3.3-7]
 			s.srv.stats.Expired.Add(1)
-		case !(again && e.QoS == 2) && !s.access.receives(e.Message.Publish.Topic, e.QoS):
+		case !may:
 		case s.peer.deliver(e, expiry, again, r):
 			continue
 		}

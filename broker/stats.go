@@ -19,6 +19,7 @@ type Stats struct {
 	Banned             atomic.Int64 // connections turned away because of a ban
 	HeldOff            atomic.Int64 // connections turned away because there were too many attempts before
 	BadLogin           atomic.Int64 // clients refused for what they showed
+	Taken              atomic.Int64 // clients refused because their identifier is another user's
 	PacketsReceived    atomic.Int64 // MQTT packets from network clients, and the bytes of them
 	BytesReceived      atomic.Int64
 	PacketsSent        atomic.Int64 // and to them
@@ -133,6 +134,7 @@ func (r *reporter) counters() map[string]*atomic.Int64 {
 		"clients/banned":             &c.Banned,
 		"clients/held_off":           &c.HeldOff,
 		"clients/bad_logins":         &c.BadLogin,
+		"clients/taken":              &c.Taken,
 		"clients/slowed":             &c.Slowed,
 		"clients/relieved":           &c.Relieved,
 		"messages/received":          &c.PacketsReceived,

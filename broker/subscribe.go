@@ -149,7 +149,8 @@ func (n *Session) backlogged(m *session.Message, h *hit) {
 	n.mu.Unlock()
 }
 
-// withdraw ends the subscriptions of a session that its client may not have any more.
+// withdraw ends the subscriptions of a session that its client may not have any more. What came by them, or
+// by those that ended so before, is asked about before it leaves the queue.
 func withdraw(s *Server, n *Session, a *access) {
 	n.mu.Lock()
 	filters := slices.Clone(n.subs)
@@ -161,6 +162,7 @@ func withdraw(s *Server, n *Session, a *access) {
 		}
 	}
 	s.later(changes)
+	doubt(n, len(changes) > 0)
 }
 
 // handleUnsubscribe carries out an UNSUBSCRIBE. done is called with the UNSUBACK when that is

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -55,10 +56,14 @@ func (r *AccessRule) Prefixes() (list []netip.Prefix) {
 }
 
 func parsePrefix(s string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(s); err == nil {
+	if a, err := netip.ParseAddr(s); err == nil && !strings.Contains(s, "/") { // which a zone may have
+		a = a.Unmap().WithZone("") // as those of clients are compared
 		return netip.PrefixFrom(a, a.BitLen()), nil
 	}
 	p, err := netip.ParsePrefix(s)
+	if err == nil && p.Addr().Is4In6() {
+		err = errors.New("a network of IPv4 is written as such")
+	}
 	return p.Masked(), err
 }
 

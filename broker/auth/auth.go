@@ -170,7 +170,9 @@ type Request struct {
 type Verdict struct {
 	Allowed bool
 	Rule    string // the rule's text with file and line, or why there is none
-	Unsure  bool   // not allowed because nobody could be asked: what was allowed before is not taken away
+	// Unsure says that it is not allowed because somebody could not be asked: what was allowed before is
+	// not taken away. In a Verdict that is none it says so of the one that was asked.
+	Unsure bool
 }
 
 // An Authorizer decides about requests. It is asked for every message: it must be quick, or

@@ -9,8 +9,8 @@ import (
 // but a super user, and whom a rule of the listener or of the identity allows it by name.
 const Control = "$CONTROL/"
 
-// Decide answers a request of a client of a listener with these rules; nil: everything is allowed
-// that the rules of the client's identity do not deny. The runtime and whoever explains it both
+// Decide answers a request of a client of a listener with these rules; nil: everything is allowed but
+// commands that the rules of the client's identity do not deny. The runtime and whoever explains it both
 // ask here.
 func Decide(ctx context.Context, c *Client, rules Authorizer, r Request) Verdict {
 	if c.Super {
@@ -30,14 +30,20 @@ func Decide(ctx context.Context, c *Client, rules Authorizer, r Request) Verdict
 	switch {
 	case strings.HasPrefix(r.Topic, Control):
 		return Verdict{Rule: "only a super user administers the gateway, or one whom a rule for " + Control + " allows it"}
-	case r.Command && rules != nil:
+	case r.Command:
 		return Verdict{Rule: Unnamed}
 	case rules == nil:
-		return Verdict{Allowed: true, Rule: "no rules are set: everything is allowed"}
+		return Verdict{Allowed: true, Rule: "no rules are set: everything is allowed but commands"}
 	case r.Action == Receive:
 		return Verdict{Allowed: true, Rule: "what may be subscribed to may be received: no rule says otherwise"}
 	}
 	return Verdict{Rule: "no rule allows it"}
+}
+
+// Super reports whether a client may do everything, by its identity or by the rules of its listener.
+func Super(c *Client, rules Authorizer) bool {
+	r, ok := rules.(interface{ Super(c *Client) bool })
+	return c.Super || ok && r.Super(c)
 }
 
 // Unnamed is why a command is denied that no rule allows.

@@ -147,6 +147,14 @@ func (q *Queue) Next() (e *Entry, ok bool) {
 	return nil, false
 }
 
+// Peek returns what Next of a queue would, and marks nothing.
+func Peek(q *Queue) (e *Entry, ok bool) {
+	unsent := q.unsent
+	e, ok = q.Next()
+	q.unsent = unsent
+	return e, ok
+}
+
 // Find returns the entry in flight that a packet identifier stands for, nil if there is none.
 func (q *Queue) Find(id uint16) *Entry { return find(q.entries[:q.unsent], id) }
 

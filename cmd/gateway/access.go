@@ -62,20 +62,34 @@ func (r aclRoll) Look() (gone []string, changed bool, err error) {
 	return nil, changed, err
 }
 
-// of returns what decides about requests on a listener; nil: everything is allowed.
+// of returns what decides about requests on a listener; nil: everything is allowed but commands and what
+// begins with $CONTROL/.
 func (a *access) of(l config.Listener) auth.Authorizer {
 	s := &a.c.Auth
-	if len(s.Rules) == 0 && a.file == nil {
-		if l.Local() && len(s.SuperUsers) == 0 {
-			return nil
-		}
-		if l.Local() {
-			control := acl.Rule{Place: builtInPlace, Actions: []auth.Action{auth.Publish, auth.Subscribe}, Topics: []string{auth.Control + "#"}, MaxQoS: 2}
-			return acl.Law{Supers: s.SuperUsers, Rules: []acl.Rule{control}, Rest: auth.Verdict{Allowed: true, Rule: "no rules are set: everything is allowed"}}.Prepare()
-		}
+	switch {
+	case a.ruled():
+		return a.law().Prepare()
+	case !l.Local():
 		return acl.Law{Supers: s.SuperUsers, Rules: builtIn, Rest: auth.Verdict{Rule: "built in: topics that begin with $ are denied, but $SYS/#"}}.Prepare()
+	case len(s.SuperUsers) == 0:
+		return nil
 	}
-	return a.law().Prepare()
+	control := acl.Rule{Place: builtInPlace, Actions: []auth.Action{auth.Publish, auth.Subscribe}, Topics: []string{auth.Control + "#"}, MaxQoS: 2}
+	return acl.Law{Supers: s.SuperUsers, Rules: []acl.Rule{control}, Rest: auth.Verdict{Allowed: true, Rule: "no rules are set: everything is allowed but commands"}}.Prepare()
+}
+
+// ruled reports whether anybody has said what clients may do.
+func (a *access) ruled() bool { return len(a.c.Auth.Rules) > 0 || a.file != nil }
+
+// rest returns what decides about requests of clients of the HTTP service on a listener, where acl_req
+// has no word about them. There are rules, the service has them: without any here nothing more is allowed.
+func (a *access) rest(l config.Listener) auth.Authorizer {
+	law := a.law()
+	law.Rest.Rule = "acl_req does not allow it, and no rule of section auth does"
+	if !a.ruled() && !l.Local() {
+		law.Rules = builtIn[:1]
+	}
+	return law.Prepare()
 }
 
 // law returns what the configuration and the ACL file say.
@@ -105,18 +119,23 @@ const builtInPlace = "built in, without rules in section auth"
 const lastDenied = "$SYS/broker/last_denied"
 
 // builtIn are the rules that count where there are no others, on a listener that other machines
-// can reach: everything is allowed, but commands to what moves, which they do not name.
-var builtIn = []acl.Rule{
+// can reach: everything is allowed, but commands to what moves, which they do not name, and what is
+// told of others.
+var builtIn = []acl.Rule{ // the first also where an HTTP service says what is allowed
 	{Place: builtInPlace, Actions: []auth.Action{auth.Receive}, Topics: []string{lastDenied}, MaxQoS: 2},
 	{Place: builtInPlace, Allow: true, Actions: []auth.Action{auth.Publish, auth.Subscribe}, Topics: []string{"#", "$SYS/#"}, MaxQoS: 2},
 }
 
-// wide returns a warning for each topic of commands that a rule would allow if it named it, and none
-// does; for each that only an HTTP service would allow; and for each that the cloud may send by a rule
-// that does not name it.
+// wide returns a warning if nobody has said what clients may do, for none of them may give commands then;
+// for each topic of commands that a rule would allow if it named it, and none does; for each that only an
+// HTTP service would allow; and for each that the cloud may send by a rule that does not name it.
 func (a *access) wide() (warnings []string) {
 	law := a.law().Prepare()
 	http := a.c.Auth.HTTP
+	if topics := commandTopics(a.c); len(topics) > 0 && !a.ruled() && (http == nil || http.ACL == nil) {
+		warnings = append(warnings, fmt.Sprintf(`commands are denied: no rule names them. If clients are to give them, let section auth have rules: [{allow: [publish, subscribe], topics: ["#", "$SYS/#", "%s"]}]`,
+			strings.Join(topics, `", "`)))
+	}
 	for _, t := range commandTopics(a.c) {
 		warnings = append(warnings, fromCloud(a.c.Bridges, t)...)
 		rule, named := law.Wide(t)

@@ -143,7 +143,7 @@ func statusOf(err error) int {
 
 func addressOf(r *http.Request) netip.Addr {
 	at, _ := netip.ParseAddrPort(r.RemoteAddr) // a Unix socket has none
-	return at.Addr().Unmap()
+	return auth.Address(at.Addr())
 }
 
 // sameMachine reports whether nobody else can read what is sent: the loopback, or a Unix socket.

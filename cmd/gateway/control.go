@@ -62,12 +62,17 @@ func (c *control) run(ctx context.Context, server *broker.Server) {
 		if p.QoS > 0 {
 			client.Done(p.ID)
 		}
-		answer, err := json.Marshal(c.handle(ctx, p.Topic, p.Payload))
+		r := c.handle(ctx, p.Topic, p.Payload)
+		answer, err := json.Marshal(r)
 		if err != nil {
 			c.log.Error("an answer to an administrator", "error", err)
 			continue
 		}
-		client.Publish(packet.Publish{Topic: p.Topic + "/response", Payload: answer, QoS: 1}, nil)
+		qos := packet.QoS(1)
+		if r.Secret != "" {
+			qos = 0 // it is for who is there, and nothing of it is kept
+		}
+		client.Publish(packet.Publish{Topic: p.Topic + "/response", Payload: answer, QoS: qos}, nil)
 	}
 }
 

@@ -110,17 +110,18 @@ func (b *guestbook) asked() auth.Authenticator {
 	return b.service
 }
 
-// rules returns who decides what the clients of a listener may do, where law is what the
-// configuration says; nil: everything.
-func (b *guestbook) rules(l config.Listener, law auth.Authorizer) auth.Authorizer {
+// rules returns who decides what the clients of a listener may do, beside what the configuration says;
+// nil: they may do everything.
+func (b *guestbook) rules(l config.Listener, a *access) auth.Authorizer {
+	law := a.of(l)
 	if !slices.Contains(l.Auth, "http") {
 		return law
 	}
 	if b.service == nil {
-		return askedFirst{noService{}, law}
+		return askedFirst{noService{}, a.rest(l), law}
 	}
 	if rules, ok := b.service.Rules(); ok {
-		return askedFirst{rules, law}
+		return askedFirst{rules, a.rest(l), law}
 	}
 	return law
 }

@@ -21,6 +21,7 @@ import (
 	"gateway/board/clock"
 	"gateway/broker"
 	"gateway/broker/auth"
+	"gateway/broker/auth/ban"
 	"gateway/broker/auth/device"
 	"gateway/broker/auth/service"
 	"gateway/broker/topic"
@@ -43,8 +44,9 @@ func newExplain() *cobra.Command {
 		Short: "Say whether a client may publish, subscribe or receive, and by which rule",
 		Long: "Say whether a client may publish, subscribe or receive, and by which rule of the configuration FILE or its\n" +
 			"ACL file. The gateway itself need not run; it asks the same rules, and tells clients of MQTT 5.0 the same reason.\n\n" +
-			"A device of the registry is held to what the registry says of it: read as the gateway's user. An HTTP\n" +
-			"service (acl_req) is asked with --ask only. Rules in its answer to a login (acl) are not known here.",
+			"A device of the registry is held to what the registry says of it, and bans keep out whom they name: read as\n" +
+			"the gateway's user. An HTTP service (acl_req) is asked with --ask only. Rules in its answer to a login (acl)\n" +
+			"are not known here, nor sessions: a client identifier with which another user has one is refused.",
 		Example: "  gateway explain --client panel-7 --user anna publish hall1/lamp/set /etc/gateway/gateway.yaml\n" +
 			"  gateway explain --user anna subscribe 'hall1/#' /etc/gateway/gateway.yaml",
 		Args: func(_ *cobra.Command, args []string) error {
@@ -90,6 +92,20 @@ func say(out io.Writer, v auth.Verdict) {
 	fmt.Fprintf(out, "%s: %s\n", word, v.Rule)
 }
 
+// outside is the answer about a client that does not come in.
+func outside(why error) auth.Verdict {
+	return auth.Verdict{Rule: "it does not come in: " + why.Error()}
+}
+
+// banned says by which ban a client is kept out; nil: by none. The note is that the bans cannot be read.
+func banned(c *config.Config, who *auth.Client) (kept error, note string) {
+	list := ban.Open(filepath.Join(c.Gateway.Data, bansFile), time.Now)
+	if _, err := list.All(); err != nil {
+		return nil, fmt.Sprintf("the bans cannot be read (%v); without them:", err)
+	}
+	return list.NewCheck(slog.New(slog.DiscardHandler)).Client(who), ""
+}
+
 // ask returns the answer to a question, and if that is not all that is to be said, what comes before it.
 func (q *question) ask(c *config.Config, action, name string) (v auth.Verdict, note string, err error) {
 	l, err := q.on(c)
@@ -100,17 +116,21 @@ func (q *question) ask(c *config.Config, action, name string) (v auth.Verdict, n
 	if err != nil {
 		return v, "", err
 	}
-	if broker.Reserved(name) && r.Action == auth.Publish {
-		return auth.Verdict{Rule: "topics below $SYS/, $bridge/ and $dead/ are the gateway's own"}, "", nil
-	}
-	if l.Prefix != "" && name[0] == '$' && r.Action == auth.Publish {
-		return auth.Verdict{Rule: "topics that begin with $ are not for the clients of a listener with a prefix"}, "", nil
-	}
-	a, err := openAccess(c)
+	who, err := q.who(l)
 	if err != nil {
 		return v, "", err
 	}
-	who, err := q.who(l)
+	kept, note := banned(c, who)
+	if kept != nil {
+		return outside(kept), "", nil
+	}
+	v, more, err := q.within(c, l, who, r, name)
+	return v, strings.Trim(note+"\n"+more, "\n"), err
+}
+
+// within is ask about a client that is not banned.
+func (q *question) within(c *config.Config, l config.Listener, who *auth.Client, r auth.Request, name string) (v auth.Verdict, note string, err error) {
+	a, err := openAccess(c)
 	if err != nil {
 		return v, "", err
 	}
@@ -119,14 +139,24 @@ func (q *question) ask(c *config.Config, action, name string) (v auth.Verdict, n
 		return v, "", err
 	}
 	if kept != nil {
-		return auth.Verdict{Rule: "it does not come in: " + kept.Error()}, "", nil
+		return outside(kept), "", nil
+	}
+	if broker.Reserved(name) && r.Action == auth.Publish {
+		return auth.Verdict{Rule: "topics below $SYS/, $bridge/ and $dead/ are the gateway's own"}, "", nil
+	}
+	if l.Prefix != "" && name[0] == '$' && r.Action == auth.Publish {
+		return auth.Verdict{Rule: "topics that begin with $ are not for this listener's clients"}, "", nil
 	}
 	rules := a.of(l)
-	if who.By == service.By && c.Auth.HTTP.ACL != nil && r.Action != auth.Receive {
+	if who.By == service.By && c.Auth.HTTP.ACL != nil {
+		if r.Action == auth.Receive {
+			rules = askedFirst{silent{}, a.rest(l), rules}
+			return auth.Decide(context.Background(), who, rules, r), "the HTTP service decides by the filter that it subscribes with (acl_req). If that is allowed:", nil
+		}
 		if !q.service {
 			note = "the HTTP service is asked first (acl_req), and what it refuses is denied; --ask does that now. If it leaves it to the gateway:"
-			rules = askedFirst{silent{}, rules}
-			return auth.Decide(context.Background(), who, rules, r), note, nil
+			rules = askedFirst{silent{}, a.rest(l), rules}
+			return decide(who, rules, r), note, nil
 		}
 		s, err := askingService(c)
 		if err != nil {
@@ -134,9 +164,23 @@ func (q *question) ask(c *config.Config, action, name string) (v auth.Verdict, n
 		}
 		defer s.Close()
 		asked, _ := s.Rules()
-		rules = askedFirst{asked, rules}
+		rules = askedFirst{asked, a.rest(l), rules}
 	}
-	return auth.Decide(context.Background(), who, rules, r), "", nil
+	return decide(who, rules, r), "", nil
+}
+
+// decide answers as the broker does. What a client may receive is what no rule keeps from it of what it may
+// subscribe to.
+func decide(who *auth.Client, rules auth.Authorizer, r auth.Request) auth.Verdict {
+	v := auth.Decide(context.Background(), who, rules, r)
+	if r.Action != auth.Receive || !v.Allowed {
+		return v
+	}
+	of := auth.Decide(context.Background(), who, rules, auth.Request{Action: auth.Subscribe, Topic: r.Topic})
+	if !of.Allowed {
+		return auth.Verdict{Rule: "it may not subscribe to it: " + of.Rule}
+	}
+	return v
 }
 
 // silent is a service that leaves everything to others.
@@ -147,12 +191,14 @@ func (silent) Authorize(context.Context, *auth.Client, auth.Request) auth.Verdic
 }
 
 // askingService returns the HTTP service for one question, beside a gateway that may run: what that keeps
-// is left alone.
+// is read and left alone.
 func askingService(c *config.Config) (*service.Service, error) {
-	one, http := *c, *c.Auth.HTTP
-	http.OnError = "deny"
-	one.Auth.HTTP = &http
-	return newService(&one, clock.New(built()), slog.New(slog.DiscardHandler))
+	o, err := serviceOptions(c, clock.New(built()), slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	o.GraceReadOnly = true
+	return service.New(o)
 }
 
 // request returns what a client of a listener wants to do.
@@ -192,6 +238,7 @@ func (q *question) who(l config.Listener) (*auth.Client, error) {
 		if who.Addr, err = netip.ParseAddr(q.address); err != nil {
 			return nil, fmt.Errorf("--address: %w", err)
 		}
+		who.Addr = auth.Address(who.Addr)
 	}
 	if q.certificate != "" {
 		if who.Certificate, err = certificateOf(q.certificate); err == nil {

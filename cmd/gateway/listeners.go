@@ -79,7 +79,7 @@ func authenticator(l config.Listener, a *access, b *guestbook) auth.Authenticato
 // treatment says how the broker treats the clients of a listener.
 func treatment(l config.Listener, m *methods, a *access, b *guestbook) broker.Listener {
 	return broker.Listener{
-		Name: l.Name, Auth: authenticator(l, a, b), Mechanisms: m.of(l, a.users), Rules: b.rules(l, a.of(l)), EndDenied: a.endDenied, Versions: versions(l.Versions), Prefix: l.Prefix,
+		Name: l.Name, Auth: authenticator(l, a, b), Mechanisms: m.of(l, a.users), Rules: b.rules(l, a), EndDenied: a.endDenied, Versions: versions(l.Versions), Prefix: l.Prefix,
 		Bounds: broker.Bounds{
 			Connections: l.Limits.Connections, PacketSize: int(l.Limits.PacketSize),
 			ConnectTime: l.Limits.ConnectTimeout, KeepAlive: l.Limits.KeepAlive,

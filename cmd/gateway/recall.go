@@ -35,6 +35,7 @@ func (m memory) recall(o *session.Owner) (*auth.Client, auth.Authorizer, error) 
 		if c.Addr, err = netip.ParseAddr(o.Addr); err != nil {
 			return nil, nil, fmt.Errorf("its address: %w", err)
 		}
+		c.Addr = auth.Address(c.Addr) // an early version kept the zone
 	}
 	if o.Certificate != nil {
 		if c.Certificate, err = x509.ParseCertificate(o.Certificate); err != nil {
@@ -50,5 +51,5 @@ func (m memory) recall(o *session.Owner) (*auth.Client, auth.Authorizer, error) 
 		}
 	}
 	l := m.listeners[i]
-	return c, m.guests.rules(l, m.access.of(l)), nil
+	return c, m.guests.rules(l, m.access), nil
 }

@@ -19,8 +19,17 @@ const acceptedFile = "accepted.jsonl"
 
 // newService returns the HTTP service of the configuration.
 func newService(c *config.Config, clock *clock.Clock, log *slog.Logger) (*service.Service, error) {
+	o, err := serviceOptions(c, clock, log)
+	if err != nil {
+		return nil, err
+	}
+	return service.New(o)
+}
+
+// serviceOptions returns what the configuration says of the HTTP service.
+func serviceOptions(c *config.Config, clock *clock.Clock, log *slog.Logger) (o service.Options, err error) {
 	h := c.Auth.HTTP
-	o := service.Options{
+	o = service.Options{
 		Auth: *httpRequest(&h.Auth), Super: httpRequest(h.Super), ACL: httpRequest(h.ACL),
 		Listeners:      make(map[string]service.Listener),
 		ConnectTimeout: h.ConnectTimeout, Timeout: h.Timeout, Pool: h.PoolSize,
@@ -37,13 +46,13 @@ func newService(c *config.Config, clock *clock.Clock, log *slog.Logger) (*servic
 	}
 	sign, err := h.SignKey.Reveal()
 	if err != nil {
-		return nil, err
+		return o, err
 	}
 	if sign != "" {
 		o.Sign = []byte(sign)
 	}
 	if o.TLS, err = bridgeTLS(h.TLS, clock); err != nil {
-		return nil, err
+		return o, err
 	}
 	if h.TLS.Cert != "" {
 		// A renewed certificate is shown without a restart.
@@ -53,7 +62,7 @@ func newService(c *config.Config, clock *clock.Clock, log *slog.Logger) (*servic
 			return &pair, err
 		}
 	}
-	return service.New(o)
+	return o, nil
 }
 
 func httpRequest(r *config.HTTPRequest) *service.Request {
@@ -77,10 +86,11 @@ func (noService) Authorize(context.Context, *auth.Client, auth.Request) auth.Ver
 }
 
 // askedFirst lets the HTTP service decide about what its own clients do, and the configuration about
-// the rest.
+// the rest: what neither allows is denied.
 type askedFirst struct {
 	service auth.Authorizer
-	law     auth.Authorizer // nil: everything is allowed
+	rest    auth.Authorizer // for the service's clients
+	law     auth.Authorizer // for the others; nil: everything is allowed
 }
 
 // Authorize asks the service about publishing and subscribing.
@@ -88,16 +98,26 @@ func (a askedFirst) Authorize(ctx context.Context, c *auth.Client, r auth.Reques
 	if c.By != service.By {
 		return auth.Decide(ctx, c, a.law, r)
 	}
+	unsure := false
 	if r.Action != auth.Receive {
-		if v := a.service.Authorize(ctx, c, r); v.Allowed || v.Rule != "" {
+		v := a.service.Authorize(ctx, c, r)
+		if v.Allowed || v.Rule != "" {
 			return v
 		}
+		unsure = v.Unsure
 	}
-	if a.law == nil {
-		return auth.Verdict{}
-	}
-	return a.law.Authorize(ctx, c, r)
+	v := a.rest.Authorize(ctx, c, r)
+	v.Unsure = !v.Allowed && unsure // the service might have allowed it
+	return v
 }
 
+// Super reports whether the configuration says that a client may do everything.
+func (a askedFirst) Super(c *auth.Client) bool { return auth.Super(c, a.law) || auth.Super(c, a.rest) }
+
 // Filters reports whether the configuration has rules for what a client receives.
-func (a askedFirst) Filters(c *auth.Client) bool { return auth.Filters(c, a.law) }
+func (a askedFirst) Filters(c *auth.Client) bool {
+	if c.By != service.By {
+		return auth.Filters(c, a.law)
+	}
+	return auth.Filters(c, a.rest)
+}

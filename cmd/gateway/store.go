@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
+	"gateway/broker/auth"
 	"gateway/broker/packet"
 	"gateway/broker/session"
 	"gateway/offline"
@@ -95,7 +97,7 @@ func newStoreDump() *cobra.Command {
 		Short: "Print all facts in a store, one JSON object a line",
 		Long: "Print all facts in a store, one JSON object a line: for each session opened, subscribed and closed,\n" +
 			"then every waiting message as enqueued (and advanced, if its PUBREC has come), then a summary of\n" +
-			"each session, then every retained message. The file is not changed.",
+			"each session, then every retained message. Payloads below $CONTROL/ are hidden. The file is not changed.",
 		Example: "  gateway store dump /var/lib/gateway/store.db | jq 'select(.fact == \"enqueued\") | .topic'",
 		Args:    oneStore,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -240,6 +242,7 @@ type messageLine struct {
 	QoS    byte   `json:"qos"`
 	Retain bool   `json:"retain"`
 	Bytes  int    `json:"payload_bytes"`
+	Hidden bool   `json:"payload_hidden,omitempty"` // it is one of administration
 	// One of these two, cut at the limit.
 	Text   *string `json:"payload,omitempty"`
 	Binary []byte  `json:"payload_base64,omitempty"`
@@ -262,10 +265,13 @@ func newMessageLine(p packet.Publish, limit int) messageLine {
 			shown = shown[:len(shown)-1]
 		}
 	}
-	if text {
+	switch {
+	case strings.HasPrefix(p.Topic, auth.Control): // an early version kept answers with secrets
+		line.Hidden = true
+	case text:
 		s := string(shown)
 		line.Text = &s
-	} else {
+	default:
 		line.Binary = shown
 	}
 	if pp := p.Properties; pp != nil {

@@ -220,3 +220,13 @@ func TestStoreCommands(t *testing.T) {
 		}
 	}
 }
+
+// What administrators were answered may have a secret, in the store of an early version: it is not shown.
+func TestStoreDumpHidesAnswers(t *testing.T) {
+	for _, payload := range []string{`{"secret":"x"}`, "\xff"} {
+		line := newMessageLine(packet.Publish{Topic: devicesTopic + "/response", Payload: []byte(payload)}, -1)
+		if line.Text != nil || line.Binary != nil || !line.Hidden || line.Bytes != len(payload) {
+			t.Errorf("%+v", line)
+		}
+	}
+}

@@ -542,7 +542,7 @@ func TestServiceRules(t *testing.T) {
 	}{
 		{"open", []string{"--ask"}, "allowed: the HTTP service allows it"},
 		{"other", []string{"--ask"}, "denied: the HTTP service refuses it: status 403"},
-		{"open", nil, "the HTTP service is asked first (acl_req), and what it refuses is denied; --ask does that now. If it leaves it to the gateway:\ndenied: no rule allows it"},
+		{"open", nil, "the HTTP service is asked first (acl_req), and what it refuses is denied; --ask does that now. If it leaves it to the gateway:\ndenied: acl_req does not allow it, and no rule of section auth does"},
 	} {
 		before := p.asked.Load()
 		args := append([]string{"explain", "--listener", "http", "--user", "ann", "publish", tt.topic, p.config}, tt.more...)

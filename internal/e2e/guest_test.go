@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -45,7 +46,7 @@ func (s *script) Next(challenge []byte) ([]byte, error) {
 
 // connect returns the guest's CONNECT, and its prover, nil without one.
 func (g *guest) connect(transport string, v packet.Version) (*packet.Connect, client.Prover, error) {
-	c := &packet.Connect{Version: v, ClientID: "table", CleanStart: true}
+	c := &packet.Connect{Version: v, ClientID: fmt.Sprintf("table %.20x", g.user), CleanStart: true} // each user's own
 	if g.id != "" {
 		c.ClientID = g.id
 	}

@@ -194,7 +194,7 @@ func TestExplained(t *testing.T) {
 		{"root", client.Options{Username: "root", Password: "pencil"}, []string{"--user", "root"}},
 		{"nobody", client.Options{}, nil},
 	} {
-		who.o.ClientID, who.o.Version = "asks", packet.V5
+		who.o.ClientID, who.o.Version = "asks "+who.user, packet.V5
 		c, reason := h.dial(t, h.urls["nobody too TCP"], who.o)
 		if c == nil {
 			t.Fatal(reason)
@@ -208,7 +208,7 @@ func TestExplained(t *testing.T) {
 			{"publish", "ben/a", 1, true}, {"publish", "of/anna", 1, false}, {"publish", "from/nobody", 1, false}, {"publish", "other", 2, true},
 			{"publish", "certified/anna", 1, false}, {"subscribe", "#", 0, false}, {"subscribe", "ben/+", 1, false}, {"subscribe", "$SYS/#", 2, false},
 		} {
-			args := slices.Concat([]string{"explain", "--listener", "nobody too", "--client", "asks", "--qos", fmt.Sprint(q.qos)}, who.args)
+			args := slices.Concat([]string{"explain", "--listener", "nobody too", "--client", "asks " + who.user, "--qos", fmt.Sprint(q.qos)}, who.args)
 			if q.retain {
 				args = append(args, "--retain")
 			}
@@ -406,15 +406,16 @@ func TestOpenSSLRecipes(t *testing.T) {
 	}
 }
 
-// TestCommandsFromTheNetwork holds that without rules a listener that others can reach takes no commands,
-// and one that only this machine reaches does; and that only there one reads what others have tried.
+// TestCommandsFromTheNetwork holds that without rules no listener takes commands, be it one that others can
+// reach or not; and that only on this machine one reads what others have tried.
 func TestCommandsFromTheNetwork(t *testing.T) {
 	_, port, _ := strings.Cut(freeAddress(t), ":")
 	for _, tt := range []struct {
 		auth            string
 		inside, outside packet.ReasonCode
 	}{
-		{"", packet.Success, packet.NotAuthorized},
+		{"", packet.NotAuthorized, packet.NotAuthorized},
+		{"auth: {rules: [{allow: [publish, subscribe], topics: [vent/set, $SYS/#], listeners: local}]}\n", packet.Success, packet.NotAuthorized},
 		{"auth: {rules: [{allow: subscribe, topics: $SYS/#, listeners: local}, {allow: publish, topics: vent/set, listeners: everywhere}]}\n", packet.NotAuthorized, packet.Success},
 	} {
 		g := newGateway(t, "  - {name: everywhere, address: \":"+port+"\", anonymous: true}\nboard: sim\noutputs: [{point: vent, line: VENT, safe: off}]\n"+tt.auth)

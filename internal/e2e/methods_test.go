@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -258,7 +259,7 @@ func (h *house) login(transport string, p client.Prover) *visit {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	c := &packet.Connect{ClientID: "visitor", CleanStart: true}
+	c := &packet.Connect{ClientID: "visitor " + rand.Text(), CleanStart: true} // each is its user's
 	c.Properties.HasAuthMethod, c.Properties.AuthMethod, c.Properties.AuthData = true, p.Method(), data
 	v := h.visit(transport, c)
 	for {

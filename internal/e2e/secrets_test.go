@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -53,6 +54,51 @@ func (s searcher) search(t *testing.T, name, secret string) {
 			}
 		}
 	}
+}
+
+// administer lets a super user make a device and give it another secret, over MQTT, while one of them is away who
+// would get the answers later.
+func administer(t *testing.T, address, password string) (added, rotated string) {
+	t.Helper()
+	answers := make(chan string, 10)
+	enter := func(id string, keep bool) *client.Client {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		c, err := client.Dial(ctx, "mqtt://"+address, client.Options{
+			Version: packet.V5, ClientID: id, Username: "anna", Password: password, KeepSession: keep, SessionExpiry: 3600,
+			Receive: func(p packet.Publish) { answers <- string(p.Payload) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		subscribe(t, c, "$CONTROL/+/v1/response", 1)
+		return c
+	}
+	enter("away", true).Close()
+	here := enter("here", false)
+	defer here.Close()
+	order := func(text string, retain bool) string {
+		if _, err := here.Publish(t.Context(), packet.Publish{Topic: "$CONTROL/devices/v1", Payload: []byte(text), QoS: 1, Retain: retain}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case answer := <-answers:
+			var a struct{ Secret string }
+			if err := json.Unmarshal([]byte(answer), &a); err != nil {
+				t.Fatal(err)
+			}
+			return a.Secret
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: no answer", text)
+		}
+		return ""
+	}
+	added = order(`{"command":"add","name":"valve"}`, false)
+	rotated = order(`{"command":"rotate","name":"valve"}`, true)
+	if s := order(`{"command":"list"}`, false); added == "" || rotated == "" || s != "" {
+		t.Errorf("secrets of %d, %d and %d characters", len(added), len(rotated), len(s))
+	}
+	return added, rotated
 }
 
 // TestSecretsAreNowhere plants a secret for each way to log in, uses them rightly and wrongly, and then looks for
@@ -167,6 +213,7 @@ bridges:
 		}
 	}
 	attempt("first")
+	secrets["secret of a device that was added"], secrets["secret that was replaced"] = administer(t, door, right)
 	service.Close()
 	attempt("without the service")
 	eventually(t, 10*time.Second, "the bridge has tried to connect", func() bool { return len(g.log.lines("bridge")) > 0 })
@@ -205,6 +252,9 @@ bridges:
 		if s := found[place]; s == nil || s.Len() < 20 {
 			t.Errorf("nothing to search in %s", place)
 		}
+	}
+	if dump := found["gateway store"].String(); !strings.Contains(dump, `"topic":"$CONTROL/devices/v1/response"`) || !strings.Contains(dump, `"payload_hidden":true`) {
+		t.Error("the dump has no answer to who was away")
 	}
 	if !strings.Contains(found["gateway store"].String(), "own/anna") || !strings.Contains(found["the log"].String(), "level=DEBUG") {
 		t.Error("the dump has no messages, or the log no details")

@@ -43,6 +43,21 @@ type book struct {
 	users     map[string][]entry // lines below "user NAME"
 	anonymous []entry            // lines before the first of these
 	patterns  []entry
+
+	// What is said where no line decides. It is said for many messages, and so made once.
+	granted, odd, unnamed, anonymousDenied, userDenied string
+}
+
+// newBook returns an empty book of a file.
+func newBook(name string) *book {
+	return &book{
+		name: name, users: make(map[string][]entry),
+		granted:         name + ": every subscription is granted; what the client may not read is not delivered",
+		odd:             name + ": a user name or client identifier with + or # could stand for those of others: no pattern counts for it",
+		unnamed:         name + ": " + auth.Unnamed,
+		anonymousDenied: name + ": no line for anonymous clients and no pattern allows it",
+		userDenied:      name + ": no line for this user and no pattern allows it",
+	}
 }
 
 // An entry is a line that says what may be done with a topic.
@@ -55,7 +70,7 @@ type entry struct {
 // OpenFile reads an ACL file. If that fails nothing is allowed until Look finds it in order.
 func OpenFile(path string) (*File, error) {
 	f := &File{path: path}
-	f.book.Store(&book{name: filepath.Base(path)})
+	f.book.Store(newBook(filepath.Base(path)))
 	_, err := f.Look()
 	return f, err
 }
@@ -107,7 +122,7 @@ func read(path string) (string, error) {
 
 // parse reads the text of a file. Its error names each line that is not as it should be.
 func parse(name, text string) (*book, error) {
-	b := &book{name: name, users: make(map[string][]entry)}
+	b := newBook(name)
 	var faults []error
 	user, number := "", 0
 	for line := range strings.Lines(text) {
@@ -206,7 +221,7 @@ func (f *File) Filters(*auth.Client) bool { return true }
 func (f *File) Authorize(_ context.Context, c *auth.Client, r auth.Request) auth.Verdict {
 	b := f.book.Load()
 	if r.Action == auth.Subscribe {
-		return auth.Verdict{Allowed: true, Rule: b.name + ": every subscription is granted; what the client may not read is not delivered"}
+		return auth.Verdict{Allowed: true, Rule: b.granted}
 	}
 	own := b.anonymous
 	if c.User != "" {
@@ -215,20 +230,19 @@ func (f *File) Authorize(_ context.Context, c *auth.Client, r auth.Request) auth
 	if v := b.decide(own, r, func(e *entry) bool { return topic.Match(e.filter, r.Topic) }); v.Rule != "" {
 		return v
 	}
-	if len(b.patterns) > 0 && strings.ContainsAny(c.User+c.ID, "+#") {
-		return auth.Verdict{Rule: b.name + ": a user name or client identifier with + or # could stand for those of others: no pattern counts for it"}
+	if len(b.patterns) > 0 && (strings.ContainsAny(c.User, "+#") || strings.ContainsAny(c.ID, "+#")) {
+		return auth.Verdict{Rule: b.odd}
 	}
 	if v := b.decide(b.patterns, r, func(e *entry) bool { return fits(e.filter, c, r.Topic) }); v.Rule != "" {
 		return v
 	}
 	if r.Command {
-		return auth.Verdict{Rule: b.name + ": " + auth.Unnamed}
+		return auth.Verdict{Rule: b.unnamed}
 	}
-	whose := "anonymous clients"
-	if c.User != "" {
-		whose = fmt.Sprintf("user %q", c.User)
+	if c.User == "" {
+		return auth.Verdict{Rule: b.anonymousDenied}
 	}
-	return auth.Verdict{Rule: b.name + ": no line for " + whose + " and no pattern allows it"}
+	return auth.Verdict{Rule: b.userDenied}
 }
 
 // decide asks the entries in order.
@@ -256,6 +270,9 @@ func fits(pattern string, c *auth.Client, name string) bool {
 
 // expand puts the names of a client into a pattern, in one pass: what they contain is text.
 func expand(pattern string, c *auth.Client) string {
+	if !strings.Contains(pattern, "%") {
+		return pattern
+	}
 	var b strings.Builder
 	for {
 		front, rest, found := strings.Cut(pattern, "%")

@@ -156,8 +156,10 @@ type Law struct {
 	Groups map[string][]string // users by the group that they are in
 	Rules  []Rule
 	File   *File // nil: none
-	// Rest is what counts where no rule matches and there is no file.
+	// Rest is what counts where no rule matches and there is no file, but for commands.
 	Rest auth.Verdict
+
+	super map[string]string // why each of Supers may do everything
 }
 
 // Prepare returns the law, ready to be asked.
@@ -166,12 +168,16 @@ func (l Law) Prepare() *Law {
 	for i := range l.Rules {
 		l.Rules[i].text = l.Rules[i].String()
 	}
+	l.super = make(map[string]string)
+	for _, user := range l.Supers {
+		l.super[user] = fmt.Sprintf("user %q is a super user: may do everything", user)
+	}
 	return &l
 }
 
 // Filters reports whether there are rules for what a client receives.
 func (l *Law) Filters(c *auth.Client) bool {
-	if slices.Contains(l.Supers, c.User) {
+	if l.Super(c) {
 		return false
 	}
 	return l.File != nil || slices.ContainsFunc(l.Rules, func(r Rule) bool {
@@ -179,10 +185,13 @@ func (l *Law) Filters(c *auth.Client) bool {
 	})
 }
 
+// Super reports whether a client is of a user that may do everything.
+func (l *Law) Super(c *auth.Client) bool { return c.User != "" && slices.Contains(l.Supers, c.User) }
+
 // Authorize decides about a request.
 func (l *Law) Authorize(ctx context.Context, c *auth.Client, q auth.Request) auth.Verdict {
-	if c.User != "" && slices.Contains(l.Supers, c.User) {
-		return auth.Verdict{Allowed: true, Rule: fmt.Sprintf("user %q is a super user: may do everything", c.User)}
+	if l.Super(c) {
+		return auth.Verdict{Allowed: true, Rule: l.super[c.User]}
 	}
 	for i := range l.Rules {
 		if r := &l.Rules[i]; r.matches(c, q) && r.is(c, l.Groups) {
@@ -194,7 +203,7 @@ func (l *Law) Authorize(ctx context.Context, c *auth.Client, q auth.Request) aut
 		return l.File.Authorize(ctx, c, q)
 	case q.Action == auth.Receive:
 		return auth.Verdict{Allowed: true, Rule: "who may subscribe may receive: no rule denies it"}
-	case q.Command && !l.Rest.Allowed:
+	case q.Command:
 		return auth.Verdict{Rule: auth.Unnamed}
 	}
 	return l.Rest

@@ -84,7 +84,7 @@ func (l *Login) Authenticate(_ context.Context, a auth.Attempt) (auth.Identity, 
 	if err := d.From(a.Addr); err != nil {
 		return auth.Identity{}, err
 	}
-	id := auth.Identity{User: d.Name, Expires: d.Expires, By: By}
+	id := auth.Identity{User: d.Name, ClientID: d.ClientID, Expires: d.Expires, By: By}
 	if !s.Expires.IsZero() && (id.Expires.IsZero() || s.Expires.Before(id.Expires)) {
 		id.Expires = s.Expires
 	}
@@ -113,7 +113,7 @@ func (d *Device) From(addr net.Addr) error {
 	if !ok {
 		return errors.New("device " + d.Name + " has to come over the network, from one of its addresses")
 	}
-	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	ip := auth.Address(tcp.AddrPort().Addr())
 	if !slices.ContainsFunc(d.Addresses, func(p netip.Prefix) bool { return p.Contains(ip) }) {
 		return fmt.Errorf("device %s may not come from %s", d.Name, ip)
 	}

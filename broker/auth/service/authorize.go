@@ -34,7 +34,7 @@ func (r Rules) Authorize(ctx context.Context, c *auth.Client, q auth.Request) au
 	switch {
 	case err == nil:
 	case s.o.OnError == Next:
-		return auth.Verdict{}
+		return auth.Verdict{Unsure: true}
 	case s.o.OnError == Cached && s.grace.granted(w, name(v, s.acl)):
 		return allowed(q, "the HTTP service does not answer, and has allowed this before")
 	default:
@@ -87,7 +87,7 @@ func (s *Service) request(c *auth.Client, q auth.Request) *template.Values {
 	}
 	v[template.QoS] = strconv.Itoa(int(q.QoS))
 	if c.Addr.IsValid() {
-		v[template.Address] = c.Addr.Unmap().WithZone("").String()
+		v[template.Address] = auth.Address(c.Addr).String()
 	}
 	if x := c.Certificate; x != nil {
 		v[template.CommonName], v[template.Subject] = x.Subject.CommonName, x.Subject.String()

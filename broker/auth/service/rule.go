@@ -115,9 +115,12 @@ func (s *Service) Recall(text []byte, listener string) (auth.Authorizer, error) 
 func (rs rules) Authorize(_ context.Context, c *auth.Client, r auth.Request) auth.Verdict {
 	r.Topic = strings.TrimPrefix(r.Topic, rs.mount)
 	for i := range rs.list {
-		if rule := &rs.list[i]; rule.fits(c, r) {
-			text := fmt.Sprintf("%s %s %s, acl[%d] of the service's answer", rule.Permission, rule.Action, rule.Topic, i)
-			return auth.Verdict{Allowed: rule.Permission == "allow", Rule: text}
+		switch rule := &rs.list[i]; {
+		case !rule.fits(c, r):
+		case rule.Permission == "allow": // each message is asked about: no text is made for it
+			return auth.Verdict{Allowed: true, Rule: "the service's answer has a rule that allows it"}
+		default:
+			return auth.Verdict{Rule: fmt.Sprintf("%s %s %s, acl[%d] of the service's answer", rule.Permission, rule.Action, rule.Topic, i)}
 		}
 	}
 	return auth.Verdict{}
@@ -138,12 +141,17 @@ func (r *rule) fits(c *auth.Client, q auth.Request) bool {
 	return fits(r.levels(c), strings.Split(q.Topic, "/"), r.Permission == "deny")
 }
 
-// levels returns the levels of the filter for a client. What it calls itself is one level of text,
-// whatever is in it.
+// levels returns the levels of the filter for a client. In a rule that allows, what it calls itself is text
+// within one level, or the rule fits nothing. A rule that denies counts for any name: it can only deny more,
+// and nobody is to get around it by what he calls himself.
 func (r *rule) levels(c *auth.Client) []string {
+	names := strings.NewReplacer("${clientid}", c.ID, "${username}", c.User)
+	if r.Permission == "deny" {
+		return strings.Split(names.Replace(r.Topic), "/")
+	}
 	levels := strings.Split(r.Topic, "/")
 	for i, level := range levels {
-		own := strings.NewReplacer("${clientid}", c.ID, "${username}", c.User).Replace(level)
+		own := names.Replace(level)
 		if own != level && (strings.ContainsAny(own, "+#/") || i == 0 && strings.HasPrefix(own, "$")) {
 			own = "\x00" // fits nothing
 		}

@@ -3,6 +3,7 @@ package service
 import (
 	"encoding/json"
 	"reflect"
+	"strings"
 	"testing"
 
 	"gateway/broker/auth"
@@ -136,4 +137,31 @@ func FuzzAnswer(f *testing.F) {
 			t.Errorf("%+v has become %+v", v, after)
 		}
 	})
+}
+
+// A rule that denies counts for every name, one that allows only for those that are a level of text.
+func TestRuleOfAnswerForOddNames(t *testing.T) {
+	const topic = "private/${clientid}/#"
+	deny := rules{[]rule{{Permission: "deny", Topic: topic}, {Permission: "allow", Topic: "private/#"}}, ""}
+	allow := rules{[]rule{{Permission: "allow", Topic: topic}}, ""}
+	first := rules{[]rule{{Permission: "deny", Topic: "${username}/x"}, {Permission: "allow", Topic: "$SYS/#"}}, ""}
+	for _, id := range []string{"x", "a/b", "a/+", "+", "#", "a/#", "$x"} {
+		c := &auth.Client{ID: id}
+		odd := strings.ContainsAny(id, "+#/")
+		name := "private/" + strings.NewReplacer("+", "q", "#", "q").Replace(id) + "/y"
+		for _, r := range []auth.Request{{Topic: name}, {Action: auth.Subscribe, Topic: name}, {Action: auth.Subscribe, Topic: "private/#"}} {
+			if v := deny.Authorize(t.Context(), c, r); v.Allowed {
+				t.Errorf("%q may %s %s: %s", id, r.Action, r.Topic, v.Rule)
+			}
+			if v := allow.Authorize(t.Context(), c, r); v.Allowed != (!odd && r.Topic == name) {
+				t.Errorf("%q, %s %s: %+v", id, r.Action, r.Topic, v)
+			}
+		}
+		if v := deny.Authorize(t.Context(), c, auth.Request{Topic: "private/other/y"}); v.Allowed != (id != "+" && id != "#") {
+			t.Errorf("%q publishes elsewhere: %+v", id, v)
+		}
+	}
+	if v := first.Authorize(t.Context(), &auth.Client{Identity: auth.Identity{User: "$SYS"}}, auth.Request{Action: auth.Subscribe, Topic: "$SYS/x"}); v.Allowed {
+		t.Errorf("a user called $SYS: %+v", v)
+	}
 }

@@ -56,6 +56,8 @@ type Options struct {
 	OnError   Failure
 	Grace     time.Duration // with Cached: for how long since they were accepted
 	GraceFile string        // with Cached: where that is kept
+	// GraceReadOnly says that the file is another process's to write.
+	GraceReadOnly bool
 
 	Now func() time.Time // the time of day; nil: time.Now
 
@@ -139,7 +141,9 @@ func New(o Options) (*Service, error) {
 		if s.grace, err = newGrace(o.GraceFile, o.Grace, s.o.Now); err != nil {
 			o.Log.Error("it is not known which clients the HTTP service has accepted: while it is away, none is let in", "error", err)
 		}
-		s.work.Go(s.keepSaving)
+		if !o.GraceReadOnly {
+			s.work.Go(s.keepSaving)
+		}
 	}
 	return s, nil
 }
@@ -159,7 +163,7 @@ func (s *Service) Close() error {
 	s.stop()
 	s.work.Wait()
 	s.client.CloseIdleConnections()
-	if s.grace != nil {
+	if s.grace != nil && !s.o.GraceReadOnly {
 		return s.grace.save(false)
 	}
 	return nil
@@ -368,7 +372,7 @@ func (s *Service) ask(ctx context.Context, q *question, v *template.Values) (ans
 func (s *Service) attempt(a *auth.Attempt) *template.Values {
 	v := &template.Values{template.Username: a.Username, template.ClientID: a.ClientID, template.Password: string(a.Password), template.Protocol: "MQTT"}
 	if tcp, ok := a.Addr.(*net.TCPAddr); ok {
-		v[template.Address] = tcp.AddrPort().Addr().Unmap().WithZone("").String()
+		v[template.Address] = auth.Address(tcp.AddrPort().Addr()).String()
 	}
 	if c := a.Certificate; c != nil {
 		v[template.CommonName], v[template.Subject] = c.Subject.CommonName, c.Subject.String()
