@@ -63,6 +63,9 @@ type Salvaged struct {
 func prepare(path string, o Options) (*Salvaged, error) {
 	fresh, hard := path+".new", o.hard()
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		if o.Sound {
+			return nil, err
+		}
 		switch err := verify(fresh); {
 		case err == nil:
 		case errors.Is(err, ErrDamaged), errors.Is(err, fs.ErrNotExist):
@@ -85,7 +88,7 @@ func prepare(path string, o Options) (*Salvaged, error) {
 		// next power cut would bring the file of before back, and take away what is committed from now on.
 		return nil, errors.Join(removeIf(fresh), removeIf(path+compactSuffix), syncFolder(filepath.Dir(path)))
 	}
-	if errors.Is(cause, ErrVersion) || !errors.Is(cause, ErrDamaged) {
+	if o.Sound || errors.Is(cause, ErrVersion) || !errors.Is(cause, ErrDamaged) {
 		return nil, cause
 	}
 	if err := create(fresh, hard); err != nil {

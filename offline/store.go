@@ -43,6 +43,9 @@ type Options struct {
 	// Discard says that nothing of a damaged or suspect file is to be saved: what was saved of it before
 	// was of no use either.
 	Discard bool
+	// Sound says that the file must be there, and sound. Else Open fails with fs.ErrNotExist or ErrDamaged, and
+	// changes nothing.
+	Sound bool
 
 	// Way is what the store gives to others; nil: one of its own.
 	Way *Way
@@ -124,6 +127,11 @@ type Store struct {
 // does not take what is to be written.
 func Open(path string, o Options) (_ *Store, err error) {
 	o.defaults()
+	if o.Sound {
+		if err := verify(path); err != nil { // before anything is made
+			return nil, fmt.Errorf("open store %s: %w", path, err)
+		}
+	}
 	lock, err := lockFile(path + ".lock")
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
@@ -134,7 +142,7 @@ func Open(path string, o Options) (_ *Store, err error) {
 		}
 	}()
 	s, err := openSound(path, o)
-	for errors.Is(err, ErrDamaged) && !o.Discard { // it looked sound, or what was saved of it did
+	for errors.Is(err, ErrDamaged) && !o.Discard && !o.Sound { // it looked sound, or what was saved of it did
 		o.Suspect, o.Discard = err, o.Suspect != nil
 		s, err = openSound(path, o)
 	}
