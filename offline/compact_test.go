@@ -216,6 +216,41 @@ func TestBackup(t *testing.T) {
 	}
 }
 
+// TestRestoredIsStrange: a backup that is put back knows no identifiers of messages that came before it was made,
+// which their clients use for others by now, and frees those that are given out next.
+func TestRestoredIsStrange(t *testing.T) {
+	path := storePath(t)
+	s := open(t, path, Options{})
+	a := openSession(t, s, "a")
+	openSession(t, s, "b")
+	must(t, commitNow(s, enqueue("one", to("a", a)), &session.Received{Client: "a", ID: 7}))
+	must(t, s.Close())
+	backup := filepath.Join(t.TempDir(), "backup")
+	must(t, Copy(path, backup))
+	_, err := RestoreBackup(backup, path)
+	must(t, err)
+	checkClean(t, path)
+	for _, suspect := range []error{nil, errors.New("a test")} { // salvaged, too
+		s = open(t, path, Options{Suspect: suspect})
+		strange := make(map[string]uint64)
+		must(t, s.Restore(func(c session.Change) {
+			if c, ok := c.(*session.Summary); ok {
+				strange[c.Client] = c.Strange
+				if len(c.Received) > 0 {
+					t.Errorf("%s has received %d", c.Client, c.Received)
+				}
+			}
+		}))
+		if strange["a"] != 2+session.Span || strange["b"] != 1+session.Span {
+			t.Errorf("positions before which receivers may know others: %v", strange)
+		}
+		if got := payloads(t, s, "a"); len(got) != 1 {
+			t.Errorf("queue %q", got)
+		}
+		must(t, s.Close())
+	}
+}
+
 // TestOwner: what root makes with a command, the gateway can open.
 func TestOwner(t *testing.T) {
 	if os.Geteuid() != 0 {

@@ -70,6 +70,7 @@ type contents struct {
 	cursors       map[uint64]*cursor
 	subscriptions map[uint64][]*session.Subscribed // by session number; Client is not set
 	received      map[uint64][]uint16
+	strange       map[uint64]uint64 // see session.Summary
 }
 
 // readContents reads them, and tells bad of every record that it cannot read.
@@ -78,6 +79,7 @@ func readContents(src source, bad func(error)) (*contents, error) {
 		cursors:       make(map[uint64]*cursor),
 		subscriptions: make(map[uint64][]*session.Subscribed),
 		received:      make(map[uint64][]uint16),
+		strange:       parseStrange(src.get(bucketMeta, keyStrange)),
 	}
 	readers := []struct {
 		bucket int
@@ -175,7 +177,7 @@ func (c *contents) summary(s *sessionRecord) *session.Summary {
 	}
 	return &session.Summary{
 		Client: s.client, Head: at.head, Next: at.next, Bytes: at.bytes,
-		Stages: maps.Clone(at.stages), Received: slices.Clone(c.received[s.number]),
+		Stages: maps.Clone(at.stages), Received: slices.Clone(c.received[s.number]), Strange: c.strange[s.number],
 	}
 }
 

@@ -260,7 +260,7 @@ func salvageImage(damaged readable, to string, o Options) (*Salvaged, error) {
 	f.commit = o.commit
 	within := Options{MaxBytes: most, Clock: o.Clock}
 	within.defaults()
-	r := &rescue{store: assemble(f, within), saved: saved}
+	r := &rescue{store: assemble(f, within), saved: saved, strange: make(map[uint64]uint64)}
 	if err = f.update(func(tx *bolt.Tx) error { return salvageStarts(tx, damaged, src) }); err == nil {
 		err = r.store.load()
 	}
@@ -270,6 +270,9 @@ func salvageImage(damaged readable, to string, o Options) (*Salvaged, error) {
 	}
 	if err == nil {
 		err = r.failed
+	}
+	if err == nil && len(r.strange) > 0 {
+		err = f.update(func(tx *bolt.Tx) error { return putStrange(tx, r.strange) })
 	}
 	if failed := src.im.r.failed; err == nil && failed != nil { // what was left out may be there the next time
 		err = failed
@@ -324,10 +327,11 @@ func newestStamp(damaged readable) (boot uint64, newest time.Time, err error) {
 
 // A rescue replays facts into a new store, without its goroutines.
 type rescue struct {
-	store *Store
-	saved *Salvaged
-	units []*unit
-	size  int64
+	store   *Store
+	saved   *Salvaged
+	strange map[uint64]uint64 // see session.Summary
+	units   []*unit
+	size    int64
 
 	failed error // of the disk: what it did not take can be saved later
 }
@@ -348,6 +352,9 @@ func (r *rescue) add(change session.Change) error {
 		r.saved.Messages++
 	case *session.Summary:
 		changes = nil
+		if change.Strange > 0 {
+			r.strange[register.number(change.Client)] = change.Strange
+		}
 		for _, id := range change.Received {
 			changes = append(changes, &session.Received{Client: change.Client, ID: id})
 		}

@@ -234,11 +234,13 @@ func (s *Store) load() error {
 }
 
 // mend gives sessions whose cursor could not be read another one, at the beginning of what is in
-// the queue: what was acknowledged but is still there will be delivered again.
+// the queue: what was acknowledged but is still there will be delivered again. Identifiers that were
+// given out behind it are given out once more.
 func (s *Store) mend(lost []uint64) error {
 	mended := make(map[uint64]*cursor)
 	err := s.file.update(func(tx *bolt.Tx) error {
 		queue := tx.Bucket(bucketNames[bucketQueue]).Cursor()
+		strange := parseStrange(tx.Bucket(bucketNames[bucketMeta]).Get(keyStrange))
 		for _, number := range lost {
 			c := newCursor()
 			for key, rec := queue.Seek(queueKey(number, 0)); ; key, rec = queue.Next() {
@@ -253,8 +255,9 @@ func (s *Store) mend(lost []uint64) error {
 				return err
 			}
 			mended[number] = c
+			strange[number] = strangeAfter(c.next)
 		}
-		return nil
+		return putStrange(tx, strange)
 	})
 	if err != nil {
 		return err

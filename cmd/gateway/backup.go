@@ -110,7 +110,8 @@ func newStoreRestore() *cobra.Command {
 		Short: "Put a backup in the place of a store, and who may come in",
 		Long: "Put a backup in the place of a store that no gateway runs on. What was there stays beside it, with\n" +
 			"'.replaced-' and the time behind its name. Messages that were delivered after the backup was made are\n" +
-			"delivered again, those at QoS 2 too.\n\n" +
+			"delivered again, those at QoS 2 too. Do not copy a backup into place: packet identifiers that clients\n" +
+			"have used for others since would make them lose messages.\n\n" +
 			"The devices, bans and accepted clients that are beside the backup come back with it: devices that were\n" +
 			"removed or disabled since come back too, and bans that were made since are gone. A kind of which there\n" +
 			"was none at the time of the backup has no file there, and stays as it is; so do all with --store-only.",
