@@ -51,6 +51,7 @@ type Salvaged struct {
 	Sessions int64
 	Messages int64 // each queue counted
 	Retained int64
+	Lost     int64 // messages that are not among these and should be, at most, each queue counted
 	Problems int64 // pages and records that could not be read or kept
 }
 
@@ -116,7 +117,7 @@ func prepare(path string, o Options) (*Salvaged, error) {
 	//crash:set-aside
 	o.Log.Error("the store was damaged: it is set aside, and what could be read of it goes on",
 		"path", path, "aside", saved.Aside, "cause", cause, "sessions", saved.Sessions,
-		"messages", saved.Messages, "retained", saved.Retained, "problems", saved.Problems)
+		"messages", saved.Messages, "retained", saved.Retained, "lost", saved.Lost, "problems", saved.Problems)
 	return saved, rename(fresh, path)
 }
 
@@ -246,7 +247,7 @@ func salvage(from, to string, o Options) (*Salvaged, error) {
 func salvageImage(damaged readable, to string, o Options) (*Salvaged, error) {
 	saved := new(Salvaged)
 	bad := func(error) { saved.Problems++ }
-	src, err := openImage(damaged, bad)
+	src, err := openWreck(damaged, bad)
 	if err != nil {
 		return nil, err
 	}
@@ -265,7 +266,11 @@ func salvageImage(damaged readable, to string, o Options) (*Salvaged, error) {
 		err = r.store.load()
 	}
 	if err == nil {
-		err = facts(src, r.store.clock.restore, bad, r.add)
+		clock := r.store.clock
+		err = src.facts(clock.restore, clock.stamp(time.Now(), 0), bad, func(client string, messages int64) {
+			saved.Lost += messages
+			o.Log.Error("messages of a session are lost with a part of the store", "client", client, "messages", messages)
+		}, r.add)
 		r.flush()
 	}
 	if err == nil {
@@ -307,7 +312,7 @@ func salvageStarts(tx *bolt.Tx, damaged readable, src source) error {
 // which can be read.
 func newestStamp(damaged readable) (boot uint64, newest time.Time, err error) {
 	ignore := func(error) {}
-	src, err := openImage(damaged, ignore)
+	src, err := openWreck(damaged, ignore)
 	if err != nil {
 		return 0, time.Time{}, err
 	}
@@ -318,7 +323,7 @@ func newestStamp(damaged readable) (boot uint64, newest time.Time, err error) {
 		}
 		return moment{}
 	}
-	err = facts(src, look, ignore, func(session.Change) error { return nil })
+	err = src.facts(look, stamp{}, ignore, func(string, int64) {}, func(session.Change) error { return nil })
 	if failed := src.im.r.failed; failed != nil {
 		err = failed
 	}

@@ -208,6 +208,8 @@ func (s *Store) load() error {
 		if last, _ := tx.Bucket(bucketNames[bucketRefs]).Cursor().Last(); len(last) == 8 {
 			r.lastBody = keyNumber(last)
 		}
+		r.lastBody = max(r.lastBody, tx.Bucket(bucketNames[bucketBodies]).Sequence())
+		r.lastSession = tx.Bucket(bucketNames[bucketSessions]).Sequence()
 		if err := s.loadCursors(tx); err != nil {
 			return err
 		}
