@@ -70,7 +70,7 @@ func Copy(from, to string) error {
 	if _, err := os.Stat(from); err != nil {
 		return err
 	}
-	return exclusive(from, func() error {
+	return exclusive(from, func(from string) error {
 		return Save(to, func(w io.Writer) error {
 			f, err := os.Open(from)
 			if err != nil {
@@ -90,7 +90,7 @@ func RestoreBackup(backup, path string) (aside string, err error) {
 	if err := verify(backup); err != nil {
 		return "", fmt.Errorf("restore %s: %w", backup, err)
 	}
-	err = exclusive(path, func() error {
+	err = exclusive(path, func(path string) error {
 		fresh := path + compactSuffix
 		if err := removeIf(fresh); err != nil {
 			return err

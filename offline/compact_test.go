@@ -251,6 +251,52 @@ func TestRestoredIsStrange(t *testing.T) {
 	}
 }
 
+// TestLink: a store behind a link stays where it is, and the link a link, whatever takes its place.
+func TestLink(t *testing.T) {
+	card, disk := t.TempDir(), t.TempDir()
+	link, real := filepath.Join(card, "store.db"), filepath.Join(disk, "real.db")
+	must(t, os.Symlink(real, link))
+	if _, err := Open(link, Options{}); !errors.Is(err, os.ErrNotExist) { // the disk may not be there yet
+		t.Errorf("a link to nothing: %v", err)
+	}
+	s := open(t, real, Options{})
+	must(t, s.Close())
+	backup := filepath.Join(t.TempDir(), "backup")
+	for _, tt := range []struct {
+		name string
+		do   func() error
+	}{
+		{"compaction", func() error {
+			s := open(t, link, Options{})
+			return errors.Join(s.file.compact(), s.Close())
+		}},
+		{"salvage", func() error { return open(t, link, Options{Suspect: errors.New("a test")}).Close() }},
+		{"command compact", func() error { _, _, err := Compact(link); return err }},
+		{"backup", func() error { return Copy(link, backup) }},
+		{"restore", func() error { _, err := RestoreBackup(backup, link); return err }},
+	} {
+		must(t, tt.do())
+		if to, err := os.Readlink(link); err != nil || to != real {
+			t.Errorf("%s: the link is %q %v", tt.name, to, err)
+		}
+		checkClean(t, real)
+		if there, _ := filepath.Glob(card + "/*"); len(there) != 1 {
+			t.Errorf("%s: the folder of the link has %q", tt.name, there)
+		}
+	}
+}
+
+// TestCompactNothing: where there is no store, no lock is left.
+func TestCompactNothing(t *testing.T) {
+	path := storePath(t)
+	if _, _, err := Compact(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Compact: %v", err)
+	}
+	if there, _ := filepath.Glob(path + "*"); len(there) != 0 {
+		t.Errorf("it has left %q", there)
+	}
+}
+
 // TestOwner: what root makes with a command, the gateway can open.
 func TestOwner(t *testing.T) {
 	if os.Geteuid() != 0 {

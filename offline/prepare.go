@@ -34,6 +34,15 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
+// realPath returns the file that a path names: that of a link, since a new file is to take its place where it is and
+// not that of the link. A file of this name need not be there.
+func realPath(path string) (string, error) {
+	if info, err := os.Lstat(path); err != nil || info.Mode()&fs.ModeSymlink == 0 {
+		return path, nil
+	}
+	return filepath.EvalSymlinks(path)
+}
+
 // ownLike gives a file that root has made to the owner of another: root types the commands, but the
 // gateway that has to open the file is somebody else. Some containers and file systems have no other
 // owners: there the file is as good as it is.

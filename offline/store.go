@@ -119,7 +119,8 @@ type Store struct {
 	*Way
 }
 
-// Open opens a store, and creates it if there is none. The folder must exist.
+// Open opens a store, and creates it if there is none. The folder must exist. If path is a link, the
+// store is what it names, and its other files are beside that.
 //
 // A damaged file is renamed to path.corrupt-<time>, and what can be read of it is saved into a
 // new one; Stats tells how much. If nothing can, the new one is empty. Open fails with ErrInUse when
@@ -127,6 +128,9 @@ type Store struct {
 // does not take what is to be written.
 func Open(path string, o Options) (_ *Store, err error) {
 	o.defaults()
+	if path, err = realPath(path); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
 	if o.Sound {
 		if err := verify(path); err != nil { // before anything is made
 			return nil, fmt.Errorf("open store %s: %w", path, err)
