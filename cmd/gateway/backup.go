@@ -11,33 +11,6 @@ import (
 	"gateway/offline"
 )
 
-func newStoreStat() *cobra.Command {
-	return &cobra.Command{
-		Use:   "stat FILE",
-		Short: "Print the figures of a store, also while its gateway runs",
-		Long: "Print the figures of a store. If a gateway runs on it, these are its own, as JSON; if none does, the\n" +
-			"file is read as by 'gateway store check', which takes longer.",
-		Example: "  gateway store stat /var/lib/gateway/store.db",
-		Args:    oneStore,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			w := cmd.OutOrStdout()
-			err := ask(args[0], "stat", w)
-			if err == nil {
-				_, err = fmt.Fprintln(w)
-				return err
-			}
-			if !errors.Is(err, errNotRunning) {
-				return err
-			}
-			r, err := offline.Check(args[0])
-			if err != nil {
-				return err
-			}
-			return printReport(w, args[0], r)
-		},
-	}
-}
-
 func newStoreCompact() *cobra.Command {
 	return &cobra.Command{
 		Use:   "compact FILE",
