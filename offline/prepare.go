@@ -396,7 +396,7 @@ func (r *rescue) flush() {
 	for _, u := range r.units {
 		switch {
 		case u.err == nil:
-		case errors.Is(u.err, ErrDisk), isErrno(u.err, syscall.ENOSPC), isErrno(u.err, syscall.EDQUOT):
+		case errors.Is(u.err, ErrDisk), errors.Is(u.err, syscall.ENOSPC), errors.Is(u.err, syscall.EDQUOT):
 			r.failed = u.err
 		default:
 			r.saved.Problems++
