@@ -190,6 +190,7 @@ func (h *handover) finish(a packet.Ack, q packet.QoS, from stage) error {
 	h.mu.Lock()
 	d := h.out[a.ID]
 	known := d != nil && d.qos == q && d.stage == from
+	free := d != nil && d.frees && a.Type == packet.PUBCOMP && d.stage == sent // its identifier is
 	refused := known && q == 1 && a.Reason.Failed()
 	switch {
 	case refused:
@@ -199,7 +200,7 @@ func (h *handover) finish(a packet.Ack, q packet.QoS, from stage) error {
 	}
 	h.mu.Unlock()
 	switch {
-	case d != nil && !known:
+	case d != nil && !known && !free:
 		return unexpected(a.Type, a.ID)
 	case refused:
 		return h.refused(d, a)

@@ -188,6 +188,9 @@ func (l *link) offer(r *routing, h *hit) bool {
 func (l *link) deliver(e *session.Entry, expiry uint32, dup bool, r *round) bool {
 	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs, nil)
 	p.ID, p.QoS, p.Retain, p.Dup = session.PacketID(e.Position), e.QoS, e.Retain, dup
+	if e.Frees {
+		l.pubrel(p.ID)
+	}
 	return l.put(&p, r)
 }
 

@@ -20,7 +20,8 @@ type memory struct {
 	fail     error
 	hidden   bool
 	crowded  bool
-	waiting  bool // something has waited for room
+	waiting  bool   // something has waited for room
+	strange  uint64 // of all sessions
 	number   uint64
 	live     map[string]*stored // as submitted
 	sessions map[string]*stored // as committed
@@ -268,7 +269,7 @@ func (m *memory) Restore(apply func(session.Change)) error {
 		if s.closed != nil {
 			apply(s.closed)
 		}
-		sum := &session.Summary{Client: name, Head: s.next, Next: s.next, Stages: make(map[uint64]session.Stage)}
+		sum := &session.Summary{Client: name, Head: s.next, Next: s.next, Stages: make(map[uint64]session.Stage), Strange: m.strange}
 		if len(s.queue) > 0 {
 			sum.Head = s.queue[0].Position
 		}

@@ -139,6 +139,9 @@ func (o *openOp) apply(t *txn) error {
 	if t.session(o.record.number) == nil {
 		t.touched[o.record.number] = newCursor()
 	}
+	if err := given(t.bucket(bucketSessions), o.record.number); err != nil {
+		return err
+	}
 	return t.putSession(&o.record)
 }
 
@@ -388,6 +391,9 @@ func (o *enqueueOp) apply(t *txn) error {
 		return nil
 	}
 	t.room -= int64(len(o.body))
+	if err := given(t.bucket(bucketBodies), o.number); err != nil {
+		return err
+	}
 	key := numberKey(o.number)
 	if err := t.bucket(bucketBodies).Put(key, o.body); err != nil {
 		return err

@@ -148,6 +148,9 @@ type Summary struct {
 	Bytes    int64 // stored bytes of the messages from Head on
 	Stages   map[uint64]Stage
 	Received []uint16
+	// Strange is the position before which the receiver may have the packet identifier of a message that the
+	// store knows nothing of, as after a backup was put back; 0: it has not.
+	Strange uint64
 }
 
 func (*Opened) change()       {}

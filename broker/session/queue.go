@@ -22,6 +22,9 @@ func PacketID(position uint64) uint16 { return uint16((position-1)%Span) + 1 }
 type Entry struct {
 	Queued
 	Stage Stage
+	// Frees says that PUBREL has to go before PUBLISH, at QoS 2: the receiver may have the identifier for another
+	// message, and would take this one for its repetition.
+	Frees bool
 }
 
 // A Queue is the outgoing side of a session: its QoS 1 and QoS 2 messages in the order of their
@@ -38,15 +41,16 @@ type Queue struct {
 	bytes   int              // of the entries
 	window  uint64           // how far what is in flight may reach: the receiver's Receive Maximum
 	stages  map[uint64]Stage // of restored positions that are not in memory yet
+	strange uint64           // see Summary
 }
 
 // RestoredQueue returns the queue that a summary tells of, all of it still in the store. Messages before
-// the position sent may have been sent, 0: nobody knows.
+// the position sent may have been sent, 0: nobody knows. Nobody does of a store that was a backup.
 func RestoredQueue(s *Summary, sent uint64) Queue {
-	if sent == 0 {
+	if sent == 0 || s.Strange > 0 {
 		sent = min(s.Next, s.Head+MaxWindow)
 	}
-	return Queue{sent: sent, loaded: s.Head, next: s.Next, stages: s.Stages}
+	return Queue{sent: sent, loaded: s.Head, next: s.Next, stages: s.Stages, strange: s.Strange}
 }
 
 // Resume begins a new connection, whose receiver takes window messages at a time: everything
@@ -255,6 +259,7 @@ func (q *Queue) Undelivered() int {
 func (q *Queue) Bytes() int { return q.bytes }
 
 func (q *Queue) append(e Entry) {
+	e.Frees = e.QoS == 2 && e.Position < q.strange
 	q.entries = append(q.entries, e)
 	q.bytes += size(&e)
 }

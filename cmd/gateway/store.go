@@ -176,7 +176,8 @@ func factLine(c session.Change, limit int) any {
 			Bytes    int64             `json:"bytes"`
 			Stages   map[uint64]string `json:"stages"`
 			Received []uint16          `json:"received"`
-		}{head{"summary", c.Client}, c.Head, c.Next, c.Bytes, stages, c.Received}
+			Strange  uint64            `json:"strange_before,omitempty"`
+		}{head{"summary", c.Client}, c.Head, c.Next, c.Bytes, stages, c.Received, c.Strange}
 	case *session.Dropped:
 		return struct {
 			head
