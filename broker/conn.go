@@ -428,7 +428,7 @@ func (c *conn) disconnect(body []byte) error {
 			return err
 		}
 	}
-	c.goodbye = p.Reason != packet.DisconnectWithWill
+	c.goodbye = p.Reason == packet.Success // any other code leaves the will [MQTT-3.1.2-8], [MQTT-3.14.4-3]
 	return errGone
 }
 

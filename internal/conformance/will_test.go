@@ -52,13 +52,30 @@ func (s *site) marker(topic string) {
 }
 
 func TestDisconnectWithWill(t *testing.T) {
+	v5(t, func(s *site) { s.leavesWill(packet.DisconnectWithWill) })
+}
+
+// Of the codes that a client's DISCONNECT can have, only Normal disconnection discards the will.
+func TestDisconnectWithError(t *testing.T) {
 	v5(t, func(s *site) {
-		sub := s.subscriber(clean("sub"), filter("w", 2))
-		w := s.connect(leaving("a", packet.Will{Topic: "w", Payload: []byte("bye")}))
-		w.send(&packet.Disconnect{Reason: packet.DisconnectWithWill})
-		w.expect("closed")
-		sub.expect("PUBLISH w=bye q0")
+		for _, reason := range []packet.ReasonCode{
+			packet.UnspecifiedError, packet.MalformedPacket, packet.ProtocolError, packet.ImplementationSpecificError,
+			packet.TopicNameInvalid, packet.ReceiveMaximumExceeded, packet.TopicAliasInvalid, packet.PacketTooLarge,
+			packet.MessageRateTooHigh, packet.QuotaExceeded, packet.AdministrativeAction, packet.PayloadFormatInvalid,
+		} {
+			s.leavesWill(reason)
+		}
 	})
+}
+
+// leavesWill expects the will of a client that says DISCONNECT with a reason.
+func (s *site) leavesWill(reason packet.ReasonCode) {
+	s.t.Helper()
+	sub := s.subscriber(clean("sub"), filter("w", 2))
+	w := s.connect(leaving("a", packet.Will{Topic: "w", Payload: []byte(reason.String())}))
+	w.send(&packet.Disconnect{Reason: reason})
+	w.expect("closed")
+	sub.expect("PUBLISH w=" + reason.String() + " q0")
 }
 
 // A will that has been published is gone.
