@@ -68,8 +68,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 			return g.attach(a)
 		}
 	}
-	// A session without expiry ends with its connection, which ends now.
-	present = old != nil && !a.cleanStart && old.durable && old.leaving == nil && belongsTo(old, a.access)
+	present = old != nil && !a.cleanStart && outlives(old) && old.leaving == nil && belongsTo(old, a.access)
 	if old != nil && !present {
 		if l, will, closed := g.dismiss(old); l != nil {
 			g.mu.Unlock()
@@ -162,6 +161,14 @@ func oust(n *Session) (busy <-chan struct{}) {
 		return nil
 	}
 	return n.peer.kick(packet.SessionTakenOver)
+}
+
+// outlives reports whether a session goes on after its connection, by the expiry that its client asked for
+// last: without one it ends when another connection takes over (5.0, 3.1.2.11.2, and 3.1.4).
+func outlives(n *Session) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.expiry > 0
 }
 
 // displace makes way for another connection of the same client, after the one that there was has been

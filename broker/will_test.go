@@ -27,3 +27,24 @@ func TestWillOfDisconnect(t *testing.T) {
 		}
 	}
 }
+
+// A session that was resumed without an expiry interval ends when it is taken over, and its will is due
+// then, whatever its delay (5.0, 3.1.2.11.2, 3.1.4) [MQTT-3.1.2-8].
+func TestTakeoverEndsSession(t *testing.T) {
+	s := start(t, nil, broker.Limits{})
+	watch := s.connect(packet.V5, clean("watch"))
+	watch.send(subscribe(1, filter("will", 0)))
+	watch.expect("SUBACK 1…")
+	first := s.connect(packet.V5, kept("c"))
+	first.send(subscribe(1, filter("d", 1)), &packet.Disconnect{})
+	first.expect("SUBACK 1…", "closed")
+	second := s.again(packet.V5, packet.Connect{ClientID: "c", Will: &packet.Will{Topic: "will", Payload: []byte("ended"), Delay: 50}})
+	third := s.connect(packet.V5, kept("c"))
+	if third.connack.SessionPresent {
+		t.Error("Session Present for a session that has ended")
+	}
+	second.expect("DISCONNECT "+packet.SessionTakenOver.String(), "closed")
+	watch.expect("PUBLISH will=ended q0")
+	third.send(publish("d", "x", 0, 0))
+	third.silent()
+}
