@@ -228,8 +228,9 @@ func TestSubscriptionOptions(t *testing.T) {
 	w := s.connect(packet.V5, clean("w"))
 	kept := publish("r", "old", 0, 0)
 	kept.Retain = true
-	w.send(kept)
-	w.silent()
+	pub := s.connect(packet.V5, clean("pub"))
+	pub.send(kept)
+	pub.silent()
 
 	w.send(subscribe(1, packet.Subscription{Filter: "r", RetainHandling: 2}))
 	w.expect("SUBACK 1…")

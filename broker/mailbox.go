@@ -102,7 +102,7 @@ func (m *mailbox) offer(r *routing, h *hit) bool {
 		expiry = x.MessageExpiry
 	}
 	p := outgoing(r.p, expiry, h.kept(), nil)
-	p.Payload, p.From = r.message().Publish.Payload, r.publisher()
+	p.Payload, p.From = r.message().Publish.Payload, r.by
 	p.Dup, p.QoS, p.ID, p.Retain = false, 0, 0, h.retain
 	m.put(item{p: p})
 	return true

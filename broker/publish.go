@@ -119,6 +119,7 @@ func (r *routing) repeat(store Store, done func(packet.ReasonCode)) {
 func deliver(s *Server, m *session.Message, h *hit) {
 	p := m.Publish
 	r := newRouting(nil, nil)
+	r.by = p.From
 	r.begin(&p)
 	r.m = m
 	u := unit{srv: s}
@@ -303,11 +304,12 @@ func reasonOf(err error) packet.ReasonCode {
 	}
 }
 
-// publishWill publishes a will message, together with changes that go with it. If the store does
+// publishWill publishes the will of a client, together with changes that go with it. If the store does
 // not take the message, the changes are made without it.
-func (s *Server) publishWill(w *packet.Will, with []session.Change) {
+func (s *Server) publishWill(client string, w *packet.Will, with []session.Change) {
 	p := packet.Publish{Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Retain: w.Retain, Properties: w.Properties}
 	r := newRouting(nil, nil)
+	r.by = client
 	r.begin(&p)
 	r.with = with
 	s.publish(r, func(reason packet.ReasonCode) {

@@ -73,7 +73,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 		if l, will, closed := g.dismiss(old); l != nil {
 			g.mu.Unlock()
 			if will != nil {
-				g.srv.publishWill(will, closed)
+				g.srv.publishWill(old.id, will, closed)
 			} else {
 				g.srv.later(closed)
 			}
@@ -131,7 +131,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 		g.handOn(old)
 	}
 	if will != nil {
-		g.srv.publishWill(will, nil)
+		g.srv.publishWill(a.id, will, nil)
 	}
 	if err := <-committed; err != nil && !present {
 		g.expire(n, a.peer, 0) // it has never begun
@@ -344,7 +344,7 @@ func (g *registry) settle(n *Session, will *packet.Will, changes []session.Chang
 		g.handOn(n)
 	}
 	if will != nil {
-		g.srv.publishWill(will, changes)
+		g.srv.publishWill(n.id, will, changes)
 		return
 	}
 	g.srv.later(changes)

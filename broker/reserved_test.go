@@ -40,3 +40,20 @@ func TestBridgeGetsNothingBack(t *testing.T) {
 		w.expect("PUBLISH a/b=other's q0")
 	}
 }
+
+// Nor does it, when it subscribes again, get what it has retained itself, nor its own will.
+func TestBridgeGetsNothingRetainedBack(t *testing.T) {
+	s := start(t, nil, broker.Limits{})
+	other := s.connect(packet.V311, clean("other"))
+	other.send(retain("a/other's", "x", 1, 1))
+	other.expect("PUBACK 1")
+	c := clean("site")
+	c.Bridge, c.Will = true, &packet.Will{Topic: "a/gone", Payload: []byte("x"), QoS: 1, Retain: true}
+	w := s.connect(packet.V311, c)
+	w.send(subscribe(1, filter("a/#", 1)), retain("a/own", "x", 1, 1))
+	w.expect("SUBACK 1 [Granted QoS 1]", "PUBLISH a/other's=x q1 id1 retain", "PUBACK 1")
+	again := s.connect(packet.V311, c) // the will is published
+	again.send(subscribe(1, filter("a/#", 1)))
+	again.expect("SUBACK 1 [Granted QoS 1]", "PUBLISH a/other's=x q1 id1 retain")
+	again.silent()
+}

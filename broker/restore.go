@@ -106,7 +106,7 @@ func (g *registry) giveWay(id string) bool {
 		_, _, will := old.displace(true)
 		g.handOn(old)
 		if will != nil {
-			g.srv.publishWill(will, nil)
+			g.srv.publishWill(old.id, will, nil)
 		}
 	}
 	return stopgap

@@ -15,8 +15,9 @@ type routing struct {
 
 	p     *packet.Publish  // as published; its payload may be lent
 	m     *session.Message // made at the first need: the message that may be kept
-	from  *Session         // nil for the gateway's own
+	from  *Session         // nil for the gateway's own, and wills
 	peer  peer             // the connection of from that the message came by
+	by    string           // client identifier of the one whose message it is, empty if it is the gateway's
 	at    time.Time
 	hits  []hit
 	ids   []uint32                 // room for those of the hits
@@ -38,6 +39,9 @@ type routing struct {
 
 func newRouting(from *Session, by peer) *routing {
 	r := &routing{from: from, peer: by}
+	if from != nil {
+		r.by = from.id
+	}
 	r.visit, r.visitGroup = r.add, r.addGroup
 	return r
 }
@@ -62,7 +66,7 @@ func (r *routing) message() *session.Message {
 		}
 		p := *r.p
 		p.ID, p.Dup = 0, false
-		p.From = r.publisher()
+		p.From = r.by
 		p.Payload = append([]byte(nil), r.p.Payload...)
 		if p.Properties != nil {
 			props := *p.Properties // they are lent
@@ -74,20 +78,12 @@ func (r *routing) message() *session.Message {
 	return r.m
 }
 
-// publisher returns the client identifier of the one whose message it is, empty if it is the gateway's.
-func (r *routing) publisher() string {
-	if r.from == nil {
-		return ""
-	}
-	return r.from.id
-}
-
 // sender returns whose messages a member of a group is to get in order. If that is not known, as of a
 // message that is handed on and comes from the store, it is the topic.
 func (r *routing) sender() string {
 	switch {
-	case r.from != nil:
-		return r.from.id
+	case r.by != "":
+		return r.by
 	case r.m != nil && r.m.Publish.From != "":
 		return r.m.Publish.From
 	}
@@ -129,7 +125,7 @@ func (r *routing) deny(a *access) error {
 // add notes that a subscription matches. A session with several matching subscriptions gets the
 // message once, at the highest of their QoS, with all their identifiers [MQTT-3.3.4-2, -3.3.4-3].
 func (r *routing) add(filter string, s *Session, sub subscription) {
-	if sub.noLocal && s == r.from {
+	if sub.noLocal && s.id == r.by {
 		return
 	}
 	if filter != r.filter {

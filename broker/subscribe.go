@@ -112,7 +112,8 @@ func (n *Session) mayCarry(f packet.Subscription) packet.ReasonCode {
 	return packet.ReasonCode(f.QoS)
 }
 
-// sendRetained sends the retained messages that match a new subscription.
+// sendRetained sends the retained messages that match a new subscription: with No Local not those of the
+// client itself, as far as is known since the gateway began [MQTT-3.8.3-3].
 func sendRetained(s *Server, n *Session, f packet.Subscription, id uint32, rest func(int)) {
 	h := hit{s: n, retain: true}
 	if id != 0 {
@@ -121,6 +122,9 @@ func sendRetained(s *Server, n *Session, f packet.Subscription, id uint32, rest 
 	now := time.Now()
 	for _, m := range s.routes.kept(f.Filter) {
 		rest(2)
+		if f.NoLocal && m.Publish.From == n.id {
+			continue
+		}
 		h.qos = min(f.QoS, m.Publish.QoS)
 		s.retaining.Lock()
 		switch _, expired := remaining(m, now); {

@@ -13,6 +13,7 @@ var differs = map[string]string{
 	"TestOverlap/3.1.1":                                            "sends one copy, at the QoS of the subscription that it finds first, against [MQTT-3.3.5-1]",
 	"TestWillDelayBeyondSession":                                   "waits for the will delay when the session has ended before, against [MQTT-3.1.2-8]",
 	"TestDisconnectWithError":                                      "discards the will with any code but 0x04, against [MQTT-3.1.2-8]",
+	"TestNoLocalRetained":                                          "sends a client the retained messages that are its own, against [MQTT-3.8.3-3]",
 	"TestPrivateClientIdentifier":                                  "accepts every client identifier",
 	"TestRefusalsExplained":                                        "gives no reasons in acknowledgements, and ends the connection for an invalid filter",
 	"TestReceiveMaximum":                                           "counts a QoS 2 message as done at PUBREC, against [MQTT-3.3.4-9]",

@@ -134,6 +134,35 @@ func TestNoLocal(t *testing.T) {
 	})
 }
 
+// A client's will is its own message too.
+func TestNoLocalWill(t *testing.T) {
+	v5(t, func(s *site) {
+		f := filter("a", 1)
+		f.NoLocal = true
+		c := kept("a")
+		c.Will = &packet.Will{Topic: "a", Payload: []byte("bye"), QoS: 1}
+		s.subscriber(c, f).cut()
+		s.marker("a")
+		w := s.connect(kept("a"))
+		w.take("PUBLISH a=marker q1")
+		w.silent()
+	})
+}
+
+// So is a message of its own that is retained.
+func TestNoLocalRetained(t *testing.T) {
+	v5(t, func(s *site) {
+		f := filter("a/#", 1)
+		f.NoLocal = true
+		s.connect(clean("b")).publish(retained("a/other's", "x", 1, 1))
+		w := s.connect(clean("a"))
+		w.publish(retained("a/own", "x", 1, 1))
+		w.subscribe(f)
+		w.take("PUBLISH a/other's=x q1 retain")
+		w.silent()
+	})
+}
+
 // A message that several subscriptions match comes at the highest of their QoS.
 func TestOverlap(t *testing.T) {
 	every(t, func(s *site) {
