@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"gateway/broker/packet"
 	"gateway/broker/session"
@@ -162,8 +163,14 @@ func (u *unit) retain(r *routing) error {
 	if r.from != nil && own(r.from.id) {
 		most = math.MaxInt // the network cannot keep the gateway from telling its state
 	}
-	if scarce := u.srv.memory.scarce.Load() && most != math.MaxInt && len(m.Publish.Payload) > 0; scarce || !u.srv.routes.keep(m, most) {
+	if u.srv.memory.scarce.Load() && most != math.MaxInt && len(m.Publish.Payload) > 0 {
 		return errRetained
+	}
+	if !u.srv.routes.keep(m, most) {
+		removeLapsed(u.srv, time.Now())
+		if !u.srv.routes.keep(m, most) {
+			return errRetained
+		}
 	}
 	u.changes = append(u.changes, &session.Retained{Message: m})
 	return nil

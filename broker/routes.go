@@ -18,7 +18,8 @@ type routes struct {
 	groups   map[string]*group // by the filter of the subscription
 	bySender bool              // see Options.ShareBySender
 	retained topic.Names[*session.Message]
-	bytes    int // of the retained messages, see retainedSize
+	bytes    int       // of the retained messages, see retainedSize
+	lapses   lapseHeap // of the retained messages
 
 	subscriptions int
 	filters       int // bytes of the filters of the subscriptions, and of their levels
@@ -55,6 +56,7 @@ func (t *routes) keep(m *session.Message, most int) bool {
 	}
 	t.retained.Set(m.Publish.Topic, m)
 	t.bytes = bytes
+	noteLapse(t, m)
 	return true
 }
 

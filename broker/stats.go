@@ -67,6 +67,9 @@ func (r *reporter) run() {
 			news, pause = r.srv.denials.news, nil
 		case <-tick.C:
 			r.srv.registry.trim()
+			r.srv.retaining.Lock()
+			removeLapsed(r.srv, time.Now())
+			r.srv.retaining.Unlock()
 			r.report()
 		case <-r.srv.ctx.Done():
 			return

@@ -131,9 +131,7 @@ func sendRetained(s *Server, n *Session, f packet.Subscription, id uint32, rest 
 		case !s.routes.keeps(m): // a newer one has come, to the subscriber too
 		case expired:
 			// It is nobody's any more (5.0, 3.3.2.3.3).
-			gone := &session.Message{Publish: packet.Publish{Topic: m.Publish.Topic}, At: now}
-			s.routes.keep(gone, 0)
-			s.later([]session.Change{&session.Retained{Message: gone}})
+			s.later([]session.Change{unretain(s, m, now)})
 		case h.qos == 0:
 			n.backlogged(m, &h)
 		default:
