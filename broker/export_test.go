@@ -34,3 +34,6 @@ func (s *Server) HoldTurns() (waiting func() int, release func()) {
 		}
 	}
 }
+
+// Trim does what is done every 10 s.
+func (s *Server) Trim() { trimAll(s) }

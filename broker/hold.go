@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"gateway/broker/session"
 	"gateway/broker/topic"
@@ -48,16 +49,15 @@ type holder Session
 // Hold tells the store from which position on it may drop messages, and keeps them from being sent
 // until letGo. To a client that takes some, what is in memory, and will be soon, is on its way; with
 // one that is away or stuck it is what was sent.
-func (h *holder) Hold() (from uint64) {
+func (h *holder) Hold() (from, sent uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.leaving != nil { // its messages are being handed on
 		h.holds = append(h.holds, math.MaxUint64)
-		return math.MaxUint64
+		return math.MaxUint64, math.MaxUint64
 	}
 	q := &h.state.Queue
-	_, next, _ := q.Missing()
-	oldest := next - uint64(q.Len())
+	oldest, sent := q.Span()
 	moves := h.peer != nil && oldest != h.stuckAt
 	if h.stuckAt = oldest; !moves {
 		q.Unload()
@@ -67,8 +67,11 @@ func (h *holder) Hold() (from uint64) {
 	}
 	h.holds = append(h.holds, from)
 	h.lowest = min(h.lowest, from)
-	return from
+	return from, sent
 }
+
+// Expired counts messages that nobody may get any more.
+func (h *holder) Expired(messages int64) { h.srv.stats.Expired.Add(messages) }
 
 // letGo ends the oldest hold: units are done in the order in which they hold.
 func (h *holder) letGo() {
@@ -157,25 +160,28 @@ func (h *holder) missed() {
 }
 
 // trim drops what has become too old in the queues of sessions, and what is beyond a quota that was
-// lowered.
+// lowered, and removes what has expired.
 func (g *registry) trim() {
-	var aged []*Session
+	var sessions []*Session
 	g.mu.Lock()
 	for _, n := range g.sessions {
-		if n.durable {
-			aged = append(aged, n)
-		}
+		sessions = append(sessions, n)
 	}
 	g.mu.Unlock()
-	for _, n := range aged {
-		q := g.srv.queues.of(n)
-		if q == nil {
-			continue
+	now := time.Now()
+	for _, n := range sessions {
+		q, lapsed := g.srv.queues.of(n), false
+		n.mu.Lock()
+		if n.durable {
+			lapsed = lapsing(n, now)
+		} else {
+			removeExpired(n, now)
 		}
-		if q.Quota.Age > 0 {
+		n.mu.Unlock()
+		if lapsed || n.durable && q != nil && q.Quota.Age > 0 {
 			trim(n, q, nil)
 		}
-		for i := range q.Rules {
+		for i := 0; n.durable && q != nil && i < len(q.Rules); i++ {
 			if max(q.Rules[i].Quota.Age, q.Quota.Age) > 0 {
 				trim(n, q, &q.Rules[i])
 			}
@@ -191,7 +197,16 @@ func trim(n *Session, q *session.Room, rule *session.Rule) {
 		if to.Held {
 			(*holder)(n).letGo()
 		}
-		if err == nil && len(t.Dropped) > 0 {
+		now := time.Now()
+		if err != nil {
+			t.Next = now // what has expired is looked for with the next statistics
+		}
+		if !t.Next.IsZero() {
+			n.mu.Lock()
+			awaitLapse(n, t.Next)
+			n.mu.Unlock()
+		}
+		if err == nil && (len(t.Dropped) > 0 || !t.Next.IsZero() && !t.Next.After(now)) {
 			n.srv.losses.lost(t.Dropped)
 			trim(n, q, rule)
 		}

@@ -11,15 +11,6 @@ import (
 // Messages whose expiry interval has passed are removed before anything is refused or dropped for want of
 // room, and at the latest with the next statistics [MQTT-3.3.2-5]: also those that nobody asks for.
 
-// lapses returns when the expiry interval of a message will have passed; never for one without.
-func lapses(m *session.Message) (at time.Time, ever bool) {
-	p := m.Publish.Properties
-	if p == nil || !p.HasMessageExpiry {
-		return time.Time{}, false
-	}
-	return m.At.Add(time.Duration(p.MessageExpiry)*time.Second - m.Waited), true
-}
-
 // A lapse is when the retained message of a topic expires, unless there is another one by then.
 type lapse struct {
 	at    time.Time
@@ -43,7 +34,7 @@ func (h *lapseHeap) Pop() any {
 // noteLapse notes when a message that is retained now will expire. Those of messages that were replaced
 // stay until they are too many. The routes are locked.
 func noteLapse(t *routes, m *session.Message) {
-	at, ever := lapses(m)
+	at, ever := m.Expires()
 	if !ever {
 		return
 	}
@@ -55,7 +46,7 @@ func noteLapse(t *routes, m *session.Message) {
 	kept := t.lapses[:0]
 	for _, l := range t.lapses {
 		if m, ok := t.retained.Get(l.topic); ok {
-			if at, ever := lapses(m); ever && at.Equal(l.at) {
+			if at, ever := m.Expires(); ever && at.Equal(l.at) {
 				kept = append(kept, l)
 			}
 		}
@@ -98,9 +89,56 @@ func removeLapsed(s *Server, now time.Time) {
 	}
 }
 
+// trimAll removes what has expired or become too old, wherever it is.
+func trimAll(s *Server) {
+	s.registry.trim()
+	s.retaining.Lock()
+	defer s.retaining.Unlock()
+	removeLapsed(s, time.Now())
+}
+
 // unretain removes a retained message, and returns what is to be stored of that. s.retaining is locked.
 func unretain(s *Server, m *session.Message, now time.Time) session.Change {
 	gone := &session.Message{Publish: packet.Publish{Topic: m.Publish.Topic}, At: now}
 	s.routes.keep(gone, 0)
 	return &session.Retained{Message: gone}
+}
+
+// awaits notes when a message of a session's queue will expire. The session is locked.
+func awaits(n *Session, m *session.Message) {
+	if at, ever := m.Expires(); ever {
+		awaitLapse(n, at)
+	}
+}
+
+func awaitLapse(n *Session, at time.Time) {
+	if n.lapse.IsZero() || at.Before(n.lapse) {
+		n.lapse = at
+	}
+}
+
+// lapsing reports whether messages of a session's queue may have expired. That is then to be looked for, and
+// is not reported again. The session is locked.
+func lapsing(n *Session, now time.Time) bool {
+	if n.lapse.IsZero() || now.Before(n.lapse) {
+		return false
+	}
+	n.lapse = time.Time{}
+	return true
+}
+
+// removeExpired removes what has expired from the queue of a session in memory only. The session is
+// locked.
+func removeExpired(n *Session, now time.Time) {
+	if !lapsing(n, now) {
+		return
+	}
+	removed := session.Remove(&n.state.Queue, func(m *session.Message) bool {
+		_, expired := remaining(m, now)
+		if !expired {
+			awaits(n, m)
+		}
+		return expired
+	})
+	n.srv.stats.Expired.Add(int64(removed))
 }

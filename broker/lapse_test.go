@@ -1,13 +1,16 @@
 package broker_test
 
 import (
+	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"gateway/broker"
 	"gateway/broker/packet"
+	"gateway/broker/session"
 )
 
 // lasting is a message with an expiry interval, in seconds.
@@ -48,4 +51,114 @@ func TestExpiredRetainedMessagesMakeRoom(t *testing.T) {
 	w.send(subscribe(1, filter("#", 0)))
 	w.expect("SUBACK 1…", "PUBLISH fresh…")
 	w.silent()
+}
+
+// What has expired in the queue of a client that is away, or does not take more, makes room for others and is
+// counted once, and nothing of it is delivered [MQTT-3.3.2-5].
+func TestExpiredMessagesMakeRoom(t *testing.T) {
+	for _, durable := range []bool{false, true} {
+		l := &ledger{t: t, path: filepath.Join(t.TempDir(), "store"), limits: broker.Limits{QueueMessages: 10}}
+		l.open()
+		o := broker.ClientOptions{ID: "sub", ReceiveMaximum: 1}
+		if durable {
+			o.SessionExpiry = broker.Never
+		}
+		sub, err := l.server.Connect(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := sub.Subscribe(packet.Subscribe{Filters: []packet.Subscription{filter("t", 1)}}); err != nil {
+			t.Fatal(err)
+		}
+		from := l.connect("pub")
+		send := func(payload string, seconds uint32) {
+			t.Helper()
+			p, done := publish("t", payload, 1, 0), make(chan packet.ReasonCode, 1)
+			if seconds > 0 {
+				lasting(seconds, p)
+			}
+			if from.Publish(*p, func(r packet.ReasonCode) { done <- r }); <-done != packet.Success {
+				t.Errorf("%s is refused", payload)
+			}
+		}
+		send("first", 0)
+		if durable { // its client leaves with the first one unacknowledged
+			sub.Close()
+		}
+		for i := range 9 {
+			send("short", uint32(1+i%2))
+		}
+		within, cancel := context.WithTimeout(t.Context(), 2100*time.Millisecond)
+		_, _, _ = from.Next(within) // nothing comes
+		cancel()
+		for i := range 3 {
+			send(fmt.Sprint("fresh", i), 0)
+		}
+		if durable {
+			if sub, err = l.server.Connect(o); err != nil {
+				t.Fatal(err)
+			}
+		}
+		soon, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		for _, want := range []string{"first", "fresh0", "fresh1", "fresh2"} {
+			p, _, err := sub.Next(soon)
+			if err != nil || string(p.Payload) != want {
+				t.Fatalf("durable %v: got %q, want %q; %v", durable, p.Payload, want, err)
+			}
+			sub.Done(p.ID)
+		}
+		if s := l.server.Stats(); s.Dropped.Load() != 0 || s.Expired.Load() != 9 || sub.Waiting() != 0 {
+			t.Errorf("durable %v: %d dropped, %d expired, %d wait", durable, s.Dropped.Load(), s.Expired.Load(), sub.Waiting())
+		}
+		l.close()
+	}
+}
+
+// What has expired goes though nothing needs the room, after a restart too.
+func TestExpiredMessagesAreRemoved(t *testing.T) {
+	l := &ledger{t: t, path: filepath.Join(t.TempDir(), "store")}
+	l.open()
+	away := l.connect("away")
+	if _, err := away.Subscribe(packet.Subscribe{Filters: []packet.Subscription{filter("#", 1)}}); err != nil {
+		t.Fatal(err)
+	}
+	away.Close()
+	from := l.connect("pub")
+	send := func(n int) {
+		t.Helper()
+		done := make(chan packet.ReasonCode, 1)
+		for i := range n {
+			if from.Publish(*lasting(1, retain(fmt.Sprint(i), "x", 1, 0)), func(r packet.ReasonCode) { done <- r }); <-done != packet.Success {
+				t.Error("a message is refused")
+			}
+		}
+	}
+	expire := func(n int64) {
+		t.Helper()
+		within, cancel := context.WithTimeout(t.Context(), 1100*time.Millisecond)
+		_, _, _ = from.Next(within) // nothing comes
+		cancel()
+		l.server.Trim()
+		eventually(t, "nothing is in the store", func() bool {
+			waiting, _, _ := l.store.Count("away")
+			retained := 0
+			if err := l.store.Restore(func(c session.Change) {
+				if _, ok := c.(*session.Retained); ok {
+					retained++
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return waiting == 0 && retained == 0 && l.server.Stats().Expired.Load() == n
+		})
+	}
+	send(5)
+	expire(5)
+	send(3)
+	l.close()
+	l.open()
+	defer l.close()
+	from = l.connect("pub")
+	expire(3)
 }

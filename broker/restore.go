@@ -74,6 +74,9 @@ func (r *restoring) apply(c session.Change) {
 			// What was sent is stored where it counts, see closing.
 			n.shares = n.shares || c.Head < c.Next && (!known || closed.Sent > 0)
 			n.state.Inbox = session.RestoredInbox(c)
+			if c.Expiring {
+				n.lapse = time.Now() // the store will tell
+			}
 		}
 	case *session.Dropped:
 		if r.sessions[c.Client] != nil {

@@ -57,6 +57,7 @@ type Session struct {
 	lowest   uint64       // of what it has returned since a read from the store began
 	since    time.Time    // when the connection ended
 	timer    *time.Timer  // to the delayed will, or to the end of the session
+	lapse    time.Time    // before which nothing in the queue expires that is not on its way; zero: nothing ever
 }
 
 // newSession returns a session that is in no table yet.
@@ -130,8 +131,14 @@ func (s *Session) offer(r *routing, h *hit) {
 func (s *Session) full() bool {
 	l := &s.srv.limits
 	s.mu.Lock()
-	n, most := s.state.Queue.Len(), l.QueueMessages
-	full := n >= most || s.state.Queue.Bytes() >= s.srv.memory.allows(l.QueueBytes)
+	most, mostBytes := l.QueueMessages, s.srv.memory.allows(l.QueueBytes)
+	beyond := func() bool { return s.state.Queue.Len() >= most || s.state.Queue.Bytes() >= mostBytes }
+	full := beyond()
+	if full {
+		removeExpired(s, time.Now())
+		full = beyond()
+	}
+	n := s.state.Queue.Len()
 	begins := full && !s.dropping
 	s.dropping = full || s.dropping && n > most/2
 	s.mu.Unlock()
@@ -154,6 +161,7 @@ func (s *Session) push(q session.Queued, r *round) bool {
 		return false
 	}
 	s.state.Queue.Push(q)
+	awaits(s, q.Message)
 	changes := s.pump(r)
 	s.mu.Unlock()
 	s.srv.later(changes)
@@ -169,6 +177,7 @@ func (s *Session) committed(q session.Queued) {
 		return
 	}
 	(*holder)(s).stored(q.Position)
+	awaits(s, q.Message)
 	if _, next, _ := s.state.Queue.Missing(); q.Position < next { // it was taken early
 		changes := s.pump(nil) // what follows it may be read from the store now
 		s.mu.Unlock()

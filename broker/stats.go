@@ -66,10 +66,7 @@ func (r *reporter) run() {
 		case <-pause:
 			news, pause = r.srv.denials.news, nil
 		case <-tick.C:
-			r.srv.registry.trim()
-			r.srv.retaining.Lock()
-			removeLapsed(r.srv, time.Now())
-			r.srv.retaining.Unlock()
+			trimAll(r.srv)
 			r.report()
 		case <-r.srv.ctx.Done():
 			return

@@ -268,6 +268,9 @@ func (c *committer) try(units []*unit) (live []*unit, err error) {
 	if err == nil {
 		c.adopt(t.touched)
 		c.account(t, len(live), size)
+		for _, l := range t.lapsed {
+			l.holder.Expired(l.messages)
+		}
 	}
 	if t.short {
 		c.full = true

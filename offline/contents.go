@@ -192,6 +192,7 @@ func (c *contents) summary(s *sessionRecord) *session.Summary {
 	return &session.Summary{
 		Client: s.client, Head: at.head, Next: at.next, Bytes: at.bytes,
 		Stages: maps.Clone(at.stages), Received: slices.Clone(c.received[s.number]), Strange: c.strange[s.number],
+		Expiring: at.expiring,
 	}
 }
 

@@ -22,6 +22,9 @@ type cursor struct {
 	parts   map[uint32]part // by the number of the rule
 	removed bool            // the session is gone and all of its queue is dead
 
+	expiring bool // a message from head on may have an expiry interval
+	search
+
 	// scanned tells by rule, or for anyRule, before which position no message may be dropped; not
 	// stored.
 	scanned map[uint64]uint64
@@ -101,6 +104,7 @@ func (c *cursor) seek(queue *bolt.Bucket, number uint64) {
 	}
 	if c.head == c.next {
 		c.count, c.bytes = 0, 0
+		c.expiring, c.search = false, search{}
 	}
 	maps.DeleteFunc(c.stages, func(position uint64, _ session.Stage) bool { return position < c.head })
 }
@@ -109,6 +113,7 @@ const (
 	cursorRemoved = 0x01
 	cursorParts   = 0x02
 	cursorLost    = 0x04 // the parts tell what was lost, too
+	cursorExpires = 0x08 // a message from head on may have an expiry interval
 )
 
 // The versions of a cursor with parts, and of one whose parts tell what was lost. Those without are as they
@@ -130,10 +135,13 @@ func (c *cursor) record() []byte {
 	if len(c.parts) > 0 {
 		flags |= cursorParts
 		version = cursorPartsVersion
-		if c.lossy() {
+		if lossy(c.parts) {
 			flags |= cursorLost
 			version, reasons = cursorVersion, session.Reasons
 		}
+	}
+	if c.expiring {
+		flags |= cursorExpires
 	}
 	rec = append(rec, flags)
 	for _, n := range []uint64{c.head, c.next, uint64(c.count), uint64(c.bytes)} {
@@ -166,7 +174,7 @@ func parseCursor(rec []byte) (*cursor, error) {
 	p := parser{b: b}
 	c := newCursor()
 	flags := p.byte()
-	c.removed = flags&cursorRemoved != 0
+	c.removed, c.expiring = flags&cursorRemoved != 0, flags&cursorExpires != 0
 	c.head, c.next = p.uvarint(), p.uvarint()
 	c.count, c.bytes = int64(p.uvarint()), int64(p.uvarint())
 	if flags&cursorParts != 0 {

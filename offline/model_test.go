@@ -336,6 +336,10 @@ func (m *machine) compare() {
 			if len(s.Received) == 0 && len(w.Received) == 0 {
 				s.Received, w.Received = nil, nil
 			}
+			if !s.Expiring && slices.ContainsFunc(m.model.sessions[s.Client].queue, expires) {
+				m.t.Fatalf("%s: nothing is said to expire", s.Client)
+			}
+			s.Expiring = false                                               // it may be true without need
 			maps.DeleteFunc(s.Stages, func(p uint64, _ session.Stage) bool { // of a position that is missing
 				return !slices.ContainsFunc(m.model.sessions[s.Client].queue, func(q *modelMessage) bool { return q.queued.Position == p })
 			})
@@ -418,4 +422,9 @@ func TestModel(t *testing.T) {
 			},
 		})
 	})
+}
+
+func expires(q *modelMessage) bool {
+	_, ever := q.queued.Message.Expires()
+	return ever
 }

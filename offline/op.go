@@ -2,6 +2,7 @@ package offline
 
 import (
 	"fmt"
+	"time"
 
 	"gateway/broker/packet"
 	"gateway/broker/session"
@@ -290,9 +291,10 @@ func (o *retainOp) apply(t *txn) error {
 type enqueueOp struct {
 	change  *session.Enqueued
 	targets []target
-	body    []byte // record of the message, nil with one target
-	number  uint64 // of the body
-	size    int64  // of the PUBLISH packet
+	body    []byte    // record of the message, nil with one target
+	number  uint64    // of the body
+	size    int64     // of the PUBLISH packet
+	expires time.Time // zero: never
 }
 
 type target struct {
@@ -304,7 +306,8 @@ type target struct {
 	rule   *session.Rule
 	holder session.Holder
 	from   uint64 // what holder has said
-	void   bool   // it was acknowledged before it was written
+	sent   uint64
+	void   bool // it was acknowledged before it was written
 }
 
 func newTarget(to *session.Target) target {
@@ -321,6 +324,7 @@ func (c *clock) encodeEnqueued(change *session.Enqueued) (*enqueueOp, error) {
 	m := change.Message
 	change.Dropped = nil
 	o := &enqueueOp{change: change, targets: make([]target, len(change.To)), size: int64(m.Publish.Size(packet.V5))}
+	o.expires, _ = m.Expires()
 	when := c.of(m)
 	shared := len(change.To) > 1
 	room := 2
@@ -441,6 +445,9 @@ func (o *enqueueOp) put(t *txn, to *target) (kept bool, err error) {
 	}
 	t.room -= int64(len(rec))
 	c.add(to.position, to.part(), o.size)
+	if !o.expires.IsZero() {
+		c.expect(o.expires)
+	}
 	if to.room != nil {
 		t.placed[to.number] = append(t.placed[to.number], to)
 	}

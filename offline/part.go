@@ -87,8 +87,8 @@ func (c *cursor) weigh(number uint32, sign, size int64) {
 }
 
 // lossy reports whether messages were lost.
-func (c *cursor) lossy() bool {
-	for _, p := range c.parts {
+func lossy(parts map[uint32]part) bool {
+	for _, p := range parts {
 		if p.dropped[session.Lost].count > 0 {
 			return true
 		}

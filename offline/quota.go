@@ -42,15 +42,16 @@ func (to *target) part() uint32 {
 	return 0
 }
 
-// hold returns from which position on messages may be dropped.
-func (to *target) hold() uint64 {
+// hold returns from which position on messages may be dropped, and before which they may have been sent.
+func (to *target) hold() (from, sent uint64) {
 	if to.holder == nil {
-		return math.MaxUint64
+		return math.MaxUint64, math.MaxUint64
 	}
 	if !to.change.Held {
-		to.from, to.change.Held = to.holder.Hold(), true
+		to.from, to.sent = to.holder.Hold()
+		to.change.Held = true
 	}
-	return to.from
+	return to.from, to.sent
 }
 
 // within reports whether the quotas of a target hold with so many messages more.
@@ -69,15 +70,14 @@ func (to *target) withinRule(c *cursor, messages, size int64) bool {
 // refuses returns why a unit is not to be taken, nil if it is. It is asked before the unit changes
 // anything.
 func (t *txn) refuses(u *unit) error {
-	short := u.grows > 0 && u.grows > t.room
 	for _, o := range u.ops {
 		switch o := o.(type) {
 		case *retainOp:
-			if short && o.record != nil {
+			if o.record != nil && lacks(t, u.grows) {
 				return t.noRoom()
 			}
 		case *enqueueOp:
-			if err := refusesMessage(t, o, short); err != nil {
+			if err := refusesMessage(t, o, u.grows); err != nil {
 				return err
 			}
 		}
@@ -87,14 +87,22 @@ func (t *txn) refuses(u *unit) error {
 
 // refusesMessage is refuses for a message. When the whole store is short of room, a queue that has
 // something does with it what its policy says; one that is empty has no share in the shortage, and
-// its publishers are told.
-func refusesMessage(t *txn, o *enqueueOp, short bool) error {
+// its publishers are told. What has expired makes room before.
+func refusesMessage(t *txn, o *enqueueOp, grows int64) error {
 	for i := range o.targets {
 		to := &o.targets[i]
 		c := t.peek(to.number)
+		if c == nil || to.void {
+			continue
+		}
+		if lacks(t, grows) || to.policy() == session.Refuse && !to.within(c, 1, o.size) {
+			if _, err := expire(t, to); err != nil {
+				return err
+			}
+			c = t.peek(to.number)
+		}
 		switch {
-		case c == nil, to.void:
-		case short && (to.policy() == session.Refuse || c.count == 0):
+		case lacks(t, grows) && (to.policy() == session.Refuse || c.count == 0):
 			return t.noRoom()
 		case to.policy() == session.Refuse && !to.within(c, 1, o.size):
 			return fmt.Errorf("%w: the quota of the queue of %q", ErrFull, to.change.Client)
@@ -102,6 +110,9 @@ func refusesMessage(t *txn, o *enqueueOp, short bool) error {
 	}
 	return nil
 }
+
+// lacks reports whether there is too little room in the file for what a unit adds.
+func lacks(t *txn, grows int64) bool { return grows > 0 && grows > t.room }
 
 func (t *txn) noRoom() error {
 	t.short = true
@@ -119,6 +130,11 @@ func (t *txn) makeRoom(o *enqueueOp, to *target, c *cursor, need int64) (bool, e
 		return false, err
 	}
 	fits := func() bool { return to.within(c, 1, o.size) && t.room >= need }
+	if !fits() {
+		if _, err := expire(t, to); err != nil {
+			return false, err
+		}
+	}
 	if !fits() && to.policy() == session.DropOldest {
 		if err := e.full(1, o.size, fits); err != nil {
 			return false, err
@@ -199,7 +215,8 @@ func (e *eviction) evict(reason session.Reason, which uint64, goOn func(rec []by
 	if _, ok := queuePosition(key, to.number); !ok || !goOn(rec) {
 		return nil // before anybody is held up
 	}
-	from := max(first, to.hold())
+	held, _ := to.hold()
+	from := max(first, held)
 	seen := first
 	var keys [][]byte
 	for key, rec = at.Seek(queueKey(to.number, from)); len(keys) < evictMost; key, rec = at.Next() {
@@ -287,8 +304,11 @@ func (o *trimOp) place(r *register) {
 	}
 }
 
-func (o *trimOp) apply(t *txn) error {
+func (o *trimOp) apply(t *txn) (err error) {
 	o.change.Dropped = nil
+	if o.change.Next, err = expire(t, &o.to); err != nil {
+		return err
+	}
 	known := t.peek(o.to.number)
 	if known == nil || known.count == 0 {
 		return nil

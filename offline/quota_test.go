@@ -18,7 +18,8 @@ import (
 // everything is a receiver to which nothing has been sent, but for what is before it.
 type everything uint64
 
-func (e everything) Hold() uint64 { return uint64(e) }
+func (e everything) Hold() (from, sent uint64) { return uint64(e), uint64(e) }
+func (e everything) Expired(int64)             {}
 
 // bounded is a target with a quota.
 func bounded(client string, incarnation uint64, q *session.Quota, rule *session.Rule) *session.Target {

@@ -12,6 +12,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"pgregory.net/rapid"
 
+	"gateway/broker/packet"
 	"gateway/broker/session"
 )
 
@@ -22,13 +23,16 @@ type account struct {
 	open        map[string]uint64 // payloads to their positions: neither acknowledged nor dropped
 	dropped     int64
 	held        uint64 // what Hold returned last; positions before are never dropped
+	lapsed      map[string]bool
+	expired     int64 // that were told of, and were not looked for in open
 }
 
-func (a *account) Hold() uint64 { return a.held }
+func (a *account) Hold() (from, sent uint64) { return a.held, a.held }
+func (a *account) Expired(messages int64)    { a.expired += messages }
 
 // TestQuotaModel applies random messages, acknowledgements and restarts, with random quotas and failing
 // commits, and keeps books: every message that was taken is in its queue, in order, or acknowledged, or
-// counted as dropped; none is dropped that was held; and a quota is kept unless what is over it was held.
+// counted as dropped or expired; none is that was held, or expires before its time; and a quota is kept unless what is over it was held.
 func TestQuotaModel(t *testing.T) {
 	folder := t.TempDir()
 	var runs atomic.Int32
@@ -63,7 +67,7 @@ func TestQuotaModel(t *testing.T) {
 			if err := commitNow(s, o); err != nil {
 				t.Fatal(err)
 			}
-			a := &account{incarnation: o.Incarnation, open: map[string]uint64{}, room: session.Room{Quota: quota.Draw(t, "quota")}}
+			a := &account{incarnation: o.Incarnation, open: map[string]uint64{}, lapsed: map[string]bool{}, room: session.Room{Quota: quota.Draw(t, "quota")}}
 			for _, filter := range []string{"x", "y"} {
 				a.room.Rules = append(a.room.Rules, session.NewRule(filter, quota.Draw(t, "rule")))
 			}
@@ -94,11 +98,40 @@ func TestQuotaModel(t *testing.T) {
 				}
 			}
 		}
+		// gone settles what the store has no more of a queue with the drops and what it has told of.
+		gone := func(t *rapid.T, client string, a *account, dropped int64) {
+			left := dropped + a.expired
+			a.expired = 0
+			plain := int64(0)
+			for p, position := range a.open {
+				if has(t, s, client, position) {
+					continue
+				}
+				if position < a.held {
+					t.Fatalf("%s: message %d has gone, %d was held", client, position, a.held)
+				}
+				if !a.lapsed[p] {
+					plain++
+				}
+				delete(a.open, p)
+				left--
+			}
+			if left != 0 || plain > dropped {
+				t.Fatalf("%s: %d messages more were counted than have gone; %d went before their time, %d were dropped", client, left, plain, dropped)
+			}
+		}
 		t.Repeat(map[string]func(*rapid.T){
 			"enqueue": func(t *rapid.T) {
 				n++
 				e := enqueue(fmt.Sprintf("%d %0*d", n, rapid.IntRange(1, 60).Draw(t, "size"), 0))
 				payload := string(e.Message.Publish.Payload)
+				lapsed := rapid.IntRange(0, 2).Draw(t, "lapsed") == 0
+				if lapsed || rapid.Bool().Draw(t, "lasts") {
+					e.Message.Publish.Properties = &packet.PublishProperties{HasMessageExpiry: true, MessageExpiry: 3600}
+				}
+				if lapsed {
+					e.Message.Waited = time.Hour
+				}
 				for _, client := range []string{"a", "b"} {
 					a := accounts[client]
 					if !rapid.Bool().Draw(t, client) {
@@ -114,34 +147,42 @@ func TestQuotaModel(t *testing.T) {
 				err := commitNow(s, e)
 				fails.Store(false)
 				if err != nil {
-					return
+					e.Dropped = nil
 				}
 				for _, to := range e.To {
-					if to.Position > 0 {
-						accounts[to.Client].open[payload] = to.Position
+					if a := accounts[to.Client]; err == nil && to.Position > 0 {
+						a.open[payload], a.lapsed[payload] = to.Position, lapsed
 					}
 				}
-				for _, d := range e.Dropped {
-					a, left := accounts[d.Client], d.Messages
-					a.dropped += d.Messages
-					for p, position := range a.open { // those in the range that the store has no more
-						if position >= d.First && position <= d.Last && !has(t, s, d.Client, position) {
-							if position < a.held {
-								t.Fatalf("%s: message %d was dropped, %d was held", d.Client, position, a.held)
-							}
-							delete(a.open, p)
-							left--
+				for client, a := range accounts {
+					left := int64(0)
+					for _, d := range e.Dropped {
+						if d.Client == client {
+							a.dropped += d.Messages
+							left += d.Messages
 						}
 					}
 					for _, to := range e.To {
-						if to.Client == d.Client && to.Position == 0 && d.Last >= d.First {
-							left = max(left-1, 0) // itself
+						if err == nil && to.Client == client && to.Position == 0 {
+							left-- // itself
 						}
 					}
-					if left != 0 {
-						t.Fatalf("%s: %d messages more were counted than have gone", d.Client, left)
-					}
+					gone(t, client, a, left)
 				}
+			},
+			"trim": func(t *rapid.T) {
+				client := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "client")
+				a := accounts[client]
+				trim := &session.Trimmed{To: &session.Target{Client: client, Incarnation: a.incarnation, Room: &a.room, Holder: a}}
+				if err := commitNow(s, trim); err != nil {
+					t.Fatal(err)
+				}
+				left := int64(0)
+				for _, d := range trim.Dropped {
+					a.dropped += d.Messages
+					left += d.Messages
+				}
+				gone(t, client, a, left)
 			},
 			"acknowledge": func(t *rapid.T) {
 				client := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "client")

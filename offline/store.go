@@ -256,6 +256,7 @@ func (s *Store) mend(lost []uint64) error {
 				}
 				rule, size := weight(rec)
 				c.add(position, rule, size)
+				c.expiring = true // as far as is known
 			}
 			if err := tx.Bucket(bucketNames[bucketCursors]).Put(numberKey(number), c.record()); err != nil {
 				return err

@@ -24,6 +24,7 @@ type txn struct {
 	short        bool                 // there was too little of it
 	unreferenced map[uint64]uint64    // how many records have gone that refer to a body
 	placed       map[uint64][]*target // by session: what this transaction has put and may drop again
+	lapsed       []lapsed
 }
 
 func (c *committer) newTxn(tx *bolt.Tx) *txn {

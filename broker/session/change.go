@@ -150,7 +150,8 @@ type Summary struct {
 	Received []uint16
 	// Strange is the position before which the receiver may have the packet identifier of a message that the
 	// store knows nothing of, as after a backup was put back; 0: it has not.
-	Strange uint64
+	Strange  uint64
+	Expiring bool // some of the messages may have an expiry interval
 }
 
 func (*Opened) change()       {}
@@ -180,6 +181,16 @@ type Message struct {
 	// Undated says that it may have waited longer: the machine has started again since, and the
 	// time of day was never known before that.
 	Undated bool
+}
+
+// Expires returns when the message's expiry interval has passed; never for one without
+// (5.0, 3.3.2.3.3).
+func (m *Message) Expires() (at time.Time, ever bool) {
+	p := m.Publish.Properties
+	if p == nil || !p.HasMessageExpiry {
+		return time.Time{}, false
+	}
+	return m.At.Add(time.Duration(p.MessageExpiry)*time.Second - m.Waited), true
 }
 
 // A Queued is one message of a session's queue, as a store reads it back.

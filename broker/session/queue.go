@@ -68,7 +68,7 @@ func (q *Queue) Push(m Queued) {
 	m.Position = q.next
 	q.next++
 	q.loaded = q.next
-	q.append(Entry{Queued: m})
+	add(q, Entry{Queued: m})
 }
 
 // Committed tells of a message that the store has put into the queue. It is kept in memory if
@@ -81,7 +81,7 @@ func (q *Queue) Committed(m Queued, max int) {
 	q.next = m.Position + 1
 	if contiguous && len(q.entries)-q.unsent < max {
 		q.loaded = q.next
-		q.append(Entry{Queued: m})
+		add(q, Entry{Queued: m})
 	}
 }
 
@@ -126,7 +126,7 @@ func (q *Queue) Fill(from uint64, found []Queued, limit uint64) {
 		e := Entry{Queued: m, Stage: q.stages[m.Position]}
 		delete(q.stages, m.Position)
 		if e.Stage != Done {
-			q.append(e)
+			add(q, e)
 		}
 	}
 	q.loaded = limit
@@ -230,13 +230,34 @@ func Sent(q *Queue) uint64 {
 	return max(q.sent, q.entries[q.unsent-1].Position+1)
 }
 
-// Len returns how many positions the queue spans, in memory and in the store: an upper bound of
-// the messages that are not Done.
-func (q *Queue) Len() int {
+// Len returns how many messages are in memory, and how many positions are in the store only: an upper
+// bound of the messages that are not Done.
+func (q *Queue) Len() int { return len(q.entries) + int(q.next-q.loaded) }
+
+// Span returns from which position on messages are not Done, and before which they may have been sent on
+// an earlier connection.
+func (q *Queue) Span() (head, sent uint64) {
 	if len(q.entries) > 0 {
-		return int(q.next - q.entries[0].Position)
+		return q.entries[0].Position, q.sent
 	}
-	return int(q.next - q.loaded)
+	return q.loaded, q.sent
+}
+
+// Remove removes messages that were never sent, from the queue of a session that lives in memory only. It
+// returns how many.
+func Remove(q *Queue, which func(*Message) bool) (n int) {
+	rest := q.entries[:q.unsent]
+	for _, e := range q.entries[q.unsent:] {
+		if q.Again(&e) || e.Stage != Pending || !which(e.Message) {
+			rest = append(rest, e)
+			continue
+		}
+		q.bytes -= size(&e)
+		n++
+	}
+	clear(q.entries[len(rest):])
+	q.entries = rest
+	return n
 }
 
 // Undelivered returns how many messages the receiver has not acknowledged.
@@ -258,7 +279,7 @@ func (q *Queue) Undelivered() int {
 // Bytes returns the bytes of the messages in memory.
 func (q *Queue) Bytes() int { return q.bytes }
 
-func (q *Queue) append(e Entry) {
+func add(q *Queue, e Entry) {
 	e.Frees = e.QoS == 2 && e.Position < q.strange
 	q.entries = append(q.entries, e)
 	q.bytes += size(&e)

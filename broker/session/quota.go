@@ -76,8 +76,12 @@ func NewRule(filter string, q Quota) Rule {
 // A Holder is the receiver of a queue.
 type Holder interface {
 	// Hold returns the position from which on messages may be dropped: they have not been sent, and
-	// will not be until the unit that holds them is done.
-	Hold() (from uint64)
+	// will not be until the unit that holds them is done. What is before sent may have been on an earlier
+	// connection, so that at QoS 2 it must not expire.
+	Hold() (from, sent uint64)
+	// Expired tells that so many of these messages were removed because their expiry interval has passed.
+	// It is called when that is durable, and before the unit is done.
+	Expired(messages int64)
 }
 
 // A Reason says why a message was dropped.
@@ -133,10 +137,13 @@ func (d *Dropped) Add(later Dropped) {
 }
 
 // Trimmed drops what is older than the quota of a session's queue allows, and with DropOldest what
-// is beyond it. Its effects are those of an Enqueued without a message.
+// is beyond it, and removes what has expired. Its effects are those of an Enqueued without a message.
 type Trimmed struct {
 	To      *Target
 	Dropped []Dropped // set by the store before done(nil)
+	// Next is when to look for expired messages again, not after now if there may be more already; zero: not
+	// before there are others. It is set by the store before done(nil).
+	Next time.Time
 }
 
 func (*Dropped) change() {}
