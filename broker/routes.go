@@ -106,31 +106,62 @@ func (t *routes) holds(filter string, most int) bool {
 }
 
 // subscribe adds a subscription to a session and to the routes, unless the session has ended.
-func (t *routes) subscribe(n *Session, f packet.Subscription, id uint32) (existed bool) {
+// It returns what was there before.
+func (t *routes) subscribe(n *Session, f packet.Subscription, id uint32) (old subscription, existed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.add(n, f, id)
 }
 
 // add is subscribe with the routes locked.
-func (t *routes) add(n *Session, f packet.Subscription, id uint32) (existed bool) {
-	sub := subscription{qos: f.QoS, noLocal: f.NoLocal, retainAsPublished: f.RetainAsPublished, id: id}
+func (t *routes) add(n *Session, f packet.Subscription, id uint32) (old subscription, existed bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ended || n.leaving != nil {
-		return false
+		return old, false
 	}
 	if existed = n.subs.add(f.Filter); !existed {
 		t.subscriptions++
 		t.filters += 2 * len(f.Filter)
 	}
-	if _, rest, shared, _ := topic.ParseShared(f.Filter); shared {
+	old = put(t, f.Filter, n, newSubscription(f, id))
+	return old, existed
+}
+
+// put adds a subscription to those that publishers see, and returns the one that it takes the place of. The
+// routes and the session are locked.
+func put(t *routes, filter string, n *Session, sub subscription) (old subscription) {
+	if _, rest, shared, _ := topic.ParseShared(filter); shared {
 		n.shares = true
-		t.share(f.Filter, rest, member{n, sub})
-	} else {
-		t.subs.Set(f.Filter, n, sub)
+		return t.share(filter, rest, member{n, sub})
 	}
-	return existed
+	old, _ = t.subs.Set(filter, n, sub)
+	return old
+}
+
+// takeBack makes a subscription again what it was before one that could not be stored, unless it has been
+// changed since.
+func takeBack(t *routes, n *Session, u unstored) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ended || !n.subs.has(u.filter) {
+		return
+	}
+	if now := put(t, u.filter, n, u.old); now != u.sub {
+		put(t, u.filter, n, now)
+	} else if !u.existed {
+		n.subs.remove(u.filter)
+		t.remove(u.filter, n)
+	}
+}
+
+// An unstored subscription is not in the store yet, and perhaps never will be.
+type unstored struct {
+	filter   string
+	sub, old subscription
+	existed  bool // and was old
 }
 
 // unsubscribe removes a subscription from a session and from the routes.

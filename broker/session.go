@@ -93,6 +93,10 @@ type subscription struct {
 	id                uint32
 }
 
+func newSubscription(f packet.Subscription, id uint32) subscription {
+	return subscription{qos: f.QoS, noLocal: f.NoLocal, retainAsPublished: f.RetainAsPublished, id: id}
+}
+
 // A waiting message is one at QoS 0 that has not been sent for want of room.
 type waiting struct {
 	m      *session.Message

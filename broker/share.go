@@ -94,8 +94,9 @@ func (g *group) without(s *Session) []member {
 	return slices.DeleteFunc(slices.Clone(g.members), func(m member) bool { return m.s == s })
 }
 
-// share adds a session to the group of a shared subscription. The routes are locked.
-func (t *routes) share(full, filter string, m member) {
+// share adds a session to the group of a shared subscription, and returns the subscription that it had
+// there. The routes are locked.
+func (t *routes) share(full, filter string, m member) (old subscription) {
 	g := t.groups[full]
 	if g == nil {
 		if t.groups == nil {
@@ -105,7 +106,11 @@ func (t *routes) share(full, filter string, m member) {
 		t.groups[full] = g
 		t.shared.Set(filter, g, struct{}{})
 	}
+	if i := slices.IndexFunc(g.members, func(o member) bool { return o.s == m.s }); i >= 0 {
+		old = g.members[i].sub
+	}
 	g.members = g.with(m)
+	return old
 }
 
 // unshare removes a session from a group. The routes are locked.

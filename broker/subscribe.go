@@ -19,7 +19,7 @@ func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, not denied, pa
 	ack := packet.Suback{Type: packet.SUBACK, ID: p.ID, ReasonString: not.first}
 	var changes []session.Change
 	var fresh []packet.Subscription // those whose retained messages are to be sent
-	var added []string
+	var made []unstored
 	for i, f := range p.Filters {
 		pause.rest(filterEffort(f.Filter))
 		reason := packet.NotAuthorized
@@ -30,20 +30,18 @@ func (s *Server) handleSubscribe(n *Session, p *packet.Subscribe, not denied, pa
 		if reason.Failed() {
 			continue
 		}
-		existed := s.routes.subscribe(n, f, p.SubscriptionID)
+		old, existed := s.routes.subscribe(n, f, p.SubscriptionID)
 		if !isShared(f.Filter) && (f.RetainHandling == 0 || f.RetainHandling == 1 && !existed) {
 			fresh = append(fresh, f)
 		}
-		if !existed {
-			added = append(added, f.Filter)
-		}
 		if n.durable {
+			made = append(made, unstored{f.Filter, newSubscription(f, p.SubscriptionID), old, existed})
 			changes = append(changes, &session.Subscribed{Client: n.id, Subscription: f, ID: p.SubscriptionID})
 		}
 	}
 	s.conclude(changes, ack, func(ack packet.Suback, err error) {
-		for i := 0; err != nil && i < len(added); i++ {
-			s.routes.unsubscribe(n, added[i])
+		for i := len(made) - 1; err != nil && i >= 0; i-- {
+			takeBack(&s.routes, n, made[i])
 		}
 		done(ack)
 	})

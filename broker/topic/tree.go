@@ -49,8 +49,8 @@ func (t *Tree[K, V]) Len() int { return t.len }
 // Levels returns the number of levels that the filters have, those that they share counted once.
 func (t *Tree[K, V]) Levels() int { return t.levels }
 
-// Set adds a subscription, or replaces the value of the one with the same filter and key.
-func (t *Tree[K, V]) Set(filter string, k K, v V) (replaced bool) {
+// Set adds a subscription, or replaces the value of the one with the same filter and key, which was old.
+func (t *Tree[K, V]) Set(filter string, k K, v V) (old V, replaced bool) {
 	n := &t.root
 	for rest, more := filter, true; more; {
 		var level string
@@ -63,8 +63,8 @@ func (t *Tree[K, V]) Set(filter string, k K, v V) (replaced bool) {
 		n = next
 	}
 	if i := n.place(k); i >= 0 {
-		n.entries[i].value = v
-		return true
+		old, n.entries[i].value = n.entries[i].value, v
+		return old, true
 	}
 	n.filter = filter
 	n.entries = append(n.entries, entry[K, V]{k, v})
@@ -78,7 +78,7 @@ func (t *Tree[K, V]) Set(filter string, k K, v V) (replaced bool) {
 			n.places[n.entries[i].key] = i
 		}
 	}
-	return false
+	return old, false
 }
 
 // place returns the index of a key among the entries, -1 if it is not there.

@@ -55,7 +55,7 @@ func testTree(t *testing.T, names, filters *rapid.Generator[string], keys int) {
 				_, had := model[s]
 				value++
 				model[s] = value
-				if replaced := tree.Set(s.filter, s.key, value); replaced != had {
+				if _, replaced := tree.Set(s.filter, s.key, value); replaced != had {
 					t.Fatalf("set %+v: replaced = %t, want %t", s, replaced, had)
 				}
 			},
