@@ -71,7 +71,12 @@ func (h *holder) Hold() (from, sent uint64) {
 }
 
 // Expired counts messages that nobody may get any more.
-func (h *holder) Expired(messages int64) { h.srv.stats.Expired.Add(messages) }
+func (h *holder) Expired(messages int64) {
+	h.mu.Lock()
+	session.Vanished(&h.state.Queue, int(messages))
+	h.mu.Unlock()
+	h.srv.stats.Expired.Add(messages)
+}
 
 // letGo ends the oldest hold: units are done in the order in which they hold.
 func (h *holder) letGo() {

@@ -269,7 +269,9 @@ func (m *memory) Restore(apply func(session.Change)) error {
 		if s.closed != nil {
 			apply(s.closed)
 		}
-		sum := &session.Summary{Client: name, Head: s.next, Next: s.next, Stages: make(map[uint64]session.Stage), Strange: m.strange}
+		sum := &session.Summary{
+			Client: name, Head: s.next, Next: s.next, Messages: int64(len(s.queue)), Stages: make(map[uint64]session.Stage), Strange: m.strange,
+		}
 		if len(s.queue) > 0 {
 			sum.Head = s.queue[0].Position
 		}

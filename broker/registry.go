@@ -97,9 +97,9 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 		hadWill, changes, will = old.displace(!present)
 	}
 	n.mu.Lock()
-	// What PUBREC has told must be durable before PUBREL is sent again, and that more will be sent before
-	// it is, where it counts what was.
-	lazy := present && n.expiry == a.expiry && a.will == nil && !hadWill && n.storing == 0 && !n.shares
+	// What PUBREC has told must be durable before PUBREL is sent again, and that it is not known any more what
+	// was sent, before something is.
+	lazy := present && n.expiry == a.expiry && a.will == nil && !hadWill && n.storing == 0 && n.state.Queue.Len() == 0
 	n.peer, n.expiry, n.will = a.peer, a.expiry, a.will
 	adopt(n, a.access)
 	n.connected.Store(true)
@@ -211,14 +211,10 @@ func (n *Session) end() []session.Change {
 	return []session.Change{&session.Removed{Client: n.id}}
 }
 
-// closing returns that the connection of a session has ended. What was sent is told where it decides
-// who else may get it. The session is locked.
+// closing returns that the connection of a session has ended, and what was sent by then. The session is
+// locked.
 func closing(n *Session) *session.Closed {
-	c := &session.Closed{Client: n.id, At: n.since}
-	if n.shares {
-		c.Sent = max(session.Sent(&n.state.Queue), 1)
-	}
-	return c
+	return &session.Closed{Client: n.id, At: n.since, Sent: max(session.Sent(&n.state.Queue), 1), Shares: n.shares}
 }
 
 // detach tells that a client's connection has ended: with a DISCONNECT that discards its will, or

@@ -71,8 +71,7 @@ func (r *restoring) apply(c session.Change) {
 				closed = new(session.Closed)
 			}
 			n.state.Queue = session.RestoredQueue(c, closed.Sent)
-			// What was sent is stored where it counts, see closing.
-			n.shares = n.shares || c.Head < c.Next && (!known || closed.Sent > 0)
+			n.shares = n.shares || c.Head < c.Next && (!known || closed.Shares)
 			n.state.Inbox = session.RestoredInbox(c)
 			if c.Expiring {
 				n.lapse = time.Now() // the store will tell

@@ -178,7 +178,7 @@ func (c *contents) opening(s *sessionRecord, when calendar) []session.Change {
 	}
 	if s.closed != nil {
 		m := when(*s.closed)
-		changes = append(changes, &session.Closed{Client: s.client, At: m.at.Add(-m.waited), Sent: s.sent})
+		changes = append(changes, &session.Closed{Client: s.client, At: m.at.Add(-m.waited), Sent: s.sent, Shares: s.shares})
 	}
 	return changes
 }
@@ -190,7 +190,7 @@ func (c *contents) summary(s *sessionRecord) *session.Summary {
 		at = newCursor()
 	}
 	return &session.Summary{
-		Client: s.client, Head: at.head, Next: at.next, Bytes: at.bytes,
+		Client: s.client, Head: at.head, Next: at.next, Messages: at.count, Bytes: at.bytes,
 		Stages: maps.Clone(at.stages), Received: slices.Clone(c.received[s.number]), Strange: c.strange[s.number],
 		Expiring: at.expiring,
 	}

@@ -124,6 +124,7 @@ func (s *modelSession) restored() []session.Change {
 		sum.Head = s.queue[0].queued.Position
 	}
 	for _, m := range s.queue {
+		sum.Messages++
 		sum.Bytes += int64(m.queued.Message.Publish.Size(packet.V5))
 		if m.stage != session.Pending {
 			sum.Stages[m.queued.Position] = m.stage

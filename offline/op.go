@@ -69,7 +69,7 @@ func (c *clock) encode(changes []session.Change) (ops []op, grows int64, err err
 				client: change.Client, version: change.Version, expiry: change.Expiry, owner: change.Owner, will: change.Will,
 			}}
 		case *session.Closed:
-			o = &closeOp{client: change.Client, at: c.stamp(change.At, 0), sent: change.Sent}
+			o = &closeOp{client: change.Client, at: c.stamp(change.At, 0), sent: change.Sent, shares: change.Shares}
 		case *session.Removed:
 			o = &removeOp{client: change.Client}
 		case *session.Subscribed:
@@ -152,6 +152,7 @@ type closeOp struct {
 	number uint64
 	at     stamp
 	sent   uint64
+	shares bool
 }
 
 func (o *closeOp) place(r *register) { o.number = r.number(o.client) }
@@ -161,7 +162,7 @@ func (o *closeOp) apply(t *txn) error {
 	if rec == nil || rec.number != o.number {
 		return nil
 	}
-	rec.closed, rec.sent, rec.will = &o.at, o.sent, nil
+	rec.closed, rec.sent, rec.shares, rec.will = &o.at, o.sent, o.shares, nil
 	return t.putSession(rec)
 }
 

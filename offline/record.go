@@ -274,6 +274,7 @@ type sessionRecord struct {
 	expiry  uint32
 	owner   *session.Owner // nil: not known
 	closed  *stamp         // nil: the connection had not ended
+	shares  bool           // messages of shared subscriptions may be in its queue
 	sent    uint64         // position before which messages may have been sent by then, 0: not known
 	will    *packet.Will
 }
@@ -283,6 +284,7 @@ const (
 	sessionWill   = 0x02
 	sessionOwner  = 0x04
 	sessionSent   = 0x08
+	sessionShares = 0x10
 )
 
 // sessionVersion is the version of a session of which is known what was sent. With an owner only it is the
@@ -320,6 +322,9 @@ func (s *sessionRecord) append(rec []byte) ([]byte, error) {
 	if s.sent != 0 {
 		flags |= sessionSent
 	}
+	if s.shares {
+		flags |= sessionShares
+	}
 	rec = append(rec, byte(s.version), flags)
 	rec = binary.AppendUvarint(rec, uint64(s.expiry))
 	rec = appendText(rec, s.client)
@@ -355,6 +360,7 @@ func parseSession(rec []byte) (*sessionRecord, error) {
 		closed := parseStamp(&p)
 		s.closed = &closed
 	}
+	s.shares = flags&sessionShares != 0
 	if flags&sessionSent != 0 {
 		s.sent = p.uvarint()
 	}

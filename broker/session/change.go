@@ -61,6 +61,8 @@ type Closed struct {
 	// Sent is the position before which messages may have been sent, 0 if that is not known. It counts
 	// until the session is Opened again.
 	Sent uint64
+	// Shares says that messages of shared subscriptions may be in its queue.
+	Shares bool
 }
 
 // Removed ends a session and discards all that it held.
@@ -145,7 +147,8 @@ type Summary struct {
 	Client   string
 	Head     uint64
 	Next     uint64
-	Bytes    int64 // stored bytes of the messages from Head on
+	Messages int64 // stored from Head on, those that are Done included
+	Bytes    int64 // stored bytes of them
 	Stages   map[uint64]Stage
 	Received []uint16
 	// Strange is the position before which the receiver may have the packet identifier of a message that the

@@ -38,6 +38,7 @@ type Queue struct {
 	sent    uint64           // positions below may have been sent on an earlier connection
 	loaded  uint64           // positions below are in entries, or Done
 	next    uint64           // positions from here on have not been given out
+	holes   int              // positions from loaded on that have no message, as far as is known
 	bytes   int              // of the entries
 	window  uint64           // how far what is in flight may reach: the receiver's Receive Maximum
 	stages  map[uint64]Stage // of restored positions that are not in memory yet
@@ -50,7 +51,8 @@ func RestoredQueue(s *Summary, sent uint64) Queue {
 	if sent == 0 || s.Strange > 0 {
 		sent = min(s.Next, s.Head+MaxWindow)
 	}
-	return Queue{sent: sent, loaded: s.Head, next: s.Next, stages: s.Stages, strange: s.Strange}
+	holes := max(int(s.Next-s.Head)-int(s.Messages), 0)
+	return Queue{sent: sent, loaded: s.Head, next: s.Next, stages: s.Stages, strange: s.Strange, holes: holes}
 }
 
 // Resume begins a new connection, whose receiver takes window messages at a time: everything
@@ -75,15 +77,20 @@ func (q *Queue) Push(m Queued) {
 // the ones before it are, and fewer than max wait there; else it is Missing until Fill.
 func (q *Queue) Committed(m Queued, max int) {
 	if q.next == 0 {
-		q.loaded = 1
+		q.loaded, q.next = 1, 1
 	}
-	contiguous := q.loaded >= q.next
+	contiguous, skipped := q.loaded >= q.next, int(m.Position-q.next)
 	q.next = m.Position + 1
 	if contiguous && len(q.entries)-q.unsent < max {
 		q.loaded = q.next
 		add(q, Entry{Queued: m})
+		return
 	}
+	q.holes += skipped
 }
+
+// Vanished tells that messages have been removed from the store that are not in memory.
+func Vanished(q *Queue, messages int) { q.holes += messages }
 
 // Unload forgets what the store has too, for a receiver that is away: everything behind the last
 // entry that was sent, or acknowledged, on this connection or before.
@@ -97,6 +104,7 @@ func (q *Queue) Unload() {
 	if keep == len(q.entries) {
 		return
 	}
+	q.holes += int(q.loaded-q.entries[keep].Position) - (len(q.entries) - keep)
 	q.loaded = q.entries[keep].Position
 	for i := keep; i < len(q.entries); i++ {
 		q.bytes -= size(&q.entries[i])
@@ -119,6 +127,12 @@ func (q *Queue) Fill(from uint64, found []Queued, limit uint64) {
 		return
 	}
 	limit = min(limit, q.next)
+	missing := int(limit - from)
+	for position, stage := range q.stages {
+		if stage == Done && position >= from && position < limit {
+			missing--
+		}
+	}
 	for _, m := range found {
 		if m.Position >= limit {
 			break
@@ -127,9 +141,10 @@ func (q *Queue) Fill(from uint64, found []Queued, limit uint64) {
 		delete(q.stages, m.Position)
 		if e.Stage != Done {
 			add(q, e)
+			missing--
 		}
 	}
-	q.loaded = limit
+	q.loaded, q.holes = limit, max(q.holes-missing, 0)
 }
 
 // Next returns the next entry to send on this connection, and marks it as sent. An Accepted one
@@ -230,9 +245,11 @@ func Sent(q *Queue) uint64 {
 	return max(q.sent, q.entries[q.unsent-1].Position+1)
 }
 
-// Len returns how many messages are in memory, and how many positions are in the store only: an upper
-// bound of the messages that are not Done.
-func (q *Queue) Len() int { return len(q.entries) + int(q.next-q.loaded) }
+// Len returns how many messages are in memory and in the store: an upper bound of those that are not Done.
+func (q *Queue) Len() int { return len(q.entries) + stored(q) }
+
+// stored returns how many messages are in the store only, at most.
+func stored(q *Queue) int { return max(int(q.next-q.loaded)-q.holes, 0) }
 
 // Span returns from which position on messages are not Done, and before which they may have been sent on
 // an earlier connection.
@@ -262,7 +279,7 @@ func Remove(q *Queue, which func(*Message) bool) (n int) {
 
 // Undelivered returns how many messages the receiver has not acknowledged.
 func (q *Queue) Undelivered() int {
-	n := int(q.next - q.loaded) // in the store only
+	n := stored(q)
 	for position, stage := range q.stages {
 		if position >= q.loaded && stage != Pending {
 			n--

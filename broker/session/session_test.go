@@ -289,7 +289,7 @@ func TestQueueModel(t *testing.T) {
 
 // What was acknowledged before a restart is not undelivered after it, though it is in the store only.
 func TestUndeliveredAfterRestart(t *testing.T) {
-	q := session.RestoredQueue(&session.Summary{Head: 5, Next: 10, Stages: map[uint64]session.Stage{5: session.Accepted, 7: session.Done}}, 0)
+	q := session.RestoredQueue(&session.Summary{Head: 5, Next: 10, Messages: 5, Stages: map[uint64]session.Stage{5: session.Accepted, 7: session.Done}}, 0)
 	if n := q.Undelivered(); n != 3 {
 		t.Errorf("%d are undelivered, want 6, 8 and 9", n)
 	}
@@ -298,4 +298,27 @@ func TestUndeliveredAfterRestart(t *testing.T) {
 	if n := q.Undelivered(); n != 3 {
 		t.Errorf("%d are undelivered when half of it is read, want 6, 8 and 9", n)
 	}
+}
+
+// What has expired in the store, or never came there, does not count as waiting, wherever it is.
+func TestHoles(t *testing.T) {
+	q := session.RestoredQueue(&session.Summary{Head: 5, Next: 10, Messages: 4}, 0)
+	want := func(n int) {
+		t.Helper()
+		if q.Len() != n || q.Undelivered() != n {
+			t.Errorf("%d wait, %d are undelivered, want %d", q.Len(), q.Undelivered(), n)
+		}
+	}
+	want(4)
+	q.Committed(queued(12, 1), 0)
+	want(5)
+	session.Vanished(&q, 2)
+	want(3)
+	q.Resume(10)
+	q.Fill(5, []session.Queued{queued(6, 1), queued(8, 1)}, 10)
+	want(3)
+	q.Unload()
+	want(3)
+	q.Fill(6, []session.Queued{queued(6, 1), queued(8, 1), queued(12, 1)}, 13)
+	want(3)
 }

@@ -173,11 +173,12 @@ func factLine(c session.Change, limit int) any {
 			head
 			Head     uint64            `json:"head"`
 			Next     uint64            `json:"next"`
+			Messages int64             `json:"messages"`
 			Bytes    int64             `json:"bytes"`
 			Stages   map[uint64]string `json:"stages"`
 			Received []uint16          `json:"received"`
 			Strange  uint64            `json:"strange_before,omitempty"`
-		}{head{"summary", c.Client}, c.Head, c.Next, c.Bytes, stages, c.Received, c.Strange}
+		}{head{"summary", c.Client}, c.Head, c.Next, c.Messages, c.Bytes, stages, c.Received, c.Strange}
 	case *session.Dropped:
 		return struct {
 			head
