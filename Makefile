@@ -59,7 +59,8 @@ bench: arm ## the figures of the README, beside mosquitto; ROWS=all for every fi
 	@scripts/setup test
 	@CGO_ENABLED=0 go build -o build/bench ./internal/bench
 	@build/bench -dist dist $(if $(ROWS),-rows $(ROWS))
-	@go test -run '^$$' -bench 'Flash|SlowDisk|Backlog' -benchtime 1x ./offline
+	@go test -run '^$$' -bench 'SlowDisk|Backlog' -benchtime 1x ./offline
+	@scripts/own-disk go test -run '^$$' -bench Flash -benchtime 1x ./offline
 
 arm: ## static binaries for arm/6, arm/7, arm64 and amd64 in dist/
 	@VERSION=$(VERSION) scripts/build

@@ -145,7 +145,8 @@ type Bridge struct {
 	opened     [MaxLanes]bool // the local subscriptions are those of the rules
 	subscribed bool           // so are those in the cloud
 	met        bool           // the cloud has let us in
-	published  int            // the backlog in the last state published
+	published  [2]int64       // the messages that wait, up and down, in the last state published
+	caution    caution
 	suspect    suspicion
 	noRetain   bool      // the cloud retains nothing, not even our will
 	heard      time.Time // of the cloud, on the last connection
@@ -281,7 +282,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 			continue
 		}
 		err, first = cmp.Or(openErr, first, err), nil
-		if b.enter(Down, err) || b.State().Queued != b.published {
+		if b.enter(Down, err) || changed(b) {
 			b.publishState(open, nil)
 		}
 		if err = openErr; again {
@@ -299,12 +300,15 @@ func (b *Bridge) Run(ctx context.Context) error {
 type try struct {
 	used   bool // there was a connection, and the session was handed over
 	useful bool // and it was good for something: no need to wait long
+	good   bool // the URL is: it did not just let the bridge in and say nothing more
 	err    error
 }
 
 // connect makes one connection and hands over until it ends.
 func (b *Bridge) connect(ctx context.Context, open queues) try {
 	l := newLife()
+	var ushering sync.WaitGroup
+	defer ushering.Wait()
 	defer l.end(errClosed)
 	dialCtx, stop := context.WithTimeout(ctx, b.config.ConnectTimeout)
 	defer stop()
@@ -322,7 +326,8 @@ func (b *Bridge) connect(ctx context.Context, open queues) try {
 		return try{err: fmt.Errorf("%w: %w", errLocal, err)}
 	}
 	h := newHandover(b.config, lanes, l, &b.drops)
-	h.heard, h.echoes = b.heard, b.echoes
+	h.heard, h.echoes, h.caution = b.heard, b.echoes, &b.caution
+	ushering.Go(h.usher)
 	if b.suspect.losses > 0 {
 		h.limit = 1 // so that the message which the cloud does not like is the only one in flight
 	}
@@ -344,6 +349,7 @@ func (b *Bridge) connect(ctx context.Context, open queues) try {
 	h.laying.Wait() // or the originals would be sent once more, beside their letters
 	b.heard = l.sign.at()
 	t := try{used: true, useful: h.useful() || time.Since(start) >= b.config.BackoffMax}
+	t.good = h.useful() || h.came > 0 || t.useful && !errors.Is(err, errSilent)
 	t.err = b.judge(h, t.useful, err)
 	return t
 }
@@ -415,7 +421,7 @@ func (b *Bridge) refresh(l *life, open queues, up link) {
 		case <-l.Done():
 			return
 		case <-tick.C:
-			if b.State().Queued != b.published {
+			if changed(b) {
 				err = b.publishState(open, up)
 			}
 		}

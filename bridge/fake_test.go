@@ -23,6 +23,7 @@ type ledger struct {
 	mu       sync.Mutex
 	queue    []*entry // position-1 is the index
 	received map[uint16]bool
+	strange  bool             // the cloud may have identifiers of other messages
 	inbox    []packet.Publish // published locally by the bridge
 	subs     []packet.Subscription
 	pending  []operation
@@ -224,6 +225,12 @@ func (s *fakeSession) Subscriptions() (filters []string) {
 		filters = append(filters, f.Filter)
 	}
 	return filters
+}
+
+func (s *fakeSession) Frees(uint16) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.strange
 }
 
 func (s *fakeSession) Waiting() int {

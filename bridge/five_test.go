@@ -63,6 +63,18 @@ func TestPropertiesGoUp(t *testing.T) {
 	l.empty(t)
 }
 
+// A payload that is said to be of no format is one of which something is said [MQTT-3.3.2-4].
+func TestUnspecifiedPayloadGoesUp(t *testing.T) {
+	for _, p := range []packet.PublishProperties{{PayloadUnspecified: true}, {PayloadFormat: 1}} {
+		if got := publishProperties(&p).PayloadFormat; got == nil || *got != p.PayloadFormat {
+			t.Errorf("%+v goes up with payload format %v", p, got)
+		}
+	}
+	if got := publishProperties(&packet.PublishProperties{}).PayloadFormat; got != nil {
+		t.Errorf("a payload format %d from nowhere", *got)
+	}
+}
+
 // What the cloud can never take is put aside with its reason, and does not stop the line.
 func TestDeadLetters(t *testing.T) {
 	const large = 2000

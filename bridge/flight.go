@@ -17,6 +17,7 @@ type delivery struct {
 	p     packet.Publish // as the session has it
 	at    time.Time
 	fresh bool // it came while this connection was there
+	frees bool // PUBREL has gone before PUBLISH
 }
 
 type stage byte

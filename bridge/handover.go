@@ -39,6 +39,7 @@ func newHandover(c Config, lanes []*lane, l *life, d *drops) *handover {
 		intake: intake{
 			inbox: lanes[strictLane].session, rules: c.Rules, life: l, drops: d, version: c.upstream().version(),
 			receipts: receipts{slots: make(chan struct{}, maxReceipts)},
+			caution:  new(caution), hall: hall{come: make(chan struct{}, 1)},
 		},
 		flight: flight{
 			lanes: lanes, window: c.Window, limit: c.Window, timeout: c.AckTimeout, end: l.end,
@@ -189,6 +190,7 @@ func (h *handover) finish(a packet.Ack, q packet.QoS, from stage) error {
 	h.mu.Lock()
 	d := h.out[a.ID]
 	known := d != nil && d.qos == q && d.stage == from
+	free := d != nil && d.frees && a.Type == packet.PUBCOMP && d.stage == sent // its identifier is
 	refused := known && q == 1 && a.Reason.Failed()
 	switch {
 	case refused:
@@ -198,7 +200,7 @@ func (h *handover) finish(a packet.Ack, q packet.QoS, from stage) error {
 	}
 	h.mu.Unlock()
 	switch {
-	case d != nil && !known:
+	case d != nil && !known && !free:
 		return unexpected(a.Type, a.ID)
 	case refused:
 		return h.refused(d, a)

@@ -315,6 +315,26 @@ func TestReleasedBefore(t *testing.T) {
 	}
 }
 
+// A cloud that may have the identifier of a message for another one forgets that first.
+func TestStrangeIdentifiers(t *testing.T) {
+	for _, version := range versions {
+		l := newLedger(t, 0)
+		c := newCloud(t, l)
+		c.speak(dialect{version: version})
+		c.session = true
+		c.received[1], c.received[2] = true, true
+		l.strange = true
+		l.add(message("up/a", 2, 0), message("up/a", 2, 1), message("up/a", 1, 2))
+		config := testConfig(t, l, c.url())
+		config.Version = version
+		start(t, config)
+		eventually(t, "all of them", func() bool {
+			_, open := l.durable(3)
+			return !open && slices.Equal(c.arrived("site/up/a"), []string{"0", "1", "2"})
+		})
+	}
+}
+
 // A cloud that closes the connection because of one message is not tried for ever: the message is
 // put aside, and what stood before and behind it is delivered.
 func TestPoison(t *testing.T) {

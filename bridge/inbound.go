@@ -70,6 +70,8 @@ type intake struct {
 	heard    time.Time // of the cloud, on the connection before; zero: this is the first
 	backlog  backlog
 	came     int // messages of the cloud on this connection
+	caution  *caution
+	hall     hall
 }
 
 // publish takes a PUBLISH of the cloud. A message that no rule maps is acknowledged and dropped:
@@ -112,17 +114,28 @@ func (in *intake) publish(p packet.Publish) error {
 		return nil
 	}
 	//crash:publish-came
+	g := guest{p, remote, r}
+	if in.hall.enter(g, in.caution) {
+		return nil
+	}
 	in.inbox.Publish(p, func(code packet.ReasonCode) {
 		if code.Failed() && !forGood(code) {
+			// What came behind it may have been taken. On the next connection it waits with all behind it.
+			in.caution.refused()
 			in.life.end(fmt.Errorf("%w: the broker cannot take %q now: %s", errLocal, local, code))
 			return
 		}
-		if code.Failed() {
-			in.drops.add("the local broker refuses the message: "+code.String(), remote)
-		}
-		in.receipts.finish(r, in.link.answer)
+		in.taken(g, code)
 	})
 	return nil
+}
+
+// taken acknowledges a message that the local broker has taken, or would never take.
+func (in *intake) taken(g guest, code packet.ReasonCode) {
+	if code.Failed() {
+		in.drops.add("the local broker refuses the message: "+code.String(), g.remote)
+	}
+	in.receipts.finish(g.receipt, in.link.answer)
 }
 
 // tooLarge acknowledges a message that is not taken, or the cloud would send it for ever.

@@ -168,10 +168,14 @@ func (h *handover) forward(ctx context.Context, d *delivery, wasAccepted bool) e
 		h.bury(d, why)
 		return nil
 	}
+	d.frees = d.qos == 2 && !h.lost && d.lane.session.Frees(p.ID)
 	if d.qos > 0 {
 		if err := h.admit(ctx, d); err != nil {
 			return err
 		}
+	}
+	if d.frees {
+		h.link.answer(packet.Ack{Type: packet.PUBREL, ID: d.id})
 	}
 	err := h.link.send(out)
 	//crash:message-sent

@@ -23,7 +23,7 @@ func (t *targets) next(last try) (now bool) {
 	case errors.Is(last.err, errReturn):
 		t.at = 0
 		return true
-	case last.used || last.err == nil: // the URL is a good one
+	case last.good || last.err == nil:
 		return false
 	}
 	t.at = (t.at + 1) % len(t.all)

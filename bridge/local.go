@@ -32,6 +32,9 @@ type Outbox interface {
 	// between. p.Dup: it was returned before, by an earlier opening of the session. released:
 	// PUBREC was durable before, only PUBREL is to be sent, and p has no more than ID and QoS.
 	Next(ctx context.Context) (p packet.Publish, released bool, err error)
+	// Frees reports whether the cloud may have the identifier of a message at QoS 2 for another one:
+	// PUBREL has to go before its PUBLISH.
+	Frees(id uint16) bool
 	// Waiting returns how many messages are not Done, at most: some that are Done between
 	// others may be counted.
 	Waiting() int

@@ -96,7 +96,7 @@ func (l *paho5Link) send(p packet.Publish) error {
 }
 
 // publishProperties are the properties of an outgoing PUBLISH, without those that mean something
-// to one connection alone.
+// to one connection alone. The library writes neither an empty content type nor empty correlation data.
 func publishProperties(p *packet.PublishProperties) *paho.PublishProperties {
 	if p == nil {
 		return &paho.PublishProperties{} // the library wants one
@@ -104,7 +104,7 @@ func publishProperties(p *packet.PublishProperties) *paho.PublishProperties {
 	out := &paho.PublishProperties{
 		CorrelationData: p.CorrelationData, ContentType: p.ContentType, ResponseTopic: p.ResponseTopic,
 	}
-	if p.PayloadFormat != 0 {
+	if p.PayloadFormat != 0 || p.PayloadUnspecified {
 		out.PayloadFormat = &p.PayloadFormat
 	}
 	if p.HasMessageExpiry {

@@ -26,6 +26,8 @@ type State struct {
 	Dropped int64      `json:"dropped,omitempty"`
 	// Dead counts the messages that were put aside since the start, see DeadTopic.
 	Dead int64 `json:"dead,omitempty"`
+	// Held counts the messages of the cloud that wait because the local broker cannot take the first of them now.
+	Held int64 `json:"held,omitempty"`
 	// Circling counts the messages that were stopped since the start because the same one had
 	// crossed very often; 3.1.1 only.
 	Circling int64 `json:"circling,omitempty"`
@@ -54,6 +56,7 @@ func (b *Bridge) State() State {
 	b.mu.Unlock()
 	s.Since = b.date(since)
 	s.Dropped = b.drops.count.Load()
+	s.Held = b.caution.held.Load()
 	s.Dead, s.Circling = b.drops.aside.Load(), b.drops.round.Load()
 	if b.config.Backlog == nil {
 		return s
@@ -90,6 +93,12 @@ func (b *Bridge) date(at time.Time) *time.Time {
 // LocalStateTopic returns the topic of the local broker that has the state of a bridge.
 func LocalStateTopic(name string) string { return "$SYS/broker/bridge/" + name + "/state" }
 
+// changed reports whether the state has counts that were not published.
+func changed(b *Bridge) bool {
+	s := b.State()
+	return b.published != [2]int64{int64(s.Queued), s.Held}
+}
+
 // enter changes the state, and logs the change. It reports whether anything changed.
 func (b *Bridge) enter(state string, cause error) bool {
 	b.mu.Lock()
@@ -124,7 +133,7 @@ func (b *Bridge) enter(state string, cause error) bool {
 // connection.
 func (b *Bridge) publishState(open queues, l link) error {
 	state := b.State()
-	b.published = state.Queued
+	b.published = [2]int64{int64(state.Queued), state.Held}
 	if open != nil {
 		open[strictLane].Publish(packet.Publish{
 			QoS: 1, Retain: true, Topic: LocalStateTopic(b.config.Name), Payload: state.payload(),

@@ -53,7 +53,7 @@ func (n named) Authenticate(_ context.Context, a auth.Attempt) (auth.Identity, e
 	return id, nil
 }
 
-// 5.0 and 3.1.1, 5.4.2, [MQTT-3.3.5-2]: what a client hears that does what it may not do.
+// 5.0 and 3.1.1, 5.4.2, [MQTT-3.3.5-2]; 3.1, 3.8: what a client hears that does what it may not do.
 func TestDenied(t *testing.T) {
 	s := start(t, nil, broker.Limits{})
 	rules := &ban{denied: []string{"publish no", "subscribe no", "subscribe no/+"}}
@@ -73,6 +73,7 @@ func TestDenied(t *testing.T) {
 		{packet.V311, publish("no", "x", 1, 7), []string{"PUBACK 7"}, []string{"closed"}},
 		{packet.V311, publish("no", "x", 2, 7), []string{"PUBREC 7"}, []string{"closed"}},
 		{packet.V311, two, []string{"SUBACK 7 [Unspecified error Granted QoS 1 Unspecified error Unspecified error]"}, []string{"closed"}},
+		{packet.V31, two, []string{"SUBACK 7 [Success Granted QoS 1 Success Unspecified error]"}, []string{"closed"}}, // 3.1, 3.8
 	} {
 		w := ignore.connect(tt.version, clean("a"))
 		w.send(tt.send)

@@ -61,26 +61,24 @@ const aliasTopic = 8
 // aliasSize is how many bytes an alias may add to a packet.
 const aliasSize = 4
 
-// replace puts an alias in the place of the topic of p, with a property list of p's own. The first
+// replace puts an alias in the place of the topic of p, whose properties are its own. The first
 // time the topic stays beside its alias. What is replaced must be sent.
 func (a *aliasesOut) replace(p *packet.Publish) {
 	if a.max == 0 || len(p.Topic) < aliasTopic || len(p.Topic) > aliasBytes/int(a.max) {
 		return
 	}
-	var props packet.PublishProperties
-	if p.Properties != nil {
-		props = *p.Properties
+	if p.Properties == nil {
+		p.Properties = new(packet.PublishProperties)
 	}
 	a.clock++
 	known, ok := a.topics[p.Topic]
 	if !ok {
 		known = a.assign(p.Topic)
 	}
-	known.used, props.TopicAlias = a.clock, known.alias
+	known.used, p.Properties.TopicAlias = a.clock, known.alias
 	if ok {
 		p.Topic = ""
 	}
-	p.Properties = &props
 }
 
 // assign gives a topic an alias: a new one, or that of the topic used the longest ago.

@@ -186,6 +186,15 @@ func (c *Client) Next(ctx context.Context) (p packet.Publish, released bool, err
 	return i.p, i.released, err
 }
 
+// Frees reports whether a receiver behind the client may have the identifier of a message at QoS 2 for another
+// one, which the session knows nothing of: PUBREL has to go before its PUBLISH.
+func (c *Client) Frees(id uint16) bool {
+	c.session.mu.Lock()
+	defer c.session.mu.Unlock()
+	e := c.session.state.Queue.Find(id)
+	return e != nil && e.Frees
+}
+
 // Accepted tells that PUBREC has come for a message. done(nil) is called when that is durable, so
 // that PUBREL may leave; done(err) when it cannot be.
 func (c *Client) Accepted(id uint16, done func(error)) {

@@ -72,6 +72,7 @@ var errGone = errors.New("disconnected")
 
 func newConn(s *Server, nc net.Conn, l *Listener) *conn {
 	c := &conn{srv: s, listener: l, nc: nc, address: auth.Origin(addressOf(nc)), pace: newPace(&s.limits, l.Bounds.PacketSize, &s.stats.Slowed)}
+	c.dec.Lends = true
 	c.link.mount = mount(l.Prefix)
 	c.link.out.init(nc, s)
 	c.link.drained = func() {
@@ -130,7 +131,7 @@ func (c *conn) handshake() error {
 	}
 	h, body, err := c.read()
 	if err != nil {
-		return err
+		return refuseUnread(c, h, err)
 	}
 	if h.Type != packet.CONNECT {
 		return &packet.Error{Clause: "MQTT-3.1.0-1", Reason: packet.ProtocolError, Text: "the first packet is not CONNECT but " + h.Type.String()}
@@ -148,7 +149,7 @@ func (c *conn) handshake() error {
 // read returns the next packet. The body is valid until the next call.
 func (c *conn) read() (packet.Header, []byte, error) {
 	for {
-		h, body, ok, err := c.in.next()
+		h, body, ok, err := c.in.next(&c.dec)
 		if ok || err != nil {
 			return h, body, err
 		}
@@ -162,7 +163,7 @@ func (c *conn) read() (packet.Header, []byte, error) {
 // begins anew with every complete packet, not with every byte [MQTT-3.1.2-22].
 func (c *conn) serve() error {
 	for complete := false; ; {
-		h, body, ok, err := c.in.next()
+		h, body, ok, err := c.in.next(&c.dec)
 		if err != nil {
 			return err
 		}
@@ -237,6 +238,9 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 		if err != nil {
 			return err
 		}
+		if err := answerable(&c.link, packet.UNSUBACK, len(p.Filters)); err != nil {
+			return err
+		}
 		if err := request(c, len(p.Filters)); err != nil {
 			return err
 		}
@@ -298,7 +302,7 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 	}
 	if p.QoS == 0 {
 		if refused == nil {
-			route(c, p, c.link.out.retained(p.Retain))
+			route(c, p, retained(&c.link.out, p.Retain))
 		} else {
 			c.srv.stats.Dropped.Add(1)
 		}
@@ -377,6 +381,9 @@ func awaitEnd(ctx context.Context, l *link) {
 func (c *conn) subscribe(body []byte) error {
 	p, err := c.dec.Subscribe(body)
 	if err != nil {
+		return err
+	}
+	if err := answerable(&c.link, packet.SUBACK, len(p.Filters)); err != nil {
 		return err
 	}
 	if err := request(c, len(p.Filters)); err != nil {

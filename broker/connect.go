@@ -31,7 +31,10 @@ func (c *conn) connect(p *packet.Connect) error {
 		return c.refuse(err)
 	}
 	if p.ClientID == "" {
-		if !v5 && !p.CleanStart {
+		switch {
+		case p.Version == packet.V31:
+			return c.refuse(&packet.Error{Clause: "3.1 3.1", Reason: packet.ClientIDNotValid, Text: "an empty client identifier"})
+		case !v5 && !p.CleanStart:
 			return c.refuse(&packet.Error{Clause: "3.1.1 MQTT-3.1.3-8", Reason: packet.ClientIDNotValid, Text: "an empty client identifier asks for a clean session"})
 		}
 		p.ClientID = "auto-" + rand.Text()
@@ -74,6 +77,9 @@ func (c *conn) connect(p *packet.Connect) error {
 	if c.srv.memory.scarce.Load() {
 		return c.refuse(errScarce("no more clients"))
 	}
+	if err := fit(&c.link, &props); err != nil {
+		return c.refuse(err) // before anything happens to its session
+	}
 	a := arrival{
 		peer: &c.link, access: c.access, id: c.link.mount.id(p.ClientID), cleanStart: p.CleanStart,
 		expiry: expiry, window: c.window(p), will: p.Will, version: p.Version,
@@ -83,6 +89,9 @@ func (c *conn) connect(p *packet.Connect) error {
 		// Local control goes on without the disk: the client gets a session that ends with its connection.
 		a.expiry, a.stopgap = 0, true
 		props.HasSessionExpiry, props.SessionExpiry = true, 0
+		if err := fit(&c.link, &props); err != nil {
+			return c.refuse(err)
+		}
 		n, present, err = c.srv.registry.attach(a)
 	}
 	switch {
@@ -97,7 +106,7 @@ func (c *conn) connect(p *packet.Connect) error {
 	}
 	c.srv.gate.know(c)
 	if at := c.client.Expires; !at.IsZero() {
-		c.expiry = expireAt(&c.link, at)
+		c.expiry = expireAt(&c.link, at, c.srv.now)
 	}
 	c.srv.log.Info("client connected", "client", n.id, "listener", c.listener.Name, "from", c.nc.RemoteAddr(),
 		"version", versionName(p.Version), "user", c.client.User, "resumed", present)
@@ -139,18 +148,49 @@ func (c *conn) refuse(err error) error {
 	}
 	// Before 5.0 no return code tells of a packet that is not as it should be: the connection is
 	// just closed [3.1.1 MQTT-3.1.4-1].
-	wrong := e.Reason == packet.MalformedPacket || e.Reason == packet.ProtocolError || e.Reason == packet.TopicNameInvalid
+	wrong := slices.Contains([]packet.ReasonCode{packet.MalformedPacket, packet.ProtocolError, packet.TopicNameInvalid, packet.PacketTooLarge}, e.Reason)
 	if c.dec.Version == packet.V5 || !wrong {
 		last := &packet.Connack{Reason: e.Reason, Properties: &packet.ConnackProperties{ReasonString: e.Error()}}
 		if e.Reason == packet.UseAnotherServer {
 			last.Properties.ServerReference = c.srv.another
 		}
 		if !c.link.takes(last) {
-			last.Properties = nil // [MQTT-3.2.2-19]
+			last.Properties.ReasonString = "" // [MQTT-3.2.2-19]
 		}
-		c.link.out.end(last)
+		if !c.link.takes(last) {
+			last.Properties = nil
+		}
+		if c.link.takes(last) {
+			c.link.out.end(last)
+		}
 	}
 	return err
+}
+
+// fit leaves out of a CONNACK what its client can do without, if it is larger than the client takes
+// [MQTT-3.1.2-24]. The server's limits and an assigned client identifier are nothing that it can do
+// without: it is not let in without them.
+func fit(l *link, x *packet.ConnackProperties) error {
+	p := packet.Connack{Properties: x}
+	if l.takes(&p) {
+		return nil
+	}
+	if x.ResponseInformation = ""; l.takes(&p) {
+		return nil
+	}
+	return &packet.Error{Clause: "MQTT-3.1.2-24", Reason: packet.PacketTooLarge, Text: "the client does not take a CONNACK with what it has to know"}
+}
+
+// refuseUnread answers a CONNECT that is not read to its end, in the version with which it begins.
+func refuseUnread(c *conn, h packet.Header, err error) error {
+	if _, ours := errors.AsType[*packet.Error](err); !ours || h.Type != packet.CONNECT {
+		return err
+	}
+	c.dec.Peek(c.in.buf[c.in.start:])
+	if c.link.version = c.dec.Version; c.link.version == 0 {
+		return err
+	}
+	return c.refuse(err)
 }
 
 // window returns how many messages may be on their way to the client unacknowledged.

@@ -196,6 +196,7 @@ func (x *exchange) replace(id auth.Identity, revoked int) error {
 		return fmt.Errorf("user %q authenticates as another one, %q", c.client.User, id.User)
 	}
 	who := *c.client
+	id.Expires = expires(id, who.Certificate)
 	who.Identity = id
 	if !c.srv.gate.identified(c, &who, revoked) {
 		return errMeanwhile
@@ -219,7 +220,7 @@ func (x *exchange) replace(id auth.Identity, revoked int) error {
 		c.expiry = nil
 	}
 	if !id.Expires.IsZero() {
-		c.expiry = expireAt(&c.link, id.Expires)
+		c.expiry = expireAt(&c.link, id.Expires, c.srv.now)
 	}
 	return nil
 }

@@ -1,5 +1,14 @@
 package broker
 
+import "gateway/broker/packet"
+
+// Explain returns what a client that wants to know is told of a failure.
+func Explain(reason packet.ReasonCode) string {
+	l := &link{explains: true}
+	l.version = packet.V5
+	return explain(l, &packet.Ack{Type: packet.PUBREC, ID: 1, Reason: reason}, reason, "")
+}
+
 // HoldTurns keeps everybody at the turnstile who has had a turn, until release is called. waiting returns
 // how many there are.
 func (s *Server) HoldTurns() (waiting func() int, release func()) {

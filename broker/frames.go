@@ -58,15 +58,18 @@ func newFrames(nc net.Conn, limit int, large *atomic.Int64, s *Server) *frames {
 	return f
 }
 
-// next returns the next packet that is in the buffer; ok is false when it is not there in full.
+// next returns the next packet of a decoder that is in the buffer; ok is false when it is not there in full.
 // The body is valid until fill is called.
-func (f *frames) next() (h packet.Header, body []byte, ok bool, err error) {
+func (f *frames) next(d *packet.Decoder) (h packet.Header, body []byte, ok bool, err error) {
 	b := f.buf[f.start:]
-	h, n, err := packet.ParseHeader(b)
+	h, n, err := d.Header(b)
 	if err != nil || n == 0 {
 		return h, nil, false, err
 	}
 	if n+h.Length > f.limit {
+		if h.Type == packet.CONNECT && len(b) < n+packet.PeekLength {
+			return h, nil, false, nil // the refusal is written in its version
+		}
 		return h, nil, false, &packet.Error{
 			Clause: "MQTT-3.1.2-24",
 			Reason: packet.PacketTooLarge,

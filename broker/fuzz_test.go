@@ -47,7 +47,7 @@ func conversations(v packet.Version) [][]byte {
 		said(word("x"), word("x"), anew("alice"), publish("a", "x", 1, 1), word("x"), word("x")),
 		said(word("x"), publish("a", "x", 1, 1)),
 		said(word("x"), word("x"), anew("bob"), word("x"), word("x")),
-		[]byte("\x30\xff\xff\xff\x7f"), []byte("\xff\xff\xff\xff\xff"), []byte("\x00"), []byte("\x82\x00"),
+		[]byte("\x30\xff\xff\xff\x7f"), []byte("\xc0\x80\x00"), []byte("\x8a\x06\x00\x01\x00\x01a\xfd\xcf\x00\x6a\x02\x00\x01\xef\x00"), []byte("\x30\x05\x00\x01a\x80\x00"), []byte("\xff\xff\xff\xff\xff"), []byte("\x00"), []byte("\x82\x00"),
 		[]byte("\x32\x05\x00\x01a\x00\x00"), []byte("GET / HTTP/1.1\r\n\r\n"), []byte("\x16\x03\x01\x02\x00\x01"),
 	}
 }
@@ -101,6 +101,7 @@ func FuzzConnection(f *testing.F) {
 		}
 	}
 	whole := clean("stranger")
+	f.Add(byte(12), uint16(2), []byte("\x10\xff\xff\x7f\x00\x04MQTT\x05\x02\x00\x00"))
 	f.Add(byte(12), uint16(3), whole.Append(nil, packet.V5))
 	store := newMemory()
 	defer store.close()

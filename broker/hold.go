@@ -51,6 +51,10 @@ type holder Session
 func (h *holder) Hold() (from uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.leaving != nil { // its messages are being handed on
+		h.holds = append(h.holds, math.MaxUint64)
+		return math.MaxUint64
+	}
 	q := &h.state.Queue
 	_, next, _ := q.Missing()
 	oldest := next - uint64(q.Len())

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"crypto/x509"
 	"errors"
 	"net"
 	"net/netip"
@@ -67,8 +68,17 @@ func authenticate(c *conn, a auth.Attempt, p *packet.Connect, props *packet.Conn
 	if c.exchange != nil && !c.link.takes(&packet.Connack{Properties: props}) {
 		return nil, false, errMethodSize
 	}
+	id.Expires = expires(id, a.Certificate)
 	who = &auth.Client{Identity: id, ID: p.ClientID, Listener: c.listener.Name, Addr: addrOf(a.Addr), Certificate: a.Certificate}
 	return who, false, nil
+}
+
+// expires returns when a login does: no later than the certificate that came with it.
+func expires(id auth.Identity, certificate *x509.Certificate) time.Time {
+	if certificate == nil || !id.Expires.IsZero() && id.Expires.Before(certificate.NotAfter) {
+		return id.Expires
+	}
+	return certificate.NotAfter
 }
 
 // refused logs why a client may not come in, and returns what it is told.
@@ -117,11 +127,26 @@ func refusal(err error) *packet.Error {
 	return e
 }
 
-// expireAt ends a client's connection at a time.
-func expireAt(l *link, at time.Time) *time.Timer {
-	return time.AfterFunc(time.Until(at), func() {
-		l.fail(&packet.Error{Clause: "3.14.2.1", Reason: packet.MaximumConnectTime, Text: "what the client logged in with has expired"})
+// expireEvery is how often the time is looked at until a login expires: a board without a battery learns
+// of it long after its start.
+const expireEvery = 10 * time.Minute
+
+// expireAt ends a client's connection when it is a certain time of day, or soon after it has become known that
+// it is.
+func expireAt(l *link, at time.Time, now func() time.Time) *time.Timer {
+	left := func() time.Duration { return max(min(at.Sub(now()), expireEvery), 0) }
+	var timer *time.Timer
+	timer = time.AfterFunc(expireEvery, func() {
+		switch wait := left(); {
+		case ends(&l.out):
+		case wait > 0:
+			timer.Reset(wait)
+		default:
+			l.fail(&packet.Error{Clause: "3.14.2.1", Reason: packet.MaximumConnectTime, Text: "what the client logged in with has expired"})
+		}
 	})
+	timer.Reset(left())
+	return timer
 }
 
 // Disconnect ends the connections of the clients that match, with the reason for 5.0, and returns

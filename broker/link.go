@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -54,7 +55,7 @@ func pushBack(l *link, e *packet.Error) {
 
 // explain returns the reason string for an acknowledgement that has none yet: text, or what can be
 // said of every failure. It is empty for a client that does not want it, or does not take it
-// [MQTT-3.1.2-29], [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.9.2-1].
+// [MQTT-3.1.2-29], [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.6.2-2], [MQTT-3.7.2-2], [MQTT-3.9.2-1].
 func explain(l *link, p encoder, reason packet.ReasonCode, text string) string {
 	if !l.explains || !reason.Failed() {
 		return ""
@@ -65,6 +66,10 @@ func explain(l *link, p encoder, reason packet.ReasonCode, text string) string {
 			text = "there is no more room for messages: the store, limits.retained_size or limits.memory is full"
 		case packet.ImplementationSpecificError:
 			text = "the store failed: the gateway's log says why"
+		case packet.PacketIDNotFound:
+			text = "no message with this packet identifier is on its way"
+		case packet.UnspecifiedError:
+			text = "the session has ended, or another connection has it now"
 		default:
 			return ""
 		}
@@ -84,6 +89,7 @@ func (l *link) answered(place uint64, a packet.Ack, err error) {
 		return
 	}
 	l.settled()
+	a.ReasonString = explain(l, &a, a.Reason, "")
 	l.complete(place, a)
 }
 
@@ -124,6 +130,7 @@ func (l *link) released(a packet.Ack, err error) {
 		l.fail(&packet.Error{Clause: "MQTT-4.8.0-2", Reason: reasonOf(err), Text: "PUBREC could not be stored"})
 		return
 	}
+	a.ReasonString = explain(l, &a, a.Reason, "")
 	l.send(&a)
 }
 
@@ -151,6 +158,15 @@ func (l *link) takes(p encoder) bool {
 	return l.maxPacket == 0 || len(p.Append(nil, l.version)) <= l.maxPacket
 }
 
+// answerable refuses a SUBSCRIBE or UNSUBSCRIBE whose acknowledgement would be larger than the client
+// takes [MQTT-3.1.2-24]: nothing may take effect of which it is not told.
+func answerable(l *link, t packet.Type, filters int) error {
+	if l.maxPacket == 0 || l.takes(&packet.Suback{Type: t, Reasons: make([]packet.ReasonCode, filters)}) {
+		return nil
+	}
+	return &packet.Error{Clause: "MQTT-3.1.2-24", Reason: packet.PacketTooLarge, Text: fmt.Sprintf("the client takes no acknowledgement of %d filters", filters)}
+}
+
 func (l *link) offer(r *routing, h *hit) bool {
 	if !l.room() {
 		return false
@@ -159,21 +175,27 @@ func (l *link) offer(r *routing, h *hit) bool {
 	if x := r.p.Properties; x != nil {
 		expiry = x.MessageExpiry
 	}
-	p := outgoing(r.p, expiry, h.ids)
-	p.Dup, p.QoS, p.ID, p.Retain = false, 0, 0, h.retain
-	if !l.put(&p, &r.round) {
-		l.srv.stats.TooLarge.Add(1)
+	r.props = packet.PublishProperties{}
+	p := outgoing(r.p, expiry, h.ids, &r.props)
+	if p.Properties == nil && l.aliases.max > 0 {
+		p.Properties = &r.props // it may get an alias
 	}
+	p.Dup, p.QoS, p.ID, p.Retain = false, 0, 0, h.retain
+	l.put(&p, &r.round)
 	return true
 }
 
 func (l *link) deliver(e *session.Entry, expiry uint32, dup bool, r *round) bool {
-	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs)
+	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs, nil)
 	p.ID, p.QoS, p.Retain, p.Dup = session.PacketID(e.Position), e.QoS, e.Retain, dup
+	if e.Frees {
+		l.pubrel(p.ID)
+	}
 	return l.put(&p, r)
 }
 
-// put sends a PUBLISH, in a round if there is one, unless it is more than the client takes [MQTT-3.1.2-24], or not for it.
+// put sends a PUBLISH, in a round if there is one, unless it is more than the client takes
+// [MQTT-3.1.2-24], which is counted, or not for it: no message of its own is lost then.
 func (l *link) put(p *packet.Publish, r *round) bool {
 	if !l.mount.send(p) {
 		return false
@@ -183,6 +205,7 @@ func (l *link) put(p *packet.Publish, r *round) bool {
 		spare = l.maxPacket - p.Size(l.version)
 	}
 	if spare < 0 {
+		l.srv.stats.TooLarge.Add(1)
 		return false
 	}
 	if spare >= aliasSize {

@@ -101,7 +101,7 @@ func (m *mailbox) offer(r *routing, h *hit) bool {
 	if x := r.p.Properties; x != nil {
 		expiry = x.MessageExpiry
 	}
-	p := outgoing(r.p, expiry, h.ids)
+	p := outgoing(r.p, expiry, h.kept(), nil)
 	p.Payload, p.From = r.message().Publish.Payload, r.publisher()
 	p.Dup, p.QoS, p.ID, p.Retain = false, 0, 0, h.retain
 	m.put(item{p: p})
@@ -109,7 +109,7 @@ func (m *mailbox) offer(r *routing, h *hit) bool {
 }
 
 func (m *mailbox) deliver(e *session.Entry, expiry uint32, dup bool, _ *round) bool {
-	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs)
+	p := outgoing(&e.Message.Publish, expiry, e.SubscriptionIDs, nil)
 	p.ID, p.QoS, p.Retain, p.Dup = session.PacketID(e.Position), e.QoS, e.Retain, dup
 	m.put(item{p: p, m: e.Message})
 	return true

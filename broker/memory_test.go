@@ -20,11 +20,14 @@ type memory struct {
 	fail     error
 	hidden   bool
 	crowded  bool
+	waiting  bool   // something has waited for room
+	strange  uint64 // of all sessions
 	number   uint64
 	live     map[string]*stored // as submitted
 	sessions map[string]*stored // as committed
 	retained map[string]*session.Message
 	commits  int
+	left     int // commits before it fails, below 1: it does not
 	reads    int
 	running  sync.WaitGroup
 }
@@ -80,6 +83,20 @@ func (m *memory) failWith(err error) {
 	m.mu.Unlock()
 }
 
+// failAfter makes the store fail after so many commits.
+func (m *memory) failAfter(commits int) {
+	m.mu.Lock()
+	m.left = commits
+	m.mu.Unlock()
+}
+
+// away reports whether it is known of a client that its connection has ended.
+func (m *memory) away(client string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.sessions[client].closed != nil
+}
+
 // hide makes the store one that is not there.
 func (m *memory) hide(on bool) {
 	m.mu.Lock()
@@ -95,10 +112,18 @@ func (m *memory) crowd(on bool) {
 	m.mu.Unlock()
 }
 
+// hasWaited reports whether something has waited because of crowd.
+func (m *memory) hasWaited() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.waiting
+}
+
 func (m *memory) Submit(changes []session.Change, _ bool, done func(error)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for m.crowded && slices.ContainsFunc(changes, grows) {
+		m.waiting = true
 		m.wake.Wait()
 	}
 	if m.hidden {
@@ -156,6 +181,9 @@ func (m *memory) run() {
 				m.apply(c, p.opened)
 			}
 			m.commits++
+			if m.left--; m.left == 0 {
+				m.fail = errors.New("it fails from now on")
+			}
 		}
 		if p.done != nil {
 			m.busy = true
@@ -199,7 +227,7 @@ func (m *memory) apply(c session.Change, opened *stored) {
 	case *session.Enqueued:
 		for _, t := range c.To {
 			if s := m.sessions[t.Client]; s != nil && t.Position > 0 {
-				s.queue = append(s.queue, session.Queued{Position: t.Position, QoS: t.QoS, Retain: t.Retain, SubscriptionIDs: t.SubscriptionIDs, Message: c.Message})
+				s.queue = append(s.queue, session.Queued{Position: t.Position, QoS: t.QoS, Retain: t.Retain, SubscriptionIDs: t.SubscriptionIDs, Share: t.Share, Message: c.Message})
 			}
 		}
 	case *session.Received:
@@ -241,7 +269,7 @@ func (m *memory) Restore(apply func(session.Change)) error {
 		if s.closed != nil {
 			apply(s.closed)
 		}
-		sum := &session.Summary{Client: name, Head: s.next, Next: s.next, Stages: make(map[uint64]session.Stage)}
+		sum := &session.Summary{Client: name, Head: s.next, Next: s.next, Stages: make(map[uint64]session.Stage), Strange: m.strange}
 		if len(s.queue) > 0 {
 			sum.Head = s.queue[0].Position
 		}

@@ -62,6 +62,14 @@ func TestMount(t *testing.T) {
 	first.expect("PUBLISH /z=7 q0") // the topics between have no name that a client could use
 	first.silent()
 
+	outside := all.connect(packet.V5, clean("outside"))
+	outside.send(publish("site/a", "4", 1, 1))
+	outside.expect("PUBACK 1")
+	first.silent()
+	if n := all.server.Stats().TooLarge.Load(); n != 0 {
+		t.Errorf("%d messages are counted as too large that have no name in the prefix", n)
+	}
+
 	first.send(&packet.Unsubscribe{ID: 2, Filters: []string{"#", "house/#"}})
 	first.expect("UNSUBACK 2 [Success No subscription existed]")
 	whole.send(publish("site/a/x", "8", 0, 0))

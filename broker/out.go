@@ -133,7 +133,7 @@ const keepingTurn = 32
 
 // retained counts a message at QoS 0. It returns what is to be called when it is on disk, nil if nobody
 // waits for that.
-func (o *out) retained(retain bool) (done func(packet.ReasonCode)) {
+func retained(o *out, retain bool) (done func(packet.ReasonCode)) {
 	if !retain {
 		return nil
 	}

@@ -107,7 +107,7 @@ func (g *registry) vet(n *Session) {
 		n.will = nil
 	}
 	away := n.peer == nil
-	closed := &session.Closed{Client: n.id, At: n.since}
+	closed := closing(n)
 	n.mu.Unlock()
 	if changed && away && n.durable {
 		g.srv.later([]session.Change{closed})

@@ -36,7 +36,9 @@ func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
 	}
 	if !r.p.Retain {
 		u.route(r)
-		if !u.submit(&r.round) {
+		stored := u.submit(&r.round)
+		r.settle()
+		if !stored {
 			u.acknowledge()
 		}
 		return
@@ -47,6 +49,7 @@ func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
 		u.route(r)
 	}
 	stored := err == nil && u.submit(&r.round)
+	r.settle()
 	s.retaining.Unlock()
 	switch {
 	case err != nil:
@@ -136,8 +139,12 @@ func (u *unit) deliver(r *routing, h *hit) {
 		u.enqueue(r, h)
 	case h.s.full():
 		u.srv.stats.Dropped.Add(1)
+	case h.s.push(session.Queued{QoS: h.qos, Retain: h.retain, SubscriptionIDs: h.kept(), Share: h.share, Message: r.message()}, &r.round):
+	case h.share != "":
+		r.round.end() // the store may have to wait
+		pass(u.srv, h.share, r.message())
 	default:
-		h.s.push(session.Queued{QoS: h.qos, Retain: h.retain, SubscriptionIDs: h.ids, Message: r.message()}, &r.round)
+		u.srv.stats.Dropped.Add(1)
 	}
 }
 
@@ -183,7 +190,7 @@ func (u *unit) enqueue(r *routing, h *hit) {
 		u.enqueued = &session.Enqueued{Message: r.message()}
 	}
 	to := u.srv.queues.target(h.s, r.p.Topic)
-	to.QoS, to.Retain, to.SubscriptionIDs = h.qos, h.retain, h.ids
+	to.QoS, to.Retain, to.SubscriptionIDs, to.Share = h.qos, h.retain, h.kept(), h.share
 	u.enqueued.To = append(u.enqueued.To, to)
 	u.sessions = append(u.sessions, h.s)
 }
@@ -242,11 +249,16 @@ func (u *unit) committed(err error) {
 func (u *unit) deliverEarly() {
 	for i, t := range u.enqueued.To {
 		if t.Early && t.Position > 0 {
-			(*holder)(u.sessions[i]).take(u.over, session.Queued{
-				Position: t.Position, QoS: t.QoS, Retain: t.Retain,
-				SubscriptionIDs: t.SubscriptionIDs, Message: u.enqueued.Message,
-			})
+			(*holder)(u.sessions[i]).take(u.over, queued(t, u.enqueued.Message))
 		}
+	}
+}
+
+// queued returns a message as it is in the queue of a target.
+func queued(t *session.Target, m *session.Message) session.Queued {
+	return session.Queued{
+		Position: t.Position, QoS: t.QoS, Retain: t.Retain,
+		SubscriptionIDs: t.SubscriptionIDs, Share: t.Share, Message: m,
 	}
 }
 
@@ -259,10 +271,7 @@ func (u *unit) deliverStored(err error) {
 		case err != nil:
 			n.failed(t)
 		case t.Position > 0:
-			u.sessions[i].committed(session.Queued{
-				Position: t.Position, QoS: t.QoS, Retain: t.Retain,
-				SubscriptionIDs: t.SubscriptionIDs, Message: u.enqueued.Message,
-			})
+			u.sessions[i].committed(queued(t, u.enqueued.Message))
 		default:
 			n.missed()
 		}

@@ -1,6 +1,8 @@
 package broker_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -15,6 +17,9 @@ import (
 func (w *wire) frame() (packet.Header, []byte) {
 	w.t.Helper()
 	_ = w.nc.SetReadDeadline(time.Now().Add(5 * time.Second))
+	read := bytes.NewReader(w.buf) // by another call, beyond its packet
+	defer func() { w.buf = w.buf[len(w.buf)-read.Len():] }()
+	all := io.MultiReader(read, w.nc)
 	var b []byte
 	for {
 		h, n, err := packet.ParseHeader(b)
@@ -23,19 +28,19 @@ func (w *wire) frame() (packet.Header, []byte) {
 		}
 		if n > 0 {
 			body := make([]byte, h.Length)
-			if _, err := io.ReadFull(w.nc, body); err != nil {
+			if _, err := io.ReadFull(all, body); err != nil {
 				w.t.Fatal(err)
 			}
 			return h, body
 		}
 		b = append(b, 0)
-		if _, err := io.ReadFull(w.nc, b[len(b)-1:]); err != nil {
+		if _, err := io.ReadFull(all, b[len(b)-1:]); err != nil {
 			w.t.Fatal(err)
 		}
 	}
 }
 
-// [MQTT-3.1.2-29], [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.9.2-1]: a refusal says why, to those who
+// [MQTT-3.1.2-29], [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.6.2-2], [MQTT-3.7.2-2], [MQTT-3.9.2-1]: a refusal says why, to those who
 // want to know and have room for it.
 func TestReasonStrings(t *testing.T) {
 	s := start(t, nil, broker.Limits{Subscriptions: 1, RetainedBytes: 20 << 10})
@@ -80,12 +85,104 @@ func TestReasonStrings(t *testing.T) {
 			}
 			check(fmt.Sprint(a.Reasons), a.ReasonString)
 		}
+		for typ, answer := range map[packet.Type]packet.Type{packet.PUBREL: packet.PUBCOMP, packet.PUBREC: packet.PUBREL} {
+			w.send(ack(typ, 9))
+			h, body := w.frame()
+			a, err := w.dec.Ack(h.Type, body)
+			if err != nil || h.Type != answer || a.Reason != packet.PacketIDNotFound {
+				t.Fatalf("%s %+v, %v", h.Type, a, err)
+			}
+			check(fmt.Sprint(answer), a.ReasonString)
+		}
 		w.send(publish("ok", "x", 1, 3))
 		w.expect("PUBACK 3 " + packet.NoMatchingSubscribers.String())
 	}
 	old := s.connect(packet.V311, clean("old"))
 	old.send(subscribe(1, filter("a/#/b", 0)))
 	old.expect("SUBACK 1 [" + packet.UnspecifiedError.String() + "]")
+}
+
+// [MQTT-3.1.2-24]: a client that takes no packet with what it has to know is refused before anything
+// takes effect.
+func TestWhatDoesNotFitHasNoEffect(t *testing.T) {
+	s := start(t, nil, broker.Limits{})
+	before := s.connect(packet.V5, kept("a"))
+	before.send(subscribe(1, filter("d", 1)))
+	before.expect("SUBACK…")
+	c := kept("a")
+	c.CleanStart, c.Properties.MaximumPacketSize = true, 10
+	w := s.dial(packet.V5)
+	w.send(&c)
+	w.expect("CONNACK "+packet.PacketTooLarge.String(), "closed")
+	before.send(publish("d", "still here", 0, 0))
+	before.expect("PUBLISH d=still here q0")
+	before.leave()
+
+	// The session that cannot be stored has one property more.
+	c = kept("b")
+	c.Properties.MaximumPacketSize = 16
+	s.store.failWith(errors.New("no"))
+	w = s.dial(packet.V5)
+	w.send(&c)
+	w.expect("CONNACK "+packet.PacketTooLarge.String(), "closed")
+	s.store.failWith(nil)
+
+	c = kept("a")
+	c.Properties.MaximumPacketSize = 30
+	w = s.again(packet.V5, c)
+	var filters []packet.Subscription
+	names := []string{"d"}
+	for i := range 30 {
+		filters = append(filters, filter(fmt.Sprint("e/", i), 0))
+		names = append(names, filters[i].Filter)
+	}
+	for _, p := range []encoder{subscribe(2, filters...), &packet.Unsubscribe{ID: 3, Filters: names}} {
+		w.send(p)
+		w.expect("DISCONNECT "+packet.PacketTooLarge.String(), "closed")
+		w = s.again(packet.V5, c)
+	}
+	pub := s.connect(packet.V5, clean("pub"))
+	pub.send(publish("e/1", "x", 1, 1), publish("d", "y", 1, 2))
+	pub.expect("PUBACK 1 "+packet.NoMatchingSubscribers.String(), "PUBACK 2")
+	w.expect("PUBLISH d=y q1 id1")
+}
+
+// A CONNECT that is larger than its listener allows is told so in its version, before it has come, and
+// however it is cut.
+func TestConnectTooLarge(t *testing.T) {
+	s := start(t, nil, broker.Limits{PacketSize: 1 << 10})
+	c := clean(strings.Repeat("x", 2<<10))
+	for _, v := range []packet.Version{packet.V31, packet.V311, packet.V5} {
+		b := c.Append(nil, v)
+		for _, cut := range []int{3, 5, 9, 10, len(b)} {
+			w := s.dial(v)
+			w.raw(b[:cut])
+			if cut < 10 {
+				w.raw(b[cut:20])
+			}
+			if v == packet.V5 {
+				w.expect("CONNACK " + packet.PacketTooLarge.String())
+			}
+			w.expect("closed")
+		}
+	}
+	for _, foreign := range []string{"\x10\xff\x7f\x00\x04HTTP\x05", "\x10\xff\x7f\x00\x04MQTT\x07", "\x10\xff\x7f\xff\xff\xff\xff\xff\xff\xff"} {
+		w := s.dial(packet.V5)
+		w.raw([]byte(foreign))
+		w.expect("closed")
+	}
+}
+
+// Of every failure that an acknowledgement may tell of on its own something can be said.
+func TestFailuresHaveReasons(t *testing.T) {
+	for _, reason := range []packet.ReasonCode{packet.QuotaExceeded, packet.ImplementationSpecificError, packet.PacketIDNotFound, packet.UnspecifiedError} {
+		if broker.Explain(reason) == "" {
+			t.Errorf("nothing is said of %s", reason)
+		}
+	}
+	if text := broker.Explain(packet.NoMatchingSubscribers); text != "" {
+		t.Errorf("%q is said of what is no failure", text)
+	}
 }
 
 // What a CONNECT leaves with the gateway is bounded.

@@ -69,7 +69,22 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 		}
 	}
 	// A session without expiry ends with its connection, which ends now.
-	present = old != nil && !a.cleanStart && old.durable && belongsTo(old, a.access)
+	present = old != nil && !a.cleanStart && old.durable && old.leaving == nil && belongsTo(old, a.access)
+	if old != nil && !present {
+		if l, will, closed := g.dismiss(old); l != nil {
+			g.mu.Unlock()
+			if will != nil {
+				g.srv.publishWill(will, closed)
+			} else {
+				g.srv.later(closed)
+			}
+			g.ordering.Unlock()
+			if err := l.wait(a.stopgap); err != nil {
+				return nil, false, fmt.Errorf("%w: %w", errUnstored, err)
+			}
+			return g.attach(a)
+		}
+	}
 	n = old
 	hadWill := false
 	if !present {
@@ -83,8 +98,9 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 		hadWill, changes, will = old.displace(!present)
 	}
 	n.mu.Lock()
-	// What PUBREC has told must be durable before PUBREL is sent again.
-	lazy := present && n.expiry == a.expiry && a.will == nil && !hadWill && n.storing == 0
+	// What PUBREC has told must be durable before PUBREL is sent again, and that more will be sent before
+	// it is, where it counts what was.
+	lazy := present && n.expiry == a.expiry && a.will == nil && !hadWill && n.storing == 0 && !n.shares
 	n.peer, n.expiry, n.will = a.peer, a.expiry, a.will
 	adopt(n, a.access)
 	n.connected.Store(true)
@@ -113,7 +129,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 
 	if old != nil && !present {
 		g.srv.losses.forget(old.id)
-		g.handOn(old, g.srv.routes.unroute(old))
+		g.handOn(old)
 	}
 	if will != nil {
 		g.srv.publishWill(will, nil)
@@ -188,6 +204,16 @@ func (n *Session) end() []session.Change {
 	return []session.Change{&session.Removed{Client: n.id}}
 }
 
+// closing returns that the connection of a session has ended. What was sent is told where it decides
+// who else may get it. The session is locked.
+func closing(n *Session) *session.Closed {
+	c := &session.Closed{Client: n.id, At: n.since}
+	if n.shares {
+		c.Sent = max(session.Sent(&n.state.Queue), 1)
+	}
+	return c
+}
+
 // detach tells that a client's connection has ended: with a DISCONNECT that discards its will, or
 // otherwise. Nothing happens if the session has another connection already.
 func (g *registry) detach(n *Session, p peer, discardWill bool) {
@@ -209,7 +235,7 @@ func (g *registry) detach(n *Session, p peer, discardWill bool) {
 	n.since = time.Now()
 	due, changes := g.elapse(n)
 	if due == nil && n.will == nil && !n.ended && n.durable {
-		changes = append(changes, &session.Closed{Client: n.id, At: n.since})
+		changes = append(changes, closing(n))
 	}
 	ended := n.ended
 	n.mu.Unlock()
@@ -250,6 +276,9 @@ func renew(n *Session) {
 // or sets the timer to when one of them will be due. A server that closes leaves durable sessions
 // with their wills to its successor. The table and the session are locked.
 func (g *registry) elapse(n *Session) (will *packet.Will, changes []session.Change) {
+	if n.leaving != nil {
+		return nil, nil
+	}
 	away := time.Since(n.since)
 	left := func(seconds uint32) time.Duration { return time.Duration(seconds)*time.Second - away }
 	if g.closing && n.durable && n.expiry > 0 {
@@ -258,7 +287,7 @@ func (g *registry) elapse(n *Session) (will *packet.Will, changes []session.Chan
 	if n.will != nil && left(min(n.will.Delay, n.expiry)) <= 0 {
 		will, n.will = n.will, nil
 		if n.durable {
-			changes = append(changes, &session.Closed{Client: n.id, At: n.since})
+			changes = append(changes, closing(n))
 		}
 	}
 	switch {
@@ -270,6 +299,10 @@ func (g *registry) elapse(n *Session) (will *packet.Will, changes []session.Chan
 	default:
 		if n.expiry > 0 {
 			g.srv.stats.Outlived.Add(1)
+		}
+		if n.durable && n.shares {
+			g.leave(n)
+			break
 		}
 		changes = append(changes, n.end()...)
 		delete(g.sessions, n.id)
@@ -301,7 +334,7 @@ func (g *registry) due(n *Session) {
 func (g *registry) settle(n *Session, will *packet.Will, changes []session.Change, ended bool) {
 	if ended {
 		g.srv.losses.forget(n.id)
-		g.handOn(n, g.srv.routes.unroute(n))
+		g.handOn(n)
 	}
 	if will != nil {
 		g.srv.publishWill(will, changes)

@@ -17,7 +17,7 @@ var errAbsent = errors.New("the store cannot be opened")
 // began; see Options.Absent. A client that is connected with a session of the same name finds the
 // stored one when it comes again, for which it is disconnected, unless it wanted none.
 func (s *Server) Adopt() error {
-	r := restoring{srv: s, sessions: make(map[string]*Session), closed: make(map[*Session]time.Time)}
+	r := restoring{srv: s, sessions: make(map[string]*Session), closed: make(map[*Session]*session.Closed)}
 	s.registry.ordering.Lock() // nobody comes or goes meanwhile
 	err := s.store.Restore(r.apply)
 	s.registry.mu.Lock()
@@ -39,7 +39,7 @@ func (s *Server) Adopt() error {
 type restoring struct {
 	srv      *Server
 	sessions map[string]*Session
-	closed   map[*Session]time.Time
+	closed   map[*Session]*session.Closed
 	changes  []session.Change // what has happened since to the things replayed
 }
 
@@ -57,7 +57,7 @@ func (r *restoring) apply(c session.Change) {
 		r.sessions[c.Client] = n
 	case *session.Closed:
 		if n := r.sessions[c.Client]; n != nil {
-			r.closed[n] = c.At
+			r.closed[n] = c
 			n.will = nil
 		}
 	case *session.Subscribed:
@@ -66,7 +66,13 @@ func (r *restoring) apply(c session.Change) {
 		}
 	case *session.Summary:
 		if n := r.sessions[c.Client]; n != nil {
-			n.state.Queue = session.RestoredQueue(c)
+			closed, known := r.closed[n]
+			if !known {
+				closed = new(session.Closed)
+			}
+			n.state.Queue = session.RestoredQueue(c, closed.Sent)
+			// What was sent is stored where it counts, see closing.
+			n.shares = n.shares || c.Head < c.Next && (!known || closed.Sent > 0)
 			n.state.Inbox = session.RestoredInbox(c)
 		}
 	case *session.Dropped:
@@ -98,7 +104,7 @@ func (g *registry) giveWay(id string) bool {
 	old.mu.Unlock()
 	if stopgap {
 		_, _, will := old.displace(true)
-		g.handOn(old, g.srv.routes.unroute(old))
+		g.handOn(old)
 		if will != nil {
 			g.srv.publishWill(will, nil)
 		}
@@ -112,22 +118,23 @@ func (r *restoring) resume() {
 	for _, n := range r.sessions {
 		// The clock of a board without battery may be years off: time away is never negative.
 		away := time.Duration(0)
-		at, ok := r.closed[n]
+		closed, ok := r.closed[n]
 		n.mu.Lock()
 		if n.peer != nil {
 			n.mu.Unlock()
 			continue
 		}
 		if ok {
-			away = max(0, now.Sub(at))
+			away = max(0, now.Sub(closed.At))
 		}
 		cut := !ok && n.will == nil
 		n.since = now.Add(-away)
+		ending := closing(n)
 		owned := n.will != nil && n.owner != nil
 		n.mu.Unlock()
 		if cut {
 			// It was connected when the power went: from now on its expiry counts.
-			r.srv.later([]session.Change{&session.Closed{Client: n.id, At: now}})
+			r.srv.later([]session.Change{ending})
 		}
 		if !owned || !r.srv.start(func() { r.srv.registry.due(n) }) { // a service may have to be asked
 			r.srv.registry.due(n)

@@ -16,6 +16,7 @@ type routes struct {
 	subs     topic.Tree[*Session, subscription]
 	shared   topic.Tree[*group, struct{}]
 	groups   map[string]*group // by the filter of the subscription
+	bySender bool              // see Options.ShareBySender
 	retained topic.Names[*session.Message]
 	bytes    int // of the retained messages, see retainedSize
 
@@ -114,7 +115,7 @@ func (t *routes) add(n *Session, f packet.Subscription, id uint32) (existed bool
 	sub := subscription{qos: f.QoS, noLocal: f.NoLocal, retainAsPublished: f.RetainAsPublished, id: id}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.ended {
+	if n.ended || n.leaving != nil {
 		return false
 	}
 	if existed = n.subs.add(f.Filter); !existed {
@@ -122,6 +123,7 @@ func (t *routes) add(n *Session, f packet.Subscription, id uint32) (existed bool
 		t.filters += 2 * len(f.Filter)
 	}
 	if _, rest, shared, _ := topic.ParseShared(f.Filter); shared {
+		n.shares = true
 		t.share(f.Filter, rest, member{n, sub})
 	} else {
 		t.subs.Set(f.Filter, n, sub)
@@ -167,8 +169,8 @@ func (t *routes) remove(filter string, n *Session) (existed bool) {
 	return existed
 }
 
-// unroute removes all subscriptions of a session that has ended, and returns their filters.
-func (t *routes) unroute(n *Session) []string {
+// unroute removes all subscriptions of a session that has ended.
+func (t *routes) unroute(n *Session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n.mu.Lock()
@@ -176,7 +178,5 @@ func (t *routes) unroute(n *Session) []string {
 	for _, filter := range n.subs {
 		t.remove(filter, n)
 	}
-	had := n.subs
 	n.subs = nil
-	return had
 }

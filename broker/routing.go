@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"slices"
 	"time"
 
 	"gateway/broker/packet"
@@ -12,17 +13,20 @@ import (
 type routing struct {
 	received packet.Publish // room for the message of a network client
 
-	p    *packet.Publish  // as published; its payload may be lent
-	m    *session.Message // made at the first need: the message that may be kept
-	from *Session         // nil for the gateway's own
-	peer peer             // the connection of from that the message came by
-	at   time.Time
-	hits []hit
-	with []session.Change // to be stored in one unit with the message
+	p     *packet.Publish  // as published; its payload may be lent
+	m     *session.Message // made at the first need: the message that may be kept
+	from  *Session         // nil for the gateway's own
+	peer  peer             // the connection of from that the message came by
+	at    time.Time
+	hits  []hit
+	ids   []uint32                 // room for those of the hits
+	props packet.PublishProperties // room for those of one hit
+	with  []session.Change         // to be stored in one unit with the message
 
 	filter string           // whose subscriptions are being added
 	before int              // hits of other filters
 	places map[*Session]int // of these hits; empty: they are few
+	shares bool             // some of hits are durable members of groups, see settle
 
 	round round
 	rest  func(work int) // lets other clients through if the work was long; nil for the gateway's own
@@ -43,8 +47,12 @@ type hit struct {
 	s      *Session
 	qos    packet.QoS
 	retain bool
-	ids    []uint32
+	ids    []uint32 // lent by the routing
+	share  string   // the shared subscription by which it is one, empty: another one
 }
+
+// kept returns the subscription identifiers of a hit for those who keep them.
+func (h *hit) kept() []uint32 { return slices.Clone(h.ids) }
 
 // message returns the message for those who keep it.
 func (r *routing) message() *session.Message {
@@ -56,8 +64,8 @@ func (r *routing) message() *session.Message {
 		p.ID, p.Dup = 0, false
 		p.From = r.publisher()
 		p.Payload = append([]byte(nil), r.p.Payload...)
-		if p.Properties != nil && p.Properties.TopicAlias != 0 {
-			props := *p.Properties
+		if p.Properties != nil {
+			props := *p.Properties // they are lent
 			props.TopicAlias = 0
 			p.Properties = &props
 		}
@@ -74,13 +82,31 @@ func (r *routing) publisher() string {
 	return r.from.id
 }
 
+// sender returns whose messages a member of a group is to get in order. If that is not known, as of a
+// message that is handed on and comes from the store, it is the topic.
+func (r *routing) sender() string {
+	switch {
+	case r.from != nil:
+		return r.from.id
+	case r.m != nil && r.m.Publish.From != "":
+		return r.m.Publish.From
+	}
+	return r.p.Topic
+}
+
 // begin makes the routing ready for the next message.
 func (r *routing) begin(p *packet.Publish) {
 	clear(r.hits)
-	r.p, r.m, r.at, r.hits, r.with = p, nil, time.Time{}, r.hits[:0], nil
+	r.p, r.m, r.at, r.hits, r.ids, r.with = p, nil, time.Time{}, r.hits[:0], r.ids[:0], nil
+	if cap(r.ids) > mostIDs {
+		r.ids = nil
+	}
 	r.filter, r.before = "", 0
 	clear(r.places)
 }
+
+// mostIDs is for how many subscription identifiers room is kept for the next message.
+const mostIDs = 4 << 10
 
 // deny decides whether the client may publish what was received. What was taken before at QoS 2 is
 // only repeated: its sender has to come to an end with it.
@@ -112,14 +138,12 @@ func (r *routing) add(filter string, s *Session, sub subscription) {
 	retain := sub.retainAsPublished && r.p.Retain
 	h := r.earlier(s)
 	if h == nil {
-		r.hits = append(r.hits, newHit(s, sub, r.p.QoS, retain))
+		r.hit(s, sub, retain)
 		return
 	}
 	h.qos = max(h.qos, min(sub.qos, r.p.QoS))
 	h.retain = h.retain || retain
-	if sub.id != 0 {
-		h.ids = append(h.ids[:len(h.ids):len(h.ids)], sub.id)
-	}
+	r.addID(h, sub)
 }
 
 // earlier returns the hit of a session by another filter than the one that is being added, nil if
@@ -149,17 +173,46 @@ func (r *routing) earlier(s *Session) *hit {
 // addGroup notes that a shared subscription matches, which is apart from what the member whose
 // turn it is gets otherwise.
 func (r *routing) addGroup(_ string, g *group, _ struct{}) {
-	if m, ok := g.pick(r.p.Topic, r.p.QoS); ok {
-		r.hits = append(r.hits, newHit(m.s, m.sub, r.p.QoS, m.sub.retainAsPublished && r.p.Retain))
+	m, ok := g.pick(r.p.Topic, r.p.QoS, r.sender())
+	if !ok {
+		return
+	}
+	r.hit(m.s, m.sub, m.sub.retainAsPublished && r.p.Retain)
+	r.hits[len(r.hits)-1].share = g.full
+	if m.s.durable {
+		r.shares = true
+		m.s.coming.Add(1)
 	}
 }
 
-func newHit(s *Session, sub subscription, qos packet.QoS, retain bool) hit {
-	h := hit{s: s, qos: min(sub.qos, qos), retain: retain}
-	if sub.id != 0 {
-		h.ids = []uint32{sub.id}
+// settle tells that the message has been handed to the store for all durable members of groups that it was
+// matched with. Who ends such a session waits for that.
+func (r *routing) settle() {
+	if !r.shares {
+		return
 	}
-	return h
+	r.shares = false
+	for i := range r.hits {
+		if h := &r.hits[i]; h.share != "" && h.s.durable {
+			h.s.coming.Done()
+		}
+	}
+}
+
+// hit notes that a session gets the message by a subscription.
+func (r *routing) hit(s *Session, sub subscription, retain bool) {
+	r.hits = append(r.hits, hit{s: s, qos: min(sub.qos, r.p.QoS), retain: retain})
+	r.addID(&r.hits[len(r.hits)-1], sub)
+}
+
+// addID adds the identifier of a subscription, if it has one, to those of a hit.
+func (r *routing) addID(h *hit, sub subscription) {
+	if sub.id == 0 {
+		return
+	}
+	first := len(r.ids)
+	r.ids = append(append(r.ids, h.ids...), sub.id)
+	h.ids = r.ids[first:len(r.ids):len(r.ids)]
 }
 
 // remaining returns the message expiry interval that is left after a wait (5.0, 3.3.2.3.3);
@@ -178,20 +231,22 @@ func remaining(m *session.Message, now time.Time) (seconds uint32, expired bool)
 
 // outgoing returns the PUBLISH for one subscriber of a message. Its properties are the
 // publisher's, with what is left of the message's life and the subscriber's own identifiers
-// [MQTT-3.3.2-6], [MQTT-3.3.4-3].
-func outgoing(p *packet.Publish, expiry uint32, ids []uint32) packet.Publish {
+// [MQTT-3.3.2-6], [MQTT-3.3.4-3]. They are in props, which is empty, or in a list of their own if it is nil.
+func outgoing(p *packet.Publish, expiry uint32, ids []uint32, props *packet.PublishProperties) packet.Publish {
 	o := *p
 	if p.Properties == nil && len(ids) == 0 {
 		return o
 	}
-	var props packet.PublishProperties
+	if props == nil {
+		props = new(packet.PublishProperties)
+	}
 	if p.Properties != nil {
-		props = *p.Properties
+		*props = *p.Properties
 	}
 	props.TopicAlias, props.SubscriptionIDs = 0, ids
 	if props.HasMessageExpiry {
 		props.MessageExpiry = expiry
 	}
-	o.Properties = &props
+	o.Properties = props
 	return o
 }

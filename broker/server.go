@@ -37,6 +37,9 @@ type Options struct {
 	// Queues bound the queues of durable sessions, by client identifier. Of the others, those of the
 	// network are bounded by Limits, and those of the gateway's own clients by the store alone.
 	Queues map[string]*session.Room
+	// ShareBySender gives all messages of one publisher that come by a shared subscription to the same of the
+	// members that are connected. Otherwise they get them in turn.
+	ShareBySender bool
 	// Version is what $SYS/broker/version tells.
 	Version string
 	// UseAnother, if it is not empty, is the server that network clients are sent to: this one lets
@@ -51,6 +54,8 @@ type Options struct {
 	Recall func(*session.Owner) (*auth.Client, auth.Authorizer, error)
 	// Commands are the topics of messages that move something, see auth.Request.
 	Commands []string
+	// Now is the time of day by which logins expire; nil: time.Now. It may jump.
+	Now func() time.Time
 }
 
 // A Server is a broker.
@@ -59,7 +64,8 @@ type Server struct {
 	limits  Limits
 	log     *slog.Logger
 	version string
-	another string // see Options.UseAnother
+	another string           // see Options.UseAnother
+	now     func() time.Time // see Options.Now
 	began   time.Time
 	stats   Stats
 	denials denials
@@ -106,6 +112,7 @@ func New(o Options) (*Server, error) {
 		another: o.UseAnother,
 		early:   o.Early,
 		began:   time.Now(),
+		now:     o.Now,
 		door:    o.Door,
 
 		commands: make(map[string]bool),
@@ -114,11 +121,15 @@ func New(o Options) (*Server, error) {
 	for _, t := range o.Commands {
 		s.commands[t] = true
 	}
+	s.routes.bySender = o.ShareBySender
 	s.denials.news = make(signal, 1)
 	s.queues = queueBounds{named: o.Queues, others: &session.Room{Quota: s.limits.Stored}}
 	s.losses = losses{stats: &s.stats, log: o.Log}
 	if s.door == nil {
 		s.door = open{}
+	}
+	if s.now == nil {
+		s.now = time.Now
 	}
 	s.unauthorized.more, s.unconnected.more = 30, 30
 	s.gate = newGate(&s.limits)

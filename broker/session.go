@@ -28,6 +28,10 @@ type Session struct {
 	// filter is what the client may do, if it may not receive all that it subscribes to.
 	filter atomic.Pointer[access]
 
+	// coming counts the messages that have been matched with it as a member of a group and are on their way
+	// to the store, if it is durable.
+	coming sync.WaitGroup
+
 	mu       sync.Mutex
 	access   *access        // of the last connection; nil before the first one of this process
 	rights   rights         // of the client to what is in the queue
@@ -35,6 +39,8 @@ type Session struct {
 	state    session.State
 	peer     peer      // nil while the client is away
 	ended    bool      // it is no longer in the server's table
+	shares   bool      // there may be messages of shared subscriptions in its queue, if it is durable
+	leaving  *leaving  // nil until it begins to end; written with the table locked, too
 	dropping bool      // its queue was full when the last message came
 	loading  bool      // messages are being read from the store
 	storing  int       // PUBRECs on their way to the disk
@@ -67,7 +73,7 @@ type peer interface {
 	// offer delivers a QoS 0 message, if there is room.
 	offer(r *routing, h *hit) bool
 	// deliver sends the PUBLISH of an entry, in a round if there is one; false says that it is more
-	// than the client takes.
+	// than the client takes, or not for it.
 	deliver(e *session.Entry, expiry uint32, dup bool, r *round) bool
 	// pubrel sends the PUBREL of an entry.
 	pubrel(id uint16)
@@ -109,7 +115,7 @@ func (s *Session) offer(r *routing, h *hit) {
 	case len(s.backlog) > 0:
 		if s.behind < backlogLimit && !s.srv.memory.scarce.Load() {
 			s.behind++
-			s.backlog = append(s.backlog, waiting{r.message(), h.retain, h.ids})
+			s.backlog = append(s.backlog, waiting{r.message(), h.retain, h.kept()})
 			return
 		}
 	case s.peer.offer(r, h):
@@ -140,18 +146,18 @@ func (s *Session) full() bool {
 // one of these.
 func own(id string) bool { return strings.HasPrefix(id, "$") && !strings.HasPrefix(id, mounted) }
 
-// push queues a message for a session that lives in memory only.
-func (s *Session) push(q session.Queued, r *round) {
+// push queues a message for a session that lives in memory only. It reports false if that has ended.
+func (s *Session) push(q session.Queued, r *round) bool {
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
-		s.srv.stats.Dropped.Add(1)
-		return
+		return false
 	}
 	s.state.Queue.Push(q)
 	changes := s.pump(r)
 	s.mu.Unlock()
 	s.srv.later(changes)
+	return true
 }
 
 // committed takes a message that the store has put into the session's queue.
@@ -214,7 +220,7 @@ func (s *Session) pump(r *round) (changes []session.Change) {
 			s.srv.denials.count[auth.Receive].Add(1)
 			continue
 		}
-		p := outgoing(&w.m.Publish, expiry, nil)
+		p := outgoing(&w.m.Publish, expiry, nil, nil)
 		s.peer.offer(&routing{p: &p, m: w.m}, &hit{s: s, retain: w.retain, ids: w.ids})
 	}
 	if len(s.backlog) == 0 {
@@ -244,8 +250,6 @@ func (s *Session) pump(r *round) (changes []session.Change) {
 		case !may:
 		case s.peer.deliver(e, expiry, again, r):
 			continue
-		default:
-			s.srv.stats.TooLarge.Add(1)
 		}
 		if step := s.state.GiveUp(e); step.Durable != nil {
 			changes = append(changes, step.Durable)

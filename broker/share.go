@@ -11,9 +11,12 @@ import (
 
 // A group is one shared subscription: each message goes to one of its members (5.0, 4.8.2).
 type group struct {
+	full    string   // its filter
 	filter  string   // without "$share/name/"
 	members []member // replaced at each change, so that publishers can read it
 	turn    atomic.Uint32
+
+	bySender bool // see Options.ShareBySender; else in turn
 }
 
 type member struct {
@@ -21,33 +24,64 @@ type member struct {
 	sub subscription
 }
 
-// pick returns the member whose turn it is to get a message: of those that are connected, else of
-// those whose session keeps the message for them; one that may not receive it only if there is no other.
-// ok is false when there is none.
-func (g *group) pick(name string, qos packet.QoS) (m member, ok bool) {
+// pick returns the member that gets a message of a sender: of those that are connected, else of those whose
+// session keeps the message for them, the one whose turn it is, or the sender's own. One that may not receive it
+// gets it only if there is no other. ok is false when there is none.
+func (g *group) pick(name string, qos packet.QoS, sender string) (m member, ok bool) {
 	members := g.members
-	turn := int(g.turn.Add(1))
-	best := 0
+	turn := 0
+	if !g.bySender {
+		turn = int(g.turn.Add(1))
+	}
+	best, most := 0, uint64(0)
 	for i := range members {
 		one := members[(turn+i)%len(members)]
 		rank := 0
 		switch {
 		case one.s.connected.Load():
 			rank = 2
-		case one.s.durable:
+		case one.s.durable && min(one.sub.qos, qos) > 0:
 			rank = 1
 		}
 		if rank > 0 && one.s.filter.Load().may(name, min(one.sub.qos, qos)) {
 			rank += 2
 		}
-		if rank > best {
-			m, best = one, rank
+		if rank == 0 || rank < best {
+			continue
 		}
-		if best == 4 {
+		if g.bySender {
+			w := weight(sender, one.s.id)
+			if rank == best && w <= most {
+				continue
+			}
+			most = w
+		} else if rank == best {
+			continue
+		}
+		if m, best = one, rank; best == 4 && !g.bySender {
 			break
 		}
 	}
 	return m, best > 0
+}
+
+// weight returns how much a sender's messages want to a member. Each sender has an order of the members of
+// its own, which is the same after a restart: when one comes or goes, only those move that it has (rendezvous
+// hashing).
+func weight(sender, member string) uint64 {
+	const offset, prime = 14695981039346656037, 1099511628211 // FNV-1a
+	h := uint64(offset)
+	for i := range len(sender) {
+		h = (h ^ uint64(sender[i])) * prime
+	}
+	h *= prime // as of a byte 0, which no client identifier has
+	for i := range len(member) {
+		h = (h ^ uint64(member[i])) * prime
+	}
+	// The last bytes have hardly reached the high bits.
+	h = (h ^ h>>33) * 0xff51afd7ed558ccd
+	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
 }
 
 // with returns the members with m, in the place of the one of the same session.
@@ -67,7 +101,7 @@ func (t *routes) share(full, filter string, m member) {
 		if t.groups == nil {
 			t.groups = make(map[string]*group)
 		}
-		g = &group{filter: filter}
+		g = &group{full: full, filter: filter, bySender: t.bySender}
 		t.groups[full] = g
 		t.shared.Set(filter, g, struct{}{})
 	}
@@ -90,59 +124,62 @@ func (t *routes) unshare(full string, s *Session) (existed bool) {
 	return existed
 }
 
-// handOn gives what an ended session has not acknowledged to the other members of its groups:
-// messages at QoS 1, and at QoS 2 those that were never sent to it [MQTT-4.8.2-5]. filters are the
-// session's subscriptions. A message that also came by an ordinary subscription is dropped with the
-// session, as are all others.
-func (g *registry) handOn(n *Session, filters []string) {
+// handOn gives what a session that has ended had in memory, and has not acknowledged, to other members of
+// the shared subscriptions by which it came [MQTT-4.8.2-5]. The rest is dropped with the session.
+func (g *registry) handOn(n *Session) {
+	g.srv.routes.unroute(n)
 	n.mu.Lock()
 	dropped := n.state.Queue.Undelivered()
-	open := n.state.Queue.Transferable()
+	some, _ := n.state.Queue.Transferable(nil)
 	n.mu.Unlock()
-	if slices.ContainsFunc(filters, isShared) {
-		for _, e := range open {
-			if to := g.srv.routes.groupFor(e.Message.Publish.Topic, filters); to != nil {
-				to.hand(g.srv, e)
-				dropped--
-			}
-		}
+	g.srv.stats.Dropped.Add(int64(dropped - len(some)))
+	for _, q := range some {
+		pass(g.srv, q.Share, q.Message)
 	}
-	g.srv.stats.Dropped.Add(int64(dropped))
 }
 
-// hand gives a message to a member of the group.
-func (g *group) hand(s *Server, e session.Entry) {
-	m, ok := g.pick(e.Message.Publish.Topic, e.Message.Publish.QoS)
-	if !ok {
+// pass passes a message on to another member than one whose session has ended.
+func pass(s *Server, share string, m *session.Message) {
+	r := s.routes.another(share, m)
+	if r == nil {
 		s.stats.Dropped.Add(1)
 		return
 	}
-	h := newHit(m.s, m.sub, e.Message.Publish.QoS, false)
-	deliver(s, e.Message, &h)
+	u := unit{srv: s, done: func(reason packet.ReasonCode) {
+		if reason.Failed() {
+			s.stats.Dropped.Add(1)
+		}
+	}}
+	if u.deliver(r, &r.hits[0]); u.enqueued != nil {
+		u.changes = append(u.changes, u.enqueued)
+		u.submit(&r.round)
+	}
+	r.settle()
+}
+
+// another routes a message to the member of a shared subscription that gets it after all, nil if there is
+// none that may.
+func (t *routes) another(share string, m *session.Message) *routing {
+	p := m.Publish
+	r := newRouting(nil, nil)
+	r.begin(&p)
+	r.m = m
+	t.mu.RLock()
+	if g := t.groups[share]; g != nil {
+		r.addGroup("", g, struct{}{})
+	}
+	t.mu.RUnlock()
+	if len(r.hits) == 0 {
+		return nil
+	}
+	if h := &r.hits[0]; !h.s.filter.Load().receives(p.Topic, h.qos) {
+		r.settle()
+		return nil
+	}
+	return r
 }
 
 func isShared(filter string) bool {
 	_, _, shared, _ := topic.ParseShared(filter)
 	return shared
-}
-
-// groupFor returns the group by which a message came to a session with these subscriptions, nil
-// if it came by an ordinary one.
-func (t *routes) groupFor(name string, filters []string) *group {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	var found *group
-	for _, f := range filters {
-		_, rest, shared, _ := topic.ParseShared(f)
-		if !topic.Match(rest, name) {
-			continue
-		}
-		if !shared {
-			return nil
-		}
-		if g := t.groups[f]; g != nil {
-			found = g
-		}
-	}
-	return found
 }

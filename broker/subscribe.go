@@ -96,7 +96,7 @@ func (n *Session) mayCarry(f packet.Subscription) packet.ReasonCode {
 	room := own(n.id) || !n.srv.memory.scarce.Load() && n.srv.routes.holds(f.Filter, l.SubscriptionBytes)
 	n.mu.Lock()
 	existed := n.subs.has(f.Filter)
-	has, ended := len(n.subs), n.ended
+	has, ended := len(n.subs), n.ended || n.leaving != nil
 	n.mu.Unlock()
 	switch {
 	case ended:
@@ -144,7 +144,7 @@ func sendRetained(s *Server, n *Session, f packet.Subscription, id uint32, rest 
 func (n *Session) backlogged(m *session.Message, h *hit) {
 	n.mu.Lock()
 	if n.peer != nil && n.access.receives(m.Publish.Topic, 0) {
-		n.backlog = append(n.backlog, waiting{m, h.retain, h.ids})
+		n.backlog = append(n.backlog, waiting{m, h.retain, h.kept()})
 	}
 	n.mu.Unlock()
 }

@@ -49,10 +49,11 @@ func (c *Config) StorePath() string {
 
 // Gateway is section "gateway": this machine.
 type Gateway struct {
-	ID               string `yaml:"id"`                                               // default: the host name; names the gateway in the cloud
-	Data             string `yaml:"data,path" default:"/var/lib/gateway"`             // the folder for all that is kept
-	Log              string `yaml:"log" default:"info" words:"debug info warn error"` // the least level that is logged
-	UseAnotherServer string `yaml:"use_another_server"`                               // host:port that network clients are sent to, none is let in; for maintenance
+	ID                  string `yaml:"id"`                                                                    // default: the host name; names the gateway in the cloud
+	Data                string `yaml:"data,path" default:"/var/lib/gateway"`                                  // the folder for all that is kept
+	Log                 string `yaml:"log" default:"info" words:"debug info warn error"`                      // the least level that is logged
+	UseAnotherServer    string `yaml:"use_another_server"`                                                    // host:port that network clients are sent to, none is let in; for maintenance
+	SharedSubscriptions string `yaml:"shared_subscriptions" default:"round_robin" words:"round_robin sender"` // which member gets a message: whose turn it is, or always the same for one publisher
 }
 
 // Sim is section "sim": the simulated greenhouse of board: sim.

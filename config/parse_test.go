@@ -113,6 +113,7 @@ func TestProblems(t *testing.T) {
 		{"a list", "- a\n", "gateway.yaml:1: keys with values are wanted here, as in key: value, not a list"},
 		{"a word", "gateway\n", `gateway.yaml:1: keys with values are wanted here, as in key: value, not "gateway"`},
 		// Keys and their types.
+		{"strategy", strings.Replace(good, "gh1", "gh1, shared_subscriptions: sticky", 1), "gateway.yaml:1: gateway.shared_subscriptions: "},
 		{"twice", good + "board: linux\nboard: sim\n", "gateway.yaml:5: board: given twice, first on line 4; keep one"},
 		{"no value", good + "board:\n", "gateway.yaml:4: board: has no value; give it one, or remove the key"},
 		{"far from any key", good + "store: {zzzzzz: 1}\n", "gateway.yaml:4: store.zzzzzz: unknown key; known here: path, max_size, telemetry_commit"},
@@ -272,6 +273,8 @@ serial:
 		{"data", c.Gateway.Data, "/etc/gateway/state"},
 		{"store", c.StorePath(), "/etc/gateway/state/store.db"},
 		{"log", c.Gateway.Log, "info"},
+		{"shared subscriptions", c.Gateway.SharedSubscriptions, "round_robin"},
+		{"by sender", parse(t, strings.Replace(good, "gh1", "gh1, shared_subscriptions: sender", 1)).Gateway.SharedSubscriptions, "sender"},
 		{"max size", c.Store.MaxSize, int64(64 << 20)},
 		{"commit", c.Store.TelemetryCommit, time.Minute},
 		{"packet size", c.Limits.PacketSize, int64(256 << 10)},

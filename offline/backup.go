@@ -70,7 +70,7 @@ func Copy(from, to string) error {
 	if _, err := os.Stat(from); err != nil {
 		return err
 	}
-	return exclusive(from, func() error {
+	return exclusive(from, func(from string) error {
 		return Save(to, func(w io.Writer) error {
 			f, err := os.Open(from)
 			if err != nil {
@@ -83,12 +83,14 @@ func Copy(from, to string) error {
 }
 
 // RestoreBackup puts a backup in the place of a store that no gateway has (ErrInUse). What was there
-// is renamed to aside, if anything was.
+// is renamed to aside, if anything was. Clients have gone on since the backup: packet identifiers that it
+// has of incoming messages mean others by now, and are forgotten; outgoing ones are freed before they
+// are used.
 func RestoreBackup(backup, path string) (aside string, err error) {
 	if err := verify(backup); err != nil {
 		return "", fmt.Errorf("restore %s: %w", backup, err)
 	}
-	err = exclusive(path, func() error {
+	err = exclusive(path, func(path string) error {
 		fresh := path + compactSuffix
 		if err := removeIf(fresh); err != nil {
 			return err
@@ -101,8 +103,11 @@ func RestoreBackup(backup, path string) (aside string, err error) {
 			_, err = io.Copy(w, f)
 			return errors.Join(err, f.Close())
 		})
+		if err == nil {
+			err = estrange(fresh)
+		}
 		if err != nil {
-			return err
+			return errors.Join(err, removeIf(fresh))
 		}
 		if err := removeIf(path + ".new"); err != nil { // of a start that was cut short
 			return err

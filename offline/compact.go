@@ -140,7 +140,10 @@ func syncFolder(path string) error {
 // Compact makes a file as small as what is in it, and returns its size before and after. No gateway
 // may have it (ErrInUse); a running one does it by itself.
 func Compact(path string) (before, after int64, err error) {
-	err = exclusive(path, func() error {
+	if _, err := os.Stat(path); err != nil { // before a lock is made
+		return 0, 0, fmt.Errorf("compact: %w", err)
+	}
+	err = exclusive(path, func(path string) error {
 		if err := verify(path); err != nil {
 			return err
 		}
@@ -180,8 +183,12 @@ func sweepAll(f *file) error {
 // maxFile bounds a file whose quota nobody knows.
 const maxFile = 2 << 30
 
-// exclusive calls fn while no gateway, and no other such call, has the store.
-func exclusive(path string, fn func() error) error {
+// exclusive calls fn with the file that a path names, while no gateway, and no other such call, has the store.
+func exclusive(path string, fn func(path string) error) error {
+	path, err := realPath(path)
+	if err != nil {
+		return err
+	}
 	lock, err := lockFile(path + ".lock")
 	if err != nil {
 		if errors.Is(err, ErrInUse) {
@@ -189,5 +196,5 @@ func exclusive(path string, fn func() error) error {
 		}
 		return err
 	}
-	return errors.Join(fn(), lock.Close())
+	return errors.Join(fn(path), lock.Close())
 }

@@ -216,6 +216,87 @@ func TestBackup(t *testing.T) {
 	}
 }
 
+// TestRestoredIsStrange: a backup that is put back knows no identifiers of messages that came before it was made,
+// which their clients use for others by now, and frees those that are given out next.
+func TestRestoredIsStrange(t *testing.T) {
+	path := storePath(t)
+	s := open(t, path, Options{})
+	a := openSession(t, s, "a")
+	openSession(t, s, "b")
+	must(t, commitNow(s, enqueue("one", to("a", a)), &session.Received{Client: "a", ID: 7}))
+	must(t, s.Close())
+	backup := filepath.Join(t.TempDir(), "backup")
+	must(t, Copy(path, backup))
+	_, err := RestoreBackup(backup, path)
+	must(t, err)
+	checkClean(t, path)
+	for _, suspect := range []error{nil, errors.New("a test")} { // salvaged, too
+		s = open(t, path, Options{Suspect: suspect})
+		strange := make(map[string]uint64)
+		must(t, s.Restore(func(c session.Change) {
+			if c, ok := c.(*session.Summary); ok {
+				strange[c.Client] = c.Strange
+				if len(c.Received) > 0 {
+					t.Errorf("%s has received %d", c.Client, c.Received)
+				}
+			}
+		}))
+		if strange["a"] != 2+session.Span || strange["b"] != 1+session.Span {
+			t.Errorf("positions before which receivers may know others: %v", strange)
+		}
+		if got := payloads(t, s, "a"); len(got) != 1 {
+			t.Errorf("queue %q", got)
+		}
+		must(t, s.Close())
+	}
+}
+
+// TestLink: a store behind a link stays where it is, and the link a link, whatever takes its place.
+func TestLink(t *testing.T) {
+	card, disk := t.TempDir(), t.TempDir()
+	link, real := filepath.Join(card, "store.db"), filepath.Join(disk, "real.db")
+	must(t, os.Symlink(real, link))
+	if _, err := Open(link, Options{}); !errors.Is(err, os.ErrNotExist) { // the disk may not be there yet
+		t.Errorf("a link to nothing: %v", err)
+	}
+	s := open(t, real, Options{})
+	must(t, s.Close())
+	backup := filepath.Join(t.TempDir(), "backup")
+	for _, tt := range []struct {
+		name string
+		do   func() error
+	}{
+		{"compaction", func() error {
+			s := open(t, link, Options{})
+			return errors.Join(s.file.compact(), s.Close())
+		}},
+		{"salvage", func() error { return open(t, link, Options{Suspect: errors.New("a test")}).Close() }},
+		{"command compact", func() error { _, _, err := Compact(link); return err }},
+		{"backup", func() error { return Copy(link, backup) }},
+		{"restore", func() error { _, err := RestoreBackup(backup, link); return err }},
+	} {
+		must(t, tt.do())
+		if to, err := os.Readlink(link); err != nil || to != real {
+			t.Errorf("%s: the link is %q %v", tt.name, to, err)
+		}
+		checkClean(t, real)
+		if there, _ := filepath.Glob(card + "/*"); len(there) != 1 {
+			t.Errorf("%s: the folder of the link has %q", tt.name, there)
+		}
+	}
+}
+
+// TestCompactNothing: where there is no store, no lock is left.
+func TestCompactNothing(t *testing.T) {
+	path := storePath(t)
+	if _, _, err := Compact(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Compact: %v", err)
+	}
+	if there, _ := filepath.Glob(path + "*"); len(there) != 0 {
+		t.Errorf("it has left %q", there)
+	}
+}
+
 // TestOwner: what root makes with a command, the gateway can open.
 func TestOwner(t *testing.T) {
 	if os.Geteuid() != 0 {

@@ -47,13 +47,19 @@ func newImageSource(im *image, bad func(error)) *imageSource {
 }
 
 func (s *imageSource) each(bucket int, fn func(key, rec []byte) error) error {
+	return s.walk(bucket, nil, fn)
+}
+
+// walk is each, and tells lost, if it is not nil, where there may have been more.
+func (s *imageSource) walk(bucket int, lost func(span) error, fn func(key, rec []byte) error) error {
 	name := string(bucketNames[bucket])
+	bad := func(err error) { s.bad(fmt.Errorf("bucket %q: %w", name, err)) }
 	t, ok := s.trees[name]
 	if !ok {
-		s.bad(fmt.Errorf("%w: there is no bucket %q", ErrDamaged, name))
-		return nil
+		w := walk{bad: s.bad, lost: lost}
+		return w.leave(span{}, fmt.Errorf("%w: there is no bucket %q", ErrDamaged, name))
 	}
-	return s.im.each(t, s.seen, func(err error) { s.bad(fmt.Errorf("bucket %q: %w", name, err)) }, fn)
+	return s.im.each(t, s.seen, bad, lost, fn)
 }
 
 func (s *imageSource) get(bucket int, key []byte) []byte {
@@ -70,6 +76,14 @@ type contents struct {
 	cursors       map[uint64]*cursor
 	subscriptions map[uint64][]*session.Subscribed // by session number; Client is not set
 	received      map[uint64][]uint16
+	strange       map[uint64]uint64 // see session.Summary
+	found         map[uint64]found  // what has been emitted of each queue
+}
+
+// A found is how much of a queue could be read.
+type found struct {
+	messages, bytes int64
+	last            uint64 // position
 }
 
 // readContents reads them, and tells bad of every record that it cannot read.
@@ -78,6 +92,8 @@ func readContents(src source, bad func(error)) (*contents, error) {
 		cursors:       make(map[uint64]*cursor),
 		subscriptions: make(map[uint64][]*session.Subscribed),
 		received:      make(map[uint64][]uint16),
+		strange:       parseStrange(src.get(bucketMeta, keyStrange)),
+		found:         make(map[uint64]found),
 	}
 	readers := []struct {
 		bucket int
@@ -162,7 +178,7 @@ func (c *contents) opening(s *sessionRecord, when calendar) []session.Change {
 	}
 	if s.closed != nil {
 		m := when(*s.closed)
-		changes = append(changes, &session.Closed{Client: s.client, At: m.at.Add(-m.waited)})
+		changes = append(changes, &session.Closed{Client: s.client, At: m.at.Add(-m.waited), Sent: s.sent})
 	}
 	return changes
 }
@@ -175,7 +191,7 @@ func (c *contents) summary(s *sessionRecord) *session.Summary {
 	}
 	return &session.Summary{
 		Client: s.client, Head: at.head, Next: at.next, Bytes: at.bytes,
-		Stages: maps.Clone(at.stages), Received: slices.Clone(c.received[s.number]),
+		Stages: maps.Clone(at.stages), Received: slices.Clone(c.received[s.number]), Strange: c.strange[s.number],
 	}
 }
 
@@ -240,7 +256,7 @@ func queuedMessage(src source, position uint64, rec []byte, when calendar) (sess
 		return session.Queued{}, err
 	}
 	return session.Queued{
-		Position: position, QoS: q.qos, Retain: q.retain, SubscriptionIDs: q.ids, Message: m,
+		Position: position, QoS: q.qos, Retain: q.retain, SubscriptionIDs: q.ids, Share: q.share, Message: m,
 	}, nil
 }
 
@@ -253,6 +269,14 @@ func facts(src source, when calendar, bad func(error), emit func(session.Change)
 	if err != nil {
 		return err
 	}
+	if err := c.queues(src, when, bad, emit); err != nil {
+		return err
+	}
+	return c.rest(src, when, bad, emit)
+}
+
+// queues emits the first half of the facts, up to the messages in queues.
+func (c *contents) queues(src source, when calendar, bad func(error), emit func(session.Change) error) error {
 	byNumber := make(map[uint64]*sessionRecord)
 	for _, s := range c.sessions {
 		byNumber[s.number] = s
@@ -262,16 +286,17 @@ func facts(src source, when calendar, bad func(error), emit func(session.Change)
 			}
 		}
 	}
-	err = src.each(bucketQueue, func(key, rec []byte) error {
+	return src.each(bucketQueue, func(key, rec []byte) error {
 		if len(key) != 16 {
 			bad(fmt.Errorf("bucket %q: key %x: %w", bucketNames[bucketQueue], key, errKey))
 			return nil
 		}
 		return c.enqueued(src, byNumber[keyNumber(key)], key, rec, when, bad, emit)
 	})
-	if err != nil {
-		return err
-	}
+}
+
+// rest emits the second half.
+func (c *contents) rest(src source, when calendar, bad func(error), emit func(session.Change) error) error {
 	for _, s := range c.sessions {
 		for _, change := range c.closing(s, when) {
 			if err := emit(change); err != nil {
@@ -301,10 +326,20 @@ func (c *contents) enqueued(src source, s *sessionRecord, key, rec []byte, when 
 		bad(fmt.Errorf("bucket %q: key %x: %w", bucketNames[bucketQueue], key, err))
 		return nil
 	}
-	err = emit(&session.Enqueued{Message: m.Message, To: []*session.Target{{
+	rule, size := weight(rec)
+	f := c.found[s.number]
+	c.found[s.number] = found{f.messages + 1, f.bytes + size, position}
+	to := &session.Target{
 		Client: s.client, Incarnation: s.number, Position: position,
-		QoS: m.QoS, Retain: m.Retain, SubscriptionIDs: m.SubscriptionIDs,
-	}}})
+		QoS: m.QoS, Retain: m.Retain, SubscriptionIDs: m.SubscriptionIDs, Share: m.Share,
+	}
+	if rule != 0 {
+		to.Rule = &session.Rule{Number: rule}
+		if at != nil {
+			to.Rule.Filter = at.part(rule).filter
+		}
+	}
+	err = emit(&session.Enqueued{Message: m.Message, To: []*session.Target{to}})
 	if err == nil && at != nil && at.stages[position] == session.Accepted {
 		err = emit(&session.Advanced{Client: s.client, Position: position, Stage: session.Accepted})
 	}

@@ -51,6 +51,17 @@ func (c *cursor) add(position uint64, rule uint32, size int64) {
 	c.weigh(rule, 1, size)
 }
 
+// waiting returns how many messages are not Done.
+func (c *cursor) waiting() int64 {
+	n := c.count
+	for _, stage := range c.stages {
+		if stage == session.Done {
+			n--
+		}
+	}
+	return n
+}
+
 // maxWindow is how far behind the head a message may be to have a stage. A packet identifier has
 // 16 bits, so that no more than 65,535 positions are ever on their way at once.
 const maxWindow = 1 << 16
@@ -97,10 +108,15 @@ func (c *cursor) seek(queue *bolt.Bucket, number uint64) {
 const (
 	cursorRemoved = 0x01
 	cursorParts   = 0x02
+	cursorLost    = 0x04 // the parts tell what was lost, too
 )
 
-// cursorVersion is the version of a cursor with parts. Those without are as they always were.
-const cursorVersion = 2
+// The versions of a cursor with parts, and of one whose parts tell what was lost. Those without are as they
+// always were.
+const (
+	cursorPartsVersion = 2
+	cursorVersion      = 3
+)
 
 // record encodes the cursor. The stages are runs of positions with the same stage: the distance
 // from the end of the run before, the length, the stage.
@@ -110,15 +126,21 @@ func (c *cursor) record() []byte {
 	if c.removed {
 		flags |= cursorRemoved
 	}
+	version, reasons := byte(recordVersion), session.Lost
 	if len(c.parts) > 0 {
 		flags |= cursorParts
+		version = cursorPartsVersion
+		if c.lossy() {
+			flags |= cursorLost
+			version, reasons = cursorVersion, session.Reasons
+		}
 	}
 	rec = append(rec, flags)
 	for _, n := range []uint64{c.head, c.next, uint64(c.count), uint64(c.bytes)} {
 		rec = binary.AppendUvarint(rec, n)
 	}
 	if len(c.parts) > 0 {
-		rec = c.appendParts(rec)
+		rec = c.appendParts(rec, reasons)
 	}
 	positions := slices.Sorted(maps.Keys(c.stages))
 	end := c.head
@@ -131,9 +153,8 @@ func (c *cursor) record() []byte {
 		rec = append(binary.AppendUvarint(rec, uint64(n)), byte(stage))
 		end = start + uint64(n)
 	}
-	if seal(rec); len(c.parts) > 0 {
-		rec[0] = cursorVersion
-	}
+	seal(rec)
+	rec[0] = version
 	return rec
 }
 
@@ -149,7 +170,11 @@ func parseCursor(rec []byte) (*cursor, error) {
 	c.head, c.next = p.uvarint(), p.uvarint()
 	c.count, c.bytes = int64(p.uvarint()), int64(p.uvarint())
 	if flags&cursorParts != 0 {
-		if err := c.parseParts(&p); err != nil {
+		reasons := session.Lost
+		if flags&cursorLost != 0 {
+			reasons = session.Reasons
+		}
+		if err := c.parseParts(&p, reasons); err != nil {
 			return nil, err
 		}
 	}

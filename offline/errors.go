@@ -3,6 +3,7 @@ package offline
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -44,17 +45,40 @@ func reason(err error) error {
 	switch {
 	case err == nil, errors.Is(err, ErrFull), errors.Is(err, ErrDisk), errors.Is(err, ErrDamaged):
 		return err
-	case errors.Is(err, berrors.ErrMaxSizeReached), isErrno(err, syscall.ENOSPC), isErrno(err, syscall.EDQUOT):
+	case errors.Is(err, berrors.ErrMaxSizeReached), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fmt.Errorf("%w: %w", ErrFull, err)
-	case errors.As(err, &number), isErrno(err, syscall.EIO), isErrno(err, syscall.EROFS),
+	case errors.As(err, &number),
 		errors.Is(err, berrors.ErrDatabaseNotOpen), errors.Is(err, berrors.ErrInvalidMapping):
 		return fmt.Errorf("%w: %w", ErrDisk, err)
 	}
 	return err
 }
 
-// isErrno looks for a number in an error, and for its words: bbolt passes on only the text of
-// what went wrong while it made the file larger.
-func isErrno(err error, number syscall.Errno) bool {
-	return errors.Is(err, number) || strings.Contains(err.Error(), number.Error())
+// A growError is what bbolt could not do to make the file larger, with the number that it left out.
+type growError struct {
+	error
+	number syscall.Errno
+}
+
+func (e growError) Unwrap() []error { return []error{e.error, e.number} }
+
+// numbered gives an error of bbolt's the number of what the system said. bbolt passes on only the text of what
+// goes wrong while it makes the file, or its map, larger (db.go, grow and allocate): nothing but the text is left
+// to tell by. Its other errors have it.
+func numbered(err error) error {
+	if err == nil || errors.As(err, new(syscall.Errno)) {
+		return err
+	}
+	text := err.Error()
+	if !slices.ContainsFunc([]string{"file resize error: ", "file sync error: ", "mmap allocate error: "}, func(begins string) bool {
+		return strings.HasPrefix(text, begins)
+	}) {
+		return err
+	}
+	for _, number := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EROFS, syscall.EFBIG, syscall.ENOMEM} {
+		if strings.HasSuffix(text, number.Error()) {
+			return growError{err, number}
+		}
+	}
+	return err
 }

@@ -152,7 +152,7 @@ func (f *file) update(fn func(*bolt.Tx) error) error {
 			return fn(tx)
 		})
 	})
-	if err == nil {
+	if err = numbered(err); err == nil {
 		f.txid = id
 		return nil
 	}

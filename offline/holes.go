@@ -159,6 +159,8 @@ func (f *file) room() int64 {
 	if unix.Fstat(int(f.handle.Fd()), &s) != nil {
 		return 0
 	}
-	const block = 512 // whatever the file system's are (stat(2))
-	return s.Blocks * block
+	return s.Blocks * diskBlock
 }
+
+// diskBlock is in bytes, whatever the file system's are (stat(2)).
+const diskBlock = 512

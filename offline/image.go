@@ -21,6 +21,7 @@ type image struct {
 	pages   uint64 // pages from here on are not in use, or not there
 	missing uint64 // pages that are in use but not there: the file was cut
 	root    uint64 // page of the bucket of buckets
+	elder   uint64 // the same as of the commit before, 0 if nobody knows
 }
 
 // A disk is what an image is read from. It keeps in mind that something could not be read for a reason
@@ -82,12 +83,10 @@ func metaTxid(meta []byte) uint64 { return binary.LittleEndian.Uint64(meta[metaS
 
 // newImage reads the newer of the valid meta pages of a file of size bytes.
 func newImage(r io.ReaderAt, size int64) (*image, error) {
-	var newest []byte
 	d := &disk{r: r}
-	for page := range int64(2) {
-		if m := metaPage(d, page); m != nil && (newest == nil || metaTxid(m) > metaTxid(newest)) {
-			newest = m
-		}
+	newest, elder := metaPage(d, 0), metaPage(d, 1)
+	if newest == nil || elder != nil && metaTxid(elder) > metaTxid(newest) {
+		newest, elder = elder, newest
 	}
 	if d.failed != nil {
 		return nil, d.failed
@@ -97,10 +96,23 @@ func newImage(r io.ReaderAt, size int64) (*image, error) {
 	}
 	le := binary.LittleEndian
 	used, there := le.Uint64(newest[40:]), uint64(size/pageSize)
-	return &image{
+	im := &image{
 		r: d, root: le.Uint64(newest[16:]),
 		pages: min(used, there), missing: used - min(used, there),
-	}, nil
+	}
+	if elder != nil {
+		im.elder = le.Uint64(elder[16:])
+	}
+	return im, nil
+}
+
+// before returns the image as of the commit before, whose pages the newest has not touched; nil if nobody
+// knows where it begins.
+func (im *image) before() *image {
+	if im.elder == 0 {
+		return nil
+	}
+	return &image{r: im.r, root: im.elder, pages: im.pages}
 }
 
 // revert invalidates the meta pages of commits after txid, so that the file is as it was then.
@@ -209,32 +221,72 @@ func (im *image) load(id uint64) (node, int, error) {
 	return n, 1 + int(overflow), nil
 }
 
+// loadLeaf is load for a page that nothing may refer to, if it is a leaf.
+func (im *image) loadLeaf(id uint64) (node, int, error) {
+	head := make([]byte, pageHeader)
+	if _, err := im.r.ReadAt(head, int64(id)*pageSize); err != nil {
+		return node{}, 0, err
+	}
+	if binary.LittleEndian.Uint64(head) != id || binary.LittleEndian.Uint16(head[8:]) != flagLeaf {
+		return node{}, 0, errNoLeaf
+	}
+	return im.load(id)
+}
+
+var errNoLeaf = fmt.Errorf("%w: it is no page with records", ErrDamaged)
+
+// inline returns the small bucket that is the value of an element.
+func (n node) inline(i int) (node, error) {
+	if value := n.value(i); n.leaf && n.isBucket(i) && len(value) >= 16 && binary.LittleEndian.Uint64(value) == 0 {
+		in, err := parseNode(value[16:])
+		if err == nil && in.leaf {
+			return in, nil
+		}
+	}
+	return node{}, errNoLeaf
+}
+
 // A walk visits the keys of a tree in order. What cannot be read is reported to bad and left out.
 type walk struct {
 	im   *image
 	seen map[uint64]struct{} // pages of all trees, each of which may be visited once
 	fn   func(key, value []byte, bucket bool) error
 	bad  func(error)
+	lost func(span) error // called for what was left out, nil: nobody asks
 }
+
+// leave leaves out what is below a page.
+func (w *walk) leave(s span, why error) error {
+	w.bad(why)
+	if w.lost != nil {
+		return w.lost(s)
+	}
+	return nil
+}
+
+// A span is of the keys from low on that are below high, or without one all from low on.
+type span struct{ low, high []byte }
+
+func (s span) has(key []byte) bool { return bytes.Compare(key, s.low) >= 0 && s.before(key) }
+
+func (s span) before(key []byte) bool { return s.high == nil || bytes.Compare(key, s.high) < 0 }
 
 // page walks the tree below a page. All of its keys are from low on and, if there is one, below
 // high.
 func (w *walk) page(id uint64, low, high []byte, depth int) error {
+	all := span{low, high}
 	n, pages, err := w.im.load(id)
 	if err != nil {
-		w.bad(err)
-		return nil
+		return w.leave(all, err)
 	}
 	for i := range uint64(pages) {
 		if _, again := w.seen[id+i]; again || depth > maxDepth {
-			w.bad(fmt.Errorf("%w: page %d is in use twice", ErrDamaged, id+i))
-			return nil
+			return w.leave(all, fmt.Errorf("%w: page %d is in use twice", ErrDamaged, id+i))
 		}
 		w.seen[id+i] = struct{}{}
 	}
-	if n.count > 0 && (bytes.Compare(n.key(0), low) < 0 || high != nil && bytes.Compare(n.key(n.count-1), high) >= 0) {
-		w.bad(fmt.Errorf("%w: page %d has keys that belong elsewhere", ErrDamaged, id))
-		return nil
+	if n.count > 0 && (!all.has(n.key(0)) || !all.before(n.key(n.count-1))) {
+		return w.leave(all, fmt.Errorf("%w: page %d has keys that belong elsewhere", ErrDamaged, id))
 	}
 	return w.node(n, high, depth)
 }
@@ -282,9 +334,9 @@ func (im *image) trees(seen map[uint64]struct{}, bad func(error)) map[string]tre
 	return found
 }
 
-// each visits the keys of one bucket.
-func (im *image) each(t tree, seen map[uint64]struct{}, bad func(error), fn func(key, value []byte) error) error {
-	w := walk{im: im, seen: seen, bad: bad, fn: func(key, value []byte, bucket bool) error {
+// each visits the keys of one bucket, and tells lost, if it is not nil, where there may have been more.
+func (im *image) each(t tree, seen map[uint64]struct{}, bad func(error), lost func(span) error, fn func(key, value []byte) error) error {
+	w := walk{im: im, seen: seen, bad: bad, lost: lost, fn: func(key, value []byte, bucket bool) error {
 		if bucket {
 			bad(fmt.Errorf("%w: a bucket at key %x", ErrDamaged, key))
 			return nil
@@ -299,8 +351,7 @@ func (im *image) each(t tree, seen map[uint64]struct{}, bad func(error), fn func
 		err = fmt.Errorf("%w: an inline bucket with branches", ErrDamaged)
 	}
 	if err != nil {
-		bad(err)
-		return nil
+		return w.leave(span{}, err)
 	}
 	return w.node(n, nil, 0)
 }

@@ -32,6 +32,8 @@ var (
 	keyFormat = []byte("format") // written last when a file is created: without it the file is none
 	keyBoot   = []byte("boot")
 	keyStarts = []byte("starts") // of the machine
+	// keyStrange is from which positions on receivers have nothing any more that the store knows nothing of.
+	keyStrange = []byte("strange")
 )
 
 // nameKey is the key of a client identifier, filter or topic. These may be twice as long as a key

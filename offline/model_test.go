@@ -30,6 +30,7 @@ type model struct {
 type modelSession struct {
 	opened   session.Opened
 	closed   bool
+	sent     uint64
 	subs     map[string]session.Subscribed
 	received map[uint16]bool
 	queue    []*modelMessage
@@ -66,7 +67,7 @@ func (m *model) apply(change session.Change) {
 				s.next = to.Position + 1
 				s.queue = append(s.queue, &modelMessage{queued: session.Queued{
 					Position: to.Position, QoS: to.QoS, Retain: to.Retain,
-					SubscriptionIDs: to.SubscriptionIDs, Message: c.Message,
+					SubscriptionIDs: to.SubscriptionIDs, Share: to.Share, Message: c.Message,
 				}})
 			}
 		}
@@ -83,7 +84,7 @@ func (m *model) applyToSession(change session.Change) {
 	}
 	switch c := change.(type) {
 	case *session.Closed:
-		s.closed, s.opened.Will = true, nil
+		s.closed, s.sent, s.opened.Will = true, c.Sent, nil
 		if o := s.opened.Owner; o != nil {
 			s.opened.Owner = &session.Owner{User: o.User}
 		}
@@ -116,7 +117,7 @@ func (s *modelSession) restored() []session.Change {
 		changes = append(changes, &sub)
 	}
 	if s.closed {
-		changes = append(changes, &session.Closed{Client: opened.Client})
+		changes = append(changes, &session.Closed{Client: opened.Client, Sent: s.sent})
 	}
 	sum := &session.Summary{Client: opened.Client, Head: s.next, Next: s.next, Stages: map[uint64]session.Stage{}}
 	if len(s.queue) > 0 {
@@ -203,6 +204,7 @@ func (m *machine) targets() (targets []*session.Target) {
 		if rapid.Bool().Draw(m.t, "ids") {
 			to.SubscriptionIDs = []uint32{1, 268435455}
 		}
+		to.Share = rapid.SampledFrom([]string{"", "$share/g/x", "$share/g/" + longFilter}).Draw(m.t, "share")
 		targets = append(targets, to)
 	}
 	return targets
@@ -246,7 +248,7 @@ func (m *machine) life() session.Change {
 	case 0:
 		return &session.Removed{Client: client}
 	case 1:
-		return &session.Closed{Client: client, At: time.Now()}
+		return &session.Closed{Client: client, At: time.Now(), Sent: rapid.SampledFrom([]uint64{0, 1, 1 << 40}).Draw(m.t, "sent")}
 	}
 	o := &session.Opened{Client: client, Expiry: uint32(rapid.IntRange(0, 1<<30).Draw(m.t, "expiry")), Version: packet.V311}
 	if rapid.Bool().Draw(m.t, "will") {

@@ -68,7 +68,7 @@ func (c *clock) encode(changes []session.Change) (ops []op, grows int64, err err
 				client: change.Client, version: change.Version, expiry: change.Expiry, owner: change.Owner, will: change.Will,
 			}}
 		case *session.Closed:
-			o = &closeOp{client: change.Client, at: c.stamp(change.At, 0)}
+			o = &closeOp{client: change.Client, at: c.stamp(change.At, 0), sent: change.Sent}
 		case *session.Removed:
 			o = &removeOp{client: change.Client}
 		case *session.Subscribed:
@@ -139,6 +139,9 @@ func (o *openOp) apply(t *txn) error {
 	if t.session(o.record.number) == nil {
 		t.touched[o.record.number] = newCursor()
 	}
+	if err := given(t.bucket(bucketSessions), o.record.number); err != nil {
+		return err
+	}
 	return t.putSession(&o.record)
 }
 
@@ -147,6 +150,7 @@ type closeOp struct {
 	client string
 	number uint64
 	at     stamp
+	sent   uint64
 }
 
 func (o *closeOp) place(r *register) { o.number = r.number(o.client) }
@@ -156,7 +160,7 @@ func (o *closeOp) apply(t *txn) error {
 	if rec == nil || rec.number != o.number {
 		return nil
 	}
-	rec.closed, rec.will = &o.at, nil
+	rec.closed, rec.sent, rec.will = &o.at, o.sent, nil
 	return t.putSession(rec)
 }
 
@@ -326,7 +330,7 @@ func (c *clock) encodeEnqueued(change *session.Enqueued) (*enqueueOp, error) {
 	for i, to := range change.To {
 		to.Position, to.Held = 0, false
 		o.targets[i] = newTarget(to)
-		o.targets[i].record = appendTarget(unsealed(room+5*len(to.SubscriptionIDs)+5), to, shared)
+		o.targets[i].record = appendTarget(unsealed(room+5*len(to.SubscriptionIDs)+len(to.Share)+8), to, shared)
 	}
 	var err error
 	switch len(change.To) {
@@ -387,6 +391,9 @@ func (o *enqueueOp) apply(t *txn) error {
 		return nil
 	}
 	t.room -= int64(len(o.body))
+	if err := given(t.bucket(bucketBodies), o.number); err != nil {
+		return err
+	}
 	key := numberKey(o.number)
 	if err := t.bucket(bucketBodies).Put(key, o.body); err != nil {
 		return err

@@ -86,14 +86,24 @@ func (c *cursor) weigh(number uint32, sign, size int64) {
 	}
 }
 
+// lossy reports whether messages were lost.
+func (c *cursor) lossy() bool {
+	for _, p := range c.parts {
+		if p.dropped[session.Lost].count > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // appendParts encodes the parts that have something to tell.
-func (c *cursor) appendParts(rec []byte) []byte {
+func (c *cursor) appendParts(rec []byte, reasons session.Reason) []byte {
 	rec = binary.AppendUvarint(rec, uint64(len(c.parts)))
 	for _, number := range slices.Sorted(maps.Keys(c.parts)) {
 		p := c.parts[number]
 		rec = appendText(binary.AppendUvarint(rec, uint64(number)), p.filter)
 		rec = binary.AppendUvarint(binary.AppendUvarint(rec, uint64(p.count)), uint64(p.bytes))
-		for i := range p.dropped {
+		for i := range reasons {
 			t := &p.dropped[i]
 			rec = binary.AppendUvarint(rec, uint64(t.count))
 			if t.count == 0 {
@@ -108,14 +118,14 @@ func (c *cursor) appendParts(rec []byte) []byte {
 	return rec
 }
 
-func (c *cursor) parseParts(p *parser) error {
+func (c *cursor) parseParts(p *parser, reasons session.Reason) error {
 	for n := p.uvarint(); n > 0 && !p.short; n-- {
 		number := p.uvarint()
 		if number > 1<<32-1 {
 			return fmt.Errorf("%w: a cursor with rule %d", ErrDamaged, number)
 		}
 		one := part{filter: p.text(), count: int64(p.uvarint()), bytes: int64(p.uvarint())}
-		for i := range one.dropped {
+		for i := range reasons {
 			t := &one.dropped[i]
 			if t.count = int64(p.uvarint()); t.count == 0 {
 				continue

@@ -34,6 +34,15 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
+// realPath returns the file that a path names: that of a link, since a new file is to take its place where it is and
+// not that of the link. A file of this name need not be there.
+func realPath(path string) (string, error) {
+	if info, err := os.Lstat(path); err != nil || info.Mode()&fs.ModeSymlink == 0 {
+		return path, nil
+	}
+	return filepath.EvalSymlinks(path)
+}
+
 // ownLike gives a file that root has made to the owner of another: root types the commands, but the
 // gateway that has to open the file is somebody else. Some containers and file systems have no other
 // owners: there the file is as good as it is.
@@ -51,6 +60,7 @@ type Salvaged struct {
 	Sessions int64
 	Messages int64 // each queue counted
 	Retained int64
+	Lost     int64 // messages that are not among these and should be, at most, each queue counted
 	Problems int64 // pages and records that could not be read or kept
 }
 
@@ -63,6 +73,9 @@ type Salvaged struct {
 func prepare(path string, o Options) (*Salvaged, error) {
 	fresh, hard := path+".new", o.hard()
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		if o.Sound {
+			return nil, err
+		}
 		switch err := verify(fresh); {
 		case err == nil:
 		case errors.Is(err, ErrDamaged), errors.Is(err, fs.ErrNotExist):
@@ -85,7 +98,7 @@ func prepare(path string, o Options) (*Salvaged, error) {
 		// next power cut would bring the file of before back, and take away what is committed from now on.
 		return nil, errors.Join(removeIf(fresh), removeIf(path+compactSuffix), syncFolder(filepath.Dir(path)))
 	}
-	if errors.Is(cause, ErrVersion) || !errors.Is(cause, ErrDamaged) {
+	if o.Sound || errors.Is(cause, ErrVersion) || !errors.Is(cause, ErrDamaged) {
 		return nil, cause
 	}
 	if err := create(fresh, hard); err != nil {
@@ -113,7 +126,7 @@ func prepare(path string, o Options) (*Salvaged, error) {
 	//crash:set-aside
 	o.Log.Error("the store was damaged: it is set aside, and what could be read of it goes on",
 		"path", path, "aside", saved.Aside, "cause", cause, "sessions", saved.Sessions,
-		"messages", saved.Messages, "retained", saved.Retained, "problems", saved.Problems)
+		"messages", saved.Messages, "retained", saved.Retained, "lost", saved.Lost, "problems", saved.Problems)
 	return saved, rename(fresh, path)
 }
 
@@ -243,7 +256,7 @@ func salvage(from, to string, o Options) (*Salvaged, error) {
 func salvageImage(damaged readable, to string, o Options) (*Salvaged, error) {
 	saved := new(Salvaged)
 	bad := func(error) { saved.Problems++ }
-	src, err := openImage(damaged, bad)
+	src, err := openWreck(damaged, bad)
 	if err != nil {
 		return nil, err
 	}
@@ -257,16 +270,23 @@ func salvageImage(damaged readable, to string, o Options) (*Salvaged, error) {
 	f.commit = o.commit
 	within := Options{MaxBytes: most, Clock: o.Clock}
 	within.defaults()
-	r := &rescue{store: assemble(f, within), saved: saved}
+	r := &rescue{store: assemble(f, within), saved: saved, strange: make(map[uint64]uint64)}
 	if err = f.update(func(tx *bolt.Tx) error { return salvageStarts(tx, damaged, src) }); err == nil {
 		err = r.store.load()
 	}
 	if err == nil {
-		err = facts(src, r.store.clock.restore, bad, r.add)
+		clock := r.store.clock
+		err = src.facts(clock.restore, clock.stamp(time.Now(), 0), bad, func(client string, messages int64) {
+			saved.Lost += messages
+			o.Log.Error("messages of a session are lost with a part of the store", "client", client, "messages", messages)
+		}, r.add)
 		r.flush()
 	}
 	if err == nil {
 		err = r.failed
+	}
+	if err == nil && len(r.strange) > 0 {
+		err = f.update(func(tx *bolt.Tx) error { return putStrange(tx, r.strange) })
 	}
 	if failed := src.im.r.failed; err == nil && failed != nil { // what was left out may be there the next time
 		err = failed
@@ -301,7 +321,7 @@ func salvageStarts(tx *bolt.Tx, damaged readable, src source) error {
 // which can be read.
 func newestStamp(damaged readable) (boot uint64, newest time.Time, err error) {
 	ignore := func(error) {}
-	src, err := openImage(damaged, ignore)
+	src, err := openWreck(damaged, ignore)
 	if err != nil {
 		return 0, time.Time{}, err
 	}
@@ -312,7 +332,7 @@ func newestStamp(damaged readable) (boot uint64, newest time.Time, err error) {
 		}
 		return moment{}
 	}
-	err = facts(src, look, ignore, func(session.Change) error { return nil })
+	err = src.facts(look, stamp{}, ignore, func(string, int64) {}, func(session.Change) error { return nil })
 	if failed := src.im.r.failed; failed != nil {
 		err = failed
 	}
@@ -321,10 +341,11 @@ func newestStamp(damaged readable) (boot uint64, newest time.Time, err error) {
 
 // A rescue replays facts into a new store, without its goroutines.
 type rescue struct {
-	store *Store
-	saved *Salvaged
-	units []*unit
-	size  int64
+	store   *Store
+	saved   *Salvaged
+	strange map[uint64]uint64 // see session.Summary
+	units   []*unit
+	size    int64
 
 	failed error // of the disk: what it did not take can be saved later
 }
@@ -345,6 +366,9 @@ func (r *rescue) add(change session.Change) error {
 		r.saved.Messages++
 	case *session.Summary:
 		changes = nil
+		if change.Strange > 0 {
+			r.strange[register.number(change.Client)] = change.Strange
+		}
 		for _, id := range change.Received {
 			changes = append(changes, &session.Received{Client: change.Client, ID: id})
 		}
@@ -372,7 +396,7 @@ func (r *rescue) flush() {
 	for _, u := range r.units {
 		switch {
 		case u.err == nil:
-		case errors.Is(u.err, ErrDisk), isErrno(u.err, syscall.ENOSPC), isErrno(u.err, syscall.EDQUOT):
+		case errors.Is(u.err, ErrDisk), errors.Is(u.err, syscall.ENOSPC), errors.Is(u.err, syscall.EDQUOT):
 			r.failed = u.err
 		default:
 			r.saved.Problems++

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -38,7 +39,7 @@ func TestQuotaModel(t *testing.T) {
 			s, err := Open(path, Options{sweepAt: 3, TelemetryCommit: time.Hour, commit: func(db *bolt.DB, fn func(*bolt.Tx) error) error {
 				err := commit(db, fn)
 				if fails.Swap(false) && err == nil {
-					err = errors.New("input/output error")
+					err = syscall.EIO
 				}
 				return err
 			}})

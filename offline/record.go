@@ -31,10 +31,15 @@ func seal(rec []byte) []byte {
 	return rec
 }
 
-// sealQueued is seal for a record of a queue. One with a rule has a version of its own.
+// sealQueued is seal for a record of a queue. One with a rule has a version of its own, and so has one
+// that came by a shared subscription.
 func sealQueued(rec []byte) []byte {
-	if seal(rec); rec[sealSize]&queuedRule != 0 {
+	seal(rec)
+	switch options := rec[sealSize]; {
+	case options&queuedGroup != 0:
 		rec[0] = queuedVersion
+	case options&queuedRule != 0:
+		rec[0] = queuedVersion - 1
 	}
 	return rec
 }
@@ -163,6 +168,7 @@ type queued struct {
 	retain  bool
 	ids     []uint32 // subscription identifiers
 	rule    uint32   // by which it came, 0: none
+	share   string   // the shared subscription by which it came, empty: none
 	body    uint64   // number of the body, 0: the message is here
 	size    int64    // bytes of the PUBLISH packet
 	message []byte   // stamp and PUBLISH packet, nil if body is set; aliases the record
@@ -173,10 +179,12 @@ const (
 	queuedRetain = 0x04
 	queuedShared = 0x08
 	queuedRule   = 0x10
+	queuedGroup  = 0x20
 )
 
-// queuedVersion is the version of a queued message with a rule.
-const queuedVersion = 2
+// queuedVersion is the version of a queued message of a shared subscription. With a rule only it is the
+// one before.
+const queuedVersion = 3
 
 // appendTarget begins a record in a queue with what is particular to the queue.
 func appendTarget(rec []byte, t *session.Target, shared bool) []byte {
@@ -190,6 +198,9 @@ func appendTarget(rec []byte, t *session.Target, shared bool) []byte {
 	if t.Rule != nil {
 		options |= queuedRule
 	}
+	if t.Share != "" {
+		options |= queuedGroup
+	}
 	rec = append(rec, options)
 	rec = binary.AppendUvarint(rec, uint64(len(t.SubscriptionIDs)))
 	for _, id := range t.SubscriptionIDs {
@@ -197,6 +208,9 @@ func appendTarget(rec []byte, t *session.Target, shared bool) []byte {
 	}
 	if t.Rule != nil {
 		rec = binary.AppendUvarint(rec, uint64(t.Rule.Number))
+	}
+	if t.Share != "" {
+		rec = appendText(rec, t.Share)
 	}
 	return rec
 }
@@ -229,6 +243,9 @@ func parseTarget(b []byte) (queued, error) {
 	if options&queuedRule != 0 {
 		q.rule = uint32(p.uvarint())
 	}
+	if options&queuedGroup != 0 {
+		q.share = p.text()
+	}
 	if options&queuedShared != 0 {
 		q.body, q.size = p.uvarint(), int64(p.uvarint())
 		return q, p.end()
@@ -257,6 +274,7 @@ type sessionRecord struct {
 	expiry  uint32
 	owner   *session.Owner // nil: not known
 	closed  *stamp         // nil: the connection had not ended
+	sent    uint64         // position before which messages may have been sent by then, 0: not known
 	will    *packet.Will
 }
 
@@ -264,10 +282,12 @@ const (
 	sessionClosed = 0x01
 	sessionWill   = 0x02
 	sessionOwner  = 0x04
+	sessionSent   = 0x08
 )
 
-// sessionVersion is the version of a session with an owner.
-const sessionVersion = 2
+// sessionVersion is the version of a session of which is known what was sent. With an owner only it is the
+// one before.
+const sessionVersion = 3
 
 // sealed returns the record.
 func (s *sessionRecord) sealed() ([]byte, error) {
@@ -275,8 +295,12 @@ func (s *sessionRecord) sealed() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if seal(rec); s.owner != nil {
+	seal(rec)
+	switch {
+	case s.sent != 0:
 		rec[0] = sessionVersion
+	case s.owner != nil:
+		rec[0] = sessionVersion - 1
 	}
 	return rec, nil
 }
@@ -293,11 +317,17 @@ func (s *sessionRecord) append(rec []byte) ([]byte, error) {
 	if s.owner != nil {
 		flags |= sessionOwner
 	}
+	if s.sent != 0 {
+		flags |= sessionSent
+	}
 	rec = append(rec, byte(s.version), flags)
 	rec = binary.AppendUvarint(rec, uint64(s.expiry))
 	rec = appendText(rec, s.client)
 	if s.closed != nil {
 		rec = s.closed.append(rec)
+	}
+	if s.sent != 0 {
+		rec = binary.AppendUvarint(rec, s.sent)
 	}
 	if s.owner != nil {
 		rec = appendOwner(rec, s.owner, s.will != nil)
@@ -324,6 +354,9 @@ func parseSession(rec []byte) (*sessionRecord, error) {
 	if flags&sessionClosed != 0 {
 		closed := parseStamp(&p)
 		s.closed = &closed
+	}
+	if flags&sessionSent != 0 {
+		s.sent = p.uvarint()
 	}
 	if flags&sessionOwner != 0 {
 		s.owner = parseOwner(&p, flags&sessionWill != 0)

@@ -34,7 +34,7 @@ func StateOf(err error) (s State, remedy string) {
 		return InUse, "stop the other process, or give this gateway a store.path of its own"
 	case errors.Is(err, ErrVersion):
 		return Later, "install the gateway that wrote it, or move the file away to begin with an empty store"
-	case isErrno(err, syscall.EROFS):
+	case errors.Is(err, syscall.EROFS):
 		return ReadOnly, "find out in the kernel's log why the file system is read-only, and mount it for writing"
 	case errors.Is(err, ErrDamaged):
 		return Damaged, "none: the gateway starts anew by itself, which sets the file aside and saves what can be read; look for errors of the disk in the kernel's log"

@@ -43,6 +43,9 @@ type Options struct {
 	// Discard says that nothing of a damaged or suspect file is to be saved: what was saved of it before
 	// was of no use either.
 	Discard bool
+	// Sound says that the file must be there, and sound. Else Open fails with fs.ErrNotExist or ErrDamaged, and
+	// changes nothing.
+	Sound bool
 
 	// Way is what the store gives to others; nil: one of its own.
 	Way *Way
@@ -116,7 +119,8 @@ type Store struct {
 	*Way
 }
 
-// Open opens a store, and creates it if there is none. The folder must exist.
+// Open opens a store, and creates it if there is none. The folder must exist. If path is a link, the
+// store is what it names, and its other files are beside that.
 //
 // A damaged file is renamed to path.corrupt-<time>, and what can be read of it is saved into a
 // new one; Stats tells how much. If nothing can, the new one is empty. Open fails with ErrInUse when
@@ -124,6 +128,14 @@ type Store struct {
 // does not take what is to be written.
 func Open(path string, o Options) (_ *Store, err error) {
 	o.defaults()
+	if path, err = realPath(path); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	if o.Sound {
+		if err := verify(path); err != nil { // before anything is made
+			return nil, fmt.Errorf("open store %s: %w", path, err)
+		}
+	}
 	lock, err := lockFile(path + ".lock")
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
@@ -134,7 +146,7 @@ func Open(path string, o Options) (_ *Store, err error) {
 		}
 	}()
 	s, err := openSound(path, o)
-	for errors.Is(err, ErrDamaged) && !o.Discard { // it looked sound, or what was saved of it did
+	for errors.Is(err, ErrDamaged) && !o.Discard && !o.Sound { // it looked sound, or what was saved of it did
 		o.Suspect, o.Discard = err, o.Suspect != nil
 		s, err = openSound(path, o)
 	}
@@ -200,6 +212,8 @@ func (s *Store) load() error {
 		if last, _ := tx.Bucket(bucketNames[bucketRefs]).Cursor().Last(); len(last) == 8 {
 			r.lastBody = keyNumber(last)
 		}
+		r.lastBody = max(r.lastBody, tx.Bucket(bucketNames[bucketBodies]).Sequence())
+		r.lastSession = tx.Bucket(bucketNames[bucketSessions]).Sequence()
 		if err := s.loadCursors(tx); err != nil {
 			return err
 		}
@@ -226,11 +240,13 @@ func (s *Store) load() error {
 }
 
 // mend gives sessions whose cursor could not be read another one, at the beginning of what is in
-// the queue: what was acknowledged but is still there will be delivered again.
+// the queue: what was acknowledged but is still there will be delivered again. Identifiers that were
+// given out behind it are given out once more.
 func (s *Store) mend(lost []uint64) error {
 	mended := make(map[uint64]*cursor)
 	err := s.file.update(func(tx *bolt.Tx) error {
 		queue := tx.Bucket(bucketNames[bucketQueue]).Cursor()
+		strange := parseStrange(tx.Bucket(bucketNames[bucketMeta]).Get(keyStrange))
 		for _, number := range lost {
 			c := newCursor()
 			for key, rec := queue.Seek(queueKey(number, 0)); ; key, rec = queue.Next() {
@@ -245,8 +261,9 @@ func (s *Store) mend(lost []uint64) error {
 				return err
 			}
 			mended[number] = c
+			strange[number] = strangeAfter(c.next)
 		}
-		return nil
+		return putStrange(tx, strange)
 	})
 	if err != nil {
 		return err

@@ -46,6 +46,15 @@ func (t *txn) bucket(i int) *bolt.Bucket {
 	return t.opened[i]
 }
 
+// given notes the highest number that was given to anything in a bucket. None is given twice, or what is
+// left on free pages could be taken for what bears the number now, when a damaged file is saved.
+func given(b *bolt.Bucket, n uint64) error {
+	if n > b.Sequence() {
+		return b.SetSequence(n)
+	}
+	return nil
+}
+
 // session returns the cursor of a session, ready to be changed, and nil if there is no such
 // session.
 func (t *txn) session(number uint64) *cursor {

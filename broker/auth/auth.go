@@ -65,12 +65,23 @@ var (
 // decides. If all answer that, the client is refused as for a wrong password.
 type Chain []Authenticator
 
-// Authenticate asks the chain.
+// A Delayer is an Authenticator that takes its time. Delay takes as long as to refuse an attempt.
+type Delayer interface {
+	Delay(ctx context.Context, a Attempt)
+}
+
+// Authenticate asks the chain. Whom one knows and refuses gets the answer as late as whom all of them must
+// be asked about, so that the time does not tell whose name is known.
 func (c Chain) Authenticate(ctx context.Context, a Attempt) (Identity, error) {
 	var unknown []error
-	for _, next := range c {
+	for i, next := range c {
 		id, err := next.Authenticate(ctx, a)
 		if !errors.Is(err, ErrUnknown) {
+			for _, rest := range c[i+1:] {
+				if d, ok := rest.(Delayer); ok && errors.Is(err, ErrBadCredentials) {
+					d.Delay(ctx, a)
+				}
+			}
 			return id, err
 		}
 		unknown = append(unknown, err)

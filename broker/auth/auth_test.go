@@ -41,6 +41,29 @@ func TestChain(t *testing.T) {
 	}
 }
 
+// slow is one that takes its time.
+type slow struct {
+	reply
+	delays *int
+}
+
+func (s slow) Delay(context.Context, auth.Attempt) { *s.delays++ }
+
+// Who is known to one and refused waits as long as who is known to none.
+func TestChainTakesItsTime(t *testing.T) {
+	unknown, wrong, good := reply{err: auth.ErrUnknown}, reply{err: auth.ErrBadCredentials}, reply{user: "anna"}
+	for name, tt := range map[string]struct {
+		first reply
+		want  int
+	}{"known and wrong": {wrong, 1}, "known and right": {good, 0}, "unknown, so that it is asked": {unknown, 0}} {
+		delays := 0
+		_, _ = auth.Chain{tt.first, slow{wrong, &delays}}.Authenticate(t.Context(), auth.Attempt{})
+		if delays != tt.want {
+			t.Errorf("%s: %d delays, want %d", name, delays, tt.want)
+		}
+	}
+}
+
 // law is an Authorizer that has one answer; filter is one with rules for Receive.
 type law auth.Verdict
 

@@ -2,8 +2,6 @@ package listen
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -32,7 +30,7 @@ func newKeyring(f Files) (*keyring, error) {
 	if f.Every == 0 {
 		f.Every = lookEvery
 	}
-	r := &keyring{files: f, loaded: f.state()}
+	r := &keyring{files: f, loaded: watch.State(f.names()...)}
 	k, err := f.load()
 	if err != nil {
 		return nil, err
@@ -47,21 +45,6 @@ func (f *Files) names() []string {
 	return slices.DeleteFunc([]string{f.Cert, f.Key, f.ClientCA, f.CRL}, func(name string) bool { return name == "" })
 }
 
-// state tells one state of the files from another, and who may read them. Links are followed, so that it
-// does not matter how a new file comes into its place.
-func (f *Files) state() string {
-	var s string
-	for _, name := range f.names() {
-		info, err := os.Stat(name)
-		if err != nil {
-			s += "-;"
-			continue
-		}
-		s += fmt.Sprint(info.ModTime().UnixNano(), info.Size(), inode(info), statusTime(info), ";")
-	}
-	return s
-}
-
 // A change is what a look at the files has found.
 type change byte
 
@@ -74,7 +57,7 @@ const (
 // look loads the files if they have changed and have been as they are now for a while: a certificate
 // and its key are not replaced at the same instant.
 func (r *keyring) look() (change, error) {
-	if state := r.files.state(); state != r.seen {
+	if state := watch.State(r.files.names()...); state != r.seen {
 		r.seen, r.since = state, time.Now()
 	}
 	switch {

@@ -188,19 +188,3 @@ type unixConn struct {
 
 // RemoteAddr returns the socket's own address.
 func (u *unixConn) RemoteAddr() net.Addr { return u.remote }
-
-// inode is what tells a file from the one that had its name before.
-func inode(info fs.FileInfo) uint64 {
-	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		return s.Ino
-	}
-	return 0
-}
-
-// statusTime is when the file, its owner or its permissions changed last, in nanoseconds since 1970.
-func statusTime(info fs.FileInfo) int64 {
-	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		return s.Ctim.Nano()
-	}
-	return 0
-}

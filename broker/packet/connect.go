@@ -62,7 +62,7 @@ const (
 // Connect reads the body of a CONNECT and sets the decoder's Version as soon as it is known, so
 // that also a refusal can be written in it. A level that is not spoken here is refused with
 // UnsupportedProtocolVersion, a foreign protocol with ErrProtocolName. An empty client
-// identifier is accepted.
+// identifier is accepted, and in 3.1 one of more than 23 characters.
 func (d *Decoder) Connect(body []byte) (Connect, error) {
 	r := reader{b: body}
 	var c Connect
@@ -70,6 +70,9 @@ func (d *Decoder) Connect(body []byte) (Connect, error) {
 		return Connect{}, err
 	}
 	d.Version = c.Version
+	if d.v5() && d.padded {
+		return Connect{}, padded("Remaining Length")
+	}
 	flags := r.byte("Connect Flags")
 	if err := checkConnectFlags(flags, c.Version); r.err == nil && err != nil {
 		return Connect{}, err
@@ -83,16 +86,31 @@ func (d *Decoder) Connect(body []byte) (Connect, error) {
 	if flags&flagWill != 0 {
 		c.Will = readWill(&r, flags, c.Version)
 	}
-	if flags&flagUsername != 0 {
+	// In 3.1 the flags may be set without the fields (3.1, 3.1).
+	missing := func() bool { return c.Version == V31 && len(r.b) == 0 }
+	if flags&flagUsername != 0 && !missing() {
 		c.HasUsername, c.Username = true, r.text("user name")
 	}
-	if flags&flagPassword != 0 {
+	if flags&flagPassword != 0 && !missing() {
 		c.HasPassword, c.Password = true, r.binary("password")
 	}
 	if err := r.end(); err != nil {
 		return Connect{}, err
 	}
 	return c, nil
+}
+
+// PeekLength is how many bytes Peek needs behind the fixed header to know the version.
+const PeekLength = 7
+
+// Peek sets the decoder's Version from the beginning of a CONNECT, fixed header included, that is
+// refused before it has come in full. Version stays 0 if it is none that is spoken here.
+func (d *Decoder) Peek(b []byte) {
+	h, n, err := ParseHeader(b)
+	var c Connect
+	if err == nil && h.Type == CONNECT && c.readProtocol(&reader{b: b[n:]}) == nil {
+		d.Version = c.Version
+	}
 }
 
 // readProtocol reads the protocol name and level (clauses 3.1.2.1 and 3.1.2.2).
@@ -121,6 +139,9 @@ func (c *Connect) readProtocol(r *reader) error {
 
 func checkConnectFlags(flags byte, v Version) error {
 	qos := flags >> 3 & 3
+	if v == V31 && flags&flagWill == 0 {
+		flags, qos = flags&^flagWillRetain, 0 // they are disregarded (3.1, 3.1)
+	}
 	switch {
 	case flags&flagReserved != 0 && v != V31:
 		return malformed("MQTT-3.1.2-3", "reserved bit of the Connect Flags is set")

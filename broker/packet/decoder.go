@@ -9,7 +9,13 @@ import "hash/maphash"
 // An error is an *Error. A Decoder is not safe for concurrent use.
 type Decoder struct {
 	Version Version
-	topics  *topicCache // nil before the first PUBLISH: most clients only listen
+	// Lends says that the properties of a PUBLISH, like its payload, are valid until the next one is
+	// read: whoever keeps them copies them. What they refer to is not lent.
+	Lends bool
+
+	lent   *PublishProperties
+	padded bool        // a Remaining Length had more bytes than it needs, before 5.0
+	topics *topicCache // nil before the first PUBLISH: most clients only listen
 }
 
 func (d *Decoder) v5() bool { return d.Version >= V5 }

@@ -4,7 +4,7 @@ package packet
 // standard names for it.
 type Error struct {
 	// Clause is a conformance statement ("MQTT-3.3.1-4") or a section ("2.2.2.2") of MQTT 5.0.
-	// A rule of MQTT 3.1.1 alone begins with "3.1.1 ".
+	// A rule of MQTT 3.1.1 alone begins with "3.1.1 ", a section of MQTT 3.1 with "3.1 ".
 	Clause string
 	Reason ReasonCode // goes into CONNACK or DISCONNECT where the version has one
 	Text   string

@@ -12,8 +12,11 @@ func samples() []appender {
 		CorrelationData: []byte{1, 2}, ContentType: "application/json", User: user}
 	publish := *message
 	publish.TopicAlias, publish.SubscriptionIDs = 3, []uint32{1, 200, 20_000}
+	present := &PublishProperties{PayloadUnspecified: true, EmptyContentType: true, CorrelationData: []byte{}}
 	return []appender{
 		&Connect{CleanStart: true, KeepAlive: 60, ClientID: "c"},
+		&Connect{ClientID: "c", Will: &Will{Topic: "t", Properties: present}},
+		&Publish{Topic: "a/b", Properties: present},
 		&Connect{Bridge: true, ClientID: "c", HasUsername: true, Username: "u", HasPassword: true, Password: []byte("p"),
 			Will: &Will{Topic: "t", Payload: []byte("gone"), QoS: 1, Retain: true, Delay: 5, Properties: message},
 			Properties: ConnectProperties{SessionExpiry: 1, HasSessionExpiry: true, ReceiveMaximum: 10, MaximumPacketSize: 1000,
@@ -104,7 +107,7 @@ func FuzzDisconnect(f *testing.F)  { fuzz(f, DISCONNECT) }
 func FuzzAuth(f *testing.F)        { fuzz(f, AUTH) }
 
 func FuzzParseHeader(f *testing.F) {
-	for _, b := range []string{"", "\x30", "\x30\x7f", "\x82\xff\xff\xff\x7f", "\x30\xff\xff\xff\xff", "\xc0\x00", "\x00"} {
+	for _, b := range []string{"", "\x30", "\x30\x7f", "\x82\xff\xff\xff\x7f", "\x30\xff\xff\xff\xff", "\xc0\x00", "\xc0\x80\x00", "\x00"} {
 		f.Add([]byte(b))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -116,6 +119,10 @@ func FuzzParseHeader(f *testing.F) {
 			if _, early, err := ParseHeader(b[:i]); early != 0 || err != nil {
 				t.Fatalf("%x of %x: %d, %v", b[:i], b[:n], early, err)
 			}
+		}
+		d := Decoder{Version: V5}
+		if h5, n5, err := d.Header(b); err == nil && (h5 != h || n5 != n || n > 0 && n != 1+varintSize(h.Length)) {
+			t.Fatalf("[MQTT-1.5.5-1] %x: %+v, %d", b, h5, n5)
 		}
 	})
 }

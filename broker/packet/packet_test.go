@@ -130,7 +130,13 @@ func TestFrame(t *testing.T) {
 		{"4.13.1", V5, 0xE0, "\x00\x00\x00", MalformedPacket},
 		{"4.13.1", V5, 0x30, str("a") + "\x02\x02\x00", MalformedPacket}, // half of a Message Expiry Interval
 		{"1.5.5", V5, 0x30, str("a") + "\x80\x80\x80\x80\x00", MalformedPacket},
-		{"MQTT-1.5.5-1", V5, 0x30, str("a") + "\x80\x00", Success}, // not minimal: tolerated
+		{"MQTT-1.5.5-1", V5, 0x30, str("a") + "\x80\x00", MalformedPacket},                          // Property Length
+		{"MQTT-1.5.5-1", V5, 0x30, str("a") + "\x03\x0b\x81\x00", MalformedPacket},                  // Subscription Identifier
+		{"MQTT-1.5.5-1", V5, 0x82, "\x00\x01\x03\x0b\x81\x00" + str("a") + "\x00", MalformedPacket}, // of a SUBSCRIBE
+		{"MQTT-1.5.5-1", V5, 0x30, str("a") + "\x06\xa6\x00\x00\x00\x00\x00", MalformedPacket},      // property identifier
+		{"MQTT-1.5.5-1", V5, 0x10, connectBody(V5, 0x02, "\x80\x80\x00", str("c")), MalformedPacket},
+		{"MQTT-1.5.5-1", V5, 0x30, str("a") + "\x03\x0b\x80\x01", Success}, // 128
+		{"4.13.1", V5, 0x30, str("a") + "\x80", MalformedPacket},
 	} {
 		tt.check(t)
 	}
@@ -175,6 +181,8 @@ func TestProperties(t *testing.T) {
 		{"MQTT-3.3.2-8", V5, 0x30, publish("\x23\x00\x00"), TopicAliasInvalid},
 		{"MQTT-3.3.2-14", V5, 0x30, publish("\x08", str("a/+")), ProtocolError},
 		{"MQTT-3.3.2-14", V5, 0x30, publish("\x08", str("#")), ProtocolError},
+		{"MQTT-4.7.3-1", V5, 0x30, publish("\x08", str("")), TopicNameInvalid},
+		{"MQTT-4.7.3-1", V5, 0x10, connectBody(V5, 0x06, "\x00", str("c"), props("\x08", str("")), str("w"), str("")), TopicNameInvalid},
 		{"3.8.2.1.2", V5, 0x30, publish("\x0b\x00"), ProtocolError},
 		{"3.8.2.1.2", V5, 0x82, "\x00\x01" + props("\x0b\x00") + str("a") + "\x00", ProtocolError},
 		{"1.5.5", V5, 0x30, publish("\x0b\xff\xff\xff\xff\x01"), MalformedPacket},
@@ -248,6 +256,32 @@ func TestConnectVersion(t *testing.T) {
 	c, err := d.Connect([]byte(connectBody(V31|bridgeBit, 0x02, str("c"))))
 	if err != nil || c.Version != V31 || !c.Bridge || d.Version != V31 {
 		t.Errorf("[MQTT-3.1.2-2] %+v, %v, want a bridge that speaks 3.1", c, err)
+	}
+}
+
+func TestPeek(t *testing.T) {
+	for in, want := range map[string]Version{
+		str("MQTT") + "\x05":         V5,
+		str("MQTT") + "\x85":         0,
+		str("MQTT") + "\x84\x02\x00": V311,
+		str("MQIsdp") + "\x03\x02":   V31,
+		str("MQIsdp"):                0,
+		str("MQTT") + "\x06":         0,
+		str("HTTP") + "\x05":         0,
+		"\xff\xff":                   0,
+		"":                           0,
+	} {
+		var d Decoder
+		if d.Peek([]byte("\x10\xff\xff\x7f" + in)); d.Version != want {
+			t.Errorf("[MQTT-3.1.2-2] %q: level %d, want %d", in, d.Version, want)
+		}
+		d = Decoder{}
+		if d.Peek([]byte("\x30\xff\xff\x7f" + in)); d.Version != 0 {
+			t.Errorf("PUBLISH %q: level %d", in, d.Version)
+		}
+	}
+	if n := len(str("MQTT") + "\x05"); n != PeekLength {
+		t.Errorf("PeekLength = %d, want %d", PeekLength, n)
 	}
 }
 
@@ -365,6 +399,104 @@ func TestParseHeader(t *testing.T) {
 		h, n, err := ParseHeader([]byte(tt.in))
 		if tt.ok != (err == nil) || h != tt.want || n != tt.n {
 			t.Errorf("[%s] %q: %+v, %d, %v, want %+v, %d, ok = %t", tt.clause, tt.in, h, n, err, tt.want, tt.n, tt.ok)
+		}
+	}
+}
+
+// What 3.1 allows and later versions do not. Sections are those of "MQTT V3.1 Protocol
+// Specification"; the clauses of refusals are those of the later rule.
+func TestVersion31(t *testing.T) {
+	const id = "\x00\x01"
+	connect := func(flags byte, rest ...string) string {
+		return connectBody(V31, flags, append([]string{str("c")}, rest...)...)
+	}
+	for _, tt := range []rule{
+		{"3.1 3.1", 0, 0x10, connect(0x03), Success},
+		{"3.1 3.1", 0, 0x10, connect(0x3a), Success}, // Will QoS 3 and Will Retain without will
+		{"MQTT-3.1.2-12", 0, 0x10, connect(0x1e, str("w"), str("")), MalformedPacket},
+		{"3.1 3.1", 0, 0x10, connect(0x82), Success}, // the user name is missing
+		{"3.1 3.1", 0, 0x10, connect(0xc2), Success},
+		{"3.1 3.1", 0, 0x10, connect(0xc2, str("u")), Success}, // the password is missing
+		{"3.1 3.1", 0, 0x10, connect(0xc2, str("u"), str("p")), Success},
+		{"4.13.1", 0, 0x10, connect(0x82, "\x00"), MalformedPacket},
+		{"4.13.1", 0, 0x10, connect(0x02, str("u")), MalformedPacket},
+		{"4.13.1", 0, 0x10, connect(0x06), MalformedPacket}, // the will is not
+		{"3.1.1 MQTT-3.1.2-22", 0, 0x10, connect(0x42, str("p")), MalformedPacket},
+		{"3.1 2.1", V31, 0x38, str("a"), Success}, // DUP at QoS 0
+		{"MQTT-3.3.1-4", V31, 0x36, str("a") + id, MalformedPacket},
+		{"3.1 3.8", V31, 0x82, id + str("a") + "\xfe", Success},
+		{"3.8.3.1", V31, 0x82, id + str("a") + "\xff", ProtocolError},
+		{"2.1.2", V31, 0xF0, "", MalformedPacket},
+	} {
+		tt.check(t)
+	}
+	for _, tt := range []struct {
+		in string
+		ok bool
+	}{
+		{"\x8a\x02", true}, {"\x83\x02", true}, {"\xaa\x02", true}, {"\x6a\x02", true}, // again, or RETAIN
+		{"\x80\x02", false}, {"\x86\x02", false}, {"\xa4\x02", false}, {"\x60\x02", false}, // not QoS 1
+		{"\x4f\x02", true}, {"\x5f\x02", true}, {"\x7f\x02", true}, {"\xcf\x00", true}, {"\xef\x00", true},
+		{"\xcf\x01", false}, {"\x0f\x00", false},
+	} {
+		d := Decoder{Version: V31}
+		if _, n, err := d.Header([]byte(tt.in)); tt.ok != (err == nil) || tt.ok != (n == 2) {
+			t.Errorf("[3.1 2.1] %q: %d, %v, want ok = %t", tt.in, n, err, tt.ok)
+		}
+		if d.Version = V311; tt.in[0]&0x0f != 2 {
+			if _, _, err := d.Header([]byte(tt.in)); err == nil {
+				t.Errorf("[MQTT-2.1.3-1] %q is taken in 3.1.1", tt.in)
+			}
+		}
+	}
+	s := Suback{Type: SUBACK, ID: 1, Reasons: []ReasonCode{NotAuthorized, TopicFilterInvalid, GrantedQoS2}}
+	if got, want := string(s.Append(nil, V31)), "\x90\x05\x00\x01\x00\x80\x02"; got != want {
+		t.Errorf("[3.1 3.8] SUBACK %q, want %q", got, want)
+	}
+	var d Decoder
+	c, err := d.Connect([]byte(connect(0xc2, str("u"))))
+	if err != nil || !c.HasUsername || c.Username != "u" || c.HasPassword {
+		t.Errorf("[3.1 3.1] %+v, %v, want a user without password", c, err)
+	}
+}
+
+// What a version says about the fixed header, when it is known.
+func TestHeader(t *testing.T) {
+	for _, tt := range []struct {
+		clause string
+		v      Version
+		in     string
+		n      int
+		ok     bool
+	}{
+		{"MQTT-1.5.5-1", V5, "\xc0\x80", 0, true},
+		{"MQTT-1.5.5-1", V5, "\xc0\x80\x00", 0, false},
+		{"MQTT-1.5.5-1", V5, "\x30\xff\x00", 0, false},
+		{"MQTT-1.5.5-1", V5, "\x30\x80\x80\x80\x00", 0, false},
+		{"MQTT-1.5.5-1", V5, "\x30\x80\x01", 3, true},
+		{"MQTT-1.5.5-1", V5, "\x30\x80\x80\x01", 4, true},
+		{"3.1.1 2.2.3", V311, "\xc0\x80\x00", 3, true},
+		{"3.1 2.1", V31, "\x30\x82\x80\x00", 4, true},
+		{"MQTT-1.5.5-1", 0, "\x10\x82\x00", 3, true}, // for Connect to refuse
+		{"MQTT-2.1.3-1", V5, "\xc1", 0, false},
+	} {
+		d := Decoder{Version: tt.v}
+		if _, n, err := d.Header([]byte(tt.in)); n != tt.n || tt.ok != (err == nil) {
+			t.Errorf("[%s] %q at level %d: %d, %v, want %d, ok = %t", tt.clause, tt.in, tt.v, n, err, tt.n, tt.ok)
+		}
+	}
+	for v, ok := range map[Version]bool{V31: true, V311: true, V5: false} {
+		var d Decoder
+		body := connectBody(v, 0x02, str(""))
+		if v == V5 {
+			body = connectBody(v, 0x02, "\x00", str(""))
+		}
+		_, n, err := d.Header([]byte{0x10, byte(len(body)) | 0x80, 0})
+		if n != 3 || err != nil {
+			t.Fatal(n, err)
+		}
+		if _, err := d.Connect([]byte(body)); ok != (err == nil) || d.Version != v {
+			t.Errorf("[MQTT-1.5.5-1] CONNECT at level %d with a padded length: %v", v, err)
 		}
 	}
 }

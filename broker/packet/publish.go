@@ -21,24 +21,28 @@ type Publish struct {
 }
 
 // PublishProperties are the properties of a PUBLISH (5.0, 3.3.2.3). Zero values are absent,
-// except where a Has field tells.
+// except where another field tells: what a publisher sends is passed on unaltered [MQTT-3.3.2-4],
+// [MQTT-3.3.2-20].
 type PublishProperties struct {
-	PayloadFormat    byte   // 1: the payload is UTF-8
-	MessageExpiry    uint32 // seconds
-	HasMessageExpiry bool
-	TopicAlias       uint16 // 0: none
-	ResponseTopic    string
-	CorrelationData  []byte
-	SubscriptionIDs  []uint32 // server to client only
-	ContentType      string
-	User             []UserProperty
+	PayloadFormat      byte // 1: the payload is UTF-8
+	PayloadUnspecified bool // Payload Format Indicator is present and 0
+	EmptyContentType   bool // Content Type is present and empty
+	HasMessageExpiry   bool
+	MessageExpiry      uint32 // seconds
+	TopicAlias         uint16 // 0: none
+	ResponseTopic      string
+	CorrelationData    []byte   // nil: none
+	SubscriptionIDs    []uint32 // server to client only
+	ContentType        string
+	User               []UserProperty
 }
 
 var publishAllowed = setOf(payloadFormat, messageExpiry, topicAlias, responseTopic,
 	correlationData, userProperty, subscriptionID, contentType)
 
 // Publish reads the body of a PUBLISH; flags are those of its fixed header. The payload aliases
-// body. A repeated topic and no properties: nothing is allocated.
+// body. A repeated topic without properties, or with an alias, costs no memory if the decoder lends
+// properties.
 //
 // Whether the payload is of the format that it says, whether a topic alias is known, and who
 // may send a Subscription Identifier, are matters of the caller.
@@ -48,7 +52,11 @@ func (d *Decoder) Publish(flags byte, body []byte) (Publish, error) {
 		return Publish{}, malformed("MQTT-3.3.1-4", "QoS is 3")
 	}
 	if p.QoS == 0 && p.Dup {
-		return Publish{}, malformed("MQTT-3.3.1-2", "DUP is set at QoS 0")
+		if d.Version == V31 {
+			p.Dup = false // it says nothing there (3.1, 2.1)
+		} else {
+			return Publish{}, malformed("MQTT-3.3.1-2", "DUP is set at QoS 0")
+		}
 	}
 	r := reader{b: body}
 	p.Topic = d.topicName(&r)
@@ -58,7 +66,7 @@ func (d *Decoder) Publish(flags byte, body []byte) (Publish, error) {
 	if d.v5() {
 		for ps := r.properties(publishAllowed); ps.next(); {
 			if p.Properties == nil {
-				p.Properties = new(PublishProperties)
+				p.Properties = d.properties()
 			}
 			p.Properties.read(&ps)
 		}
@@ -75,6 +83,15 @@ func (d *Decoder) Publish(flags byte, body []byte) (Publish, error) {
 	}
 	p.Payload = r.b
 	return p, nil
+}
+
+// properties returns the properties for a PUBLISH, which are empty.
+func (d *Decoder) properties() *PublishProperties {
+	if !d.Lends || d.lent == nil {
+		d.lent = new(PublishProperties)
+	}
+	*d.lent = PublishProperties{}
+	return d.lent
 }
 
 // topicName reads a topic name, from the cache if it is there.
@@ -113,14 +130,18 @@ func (pp *PublishProperties) read(p *properties) {
 	switch p.id {
 	case payloadFormat:
 		pp.PayloadFormat = p.bit("3.3.2.3.2")
+		pp.PayloadUnspecified = pp.PayloadFormat == 0
 	case messageExpiry:
 		pp.MessageExpiry, pp.HasMessageExpiry = p.uint32(), true
 	case topicAlias:
 		pp.TopicAlias = p.positive16("MQTT-3.3.2-8", TopicAliasInvalid)
 	case responseTopic:
 		pp.ResponseTopic = p.text()
-		if strings.ContainsAny(pp.ResponseTopic, "+#") {
+		switch {
+		case strings.ContainsAny(pp.ResponseTopic, "+#"):
 			p.r.fail(protocolError("MQTT-3.3.2-14", "Response Topic contains a wildcard"))
+		case pp.ResponseTopic == "":
+			p.r.fail(&Error{"MQTT-4.7.3-1", TopicNameInvalid, "Response Topic is empty"})
 		}
 	case correlationData:
 		pp.CorrelationData = p.binary()
@@ -128,6 +149,7 @@ func (pp *PublishProperties) read(p *properties) {
 		pp.SubscriptionIDs = append(pp.SubscriptionIDs, p.subscriptionID())
 	case contentType:
 		pp.ContentType = p.text()
+		pp.EmptyContentType = pp.ContentType == ""
 	case userProperty:
 		pp.User = append(pp.User, p.user())
 	}
@@ -181,7 +203,7 @@ func (p *Publish) sizes(v Version) (n, properties int) {
 
 // append and size are to be kept alike.
 func (pp *PublishProperties) append(dst []byte) []byte {
-	dst = appendFlag(dst, payloadFormat, pp.PayloadFormat, pp.PayloadFormat != 0)
+	dst = appendFlag(dst, payloadFormat, pp.PayloadFormat, pp.PayloadFormat != 0 || pp.PayloadUnspecified)
 	dst = append32(dst, messageExpiry, pp.MessageExpiry, pp.HasMessageExpiry)
 	dst = append16(dst, topicAlias, pp.TopicAlias)
 	dst = appendTextProperty(dst, responseTopic, pp.ResponseTopic)
@@ -189,12 +211,14 @@ func (pp *PublishProperties) append(dst []byte) []byte {
 	for _, id := range pp.SubscriptionIDs {
 		dst = appendVarint(append(dst, byte(subscriptionID)), id)
 	}
-	dst = appendTextProperty(dst, contentType, pp.ContentType)
+	if pp.ContentType != "" || pp.EmptyContentType {
+		dst = appendText(append(dst, byte(contentType)), pp.ContentType)
+	}
 	return appendUser(dst, pp.User)
 }
 
 func (pp *PublishProperties) size() (n int) {
-	if pp.PayloadFormat != 0 {
+	if pp.PayloadFormat != 0 || pp.PayloadUnspecified {
 		n += 2
 	}
 	if pp.HasMessageExpiry {
@@ -212,7 +236,7 @@ func (pp *PublishProperties) size() (n int) {
 	for _, id := range pp.SubscriptionIDs {
 		n += 1 + varintSize(int(id))
 	}
-	if pp.ContentType != "" {
+	if pp.ContentType != "" || pp.EmptyContentType {
 		n += 3 + len(fit(pp.ContentType))
 	}
 	for i := range pp.User {

@@ -54,19 +54,27 @@ func (r *reader) uint32(what string) uint32 {
 	return 0
 }
 
-// varint reads a Variable Byte Integer of at most four bytes (clause 1.5.5). More bytes than the
-// value needs are accepted.
+// varint reads a Variable Byte Integer of at most four bytes (clause 1.5.5), and no more than the
+// value needs [MQTT-1.5.5-1].
 func (r *reader) varint(what string) uint32 {
 	var n uint32
 	for shift := 0; shift < 28; shift += 7 {
 		b := r.byte(what)
 		n |= uint32(b&0x7F) << shift
+		if b == 0 && shift > 0 && r.err == nil {
+			r.fail(padded(what))
+		}
 		if b < 0x80 {
 			return n
 		}
 	}
 	r.fail(malformed("1.5.5", what+" is a Variable Byte Integer of more than four bytes"))
 	return 0
+}
+
+// padded is the error of a Variable Byte Integer with more bytes than its value needs.
+func padded(what string) *Error {
+	return malformed("MQTT-1.5.5-1", what+" has more bytes than it needs")
 }
 
 // raw reads Binary Data (clause 1.5.6). It aliases the packet.

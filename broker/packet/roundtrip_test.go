@@ -267,3 +267,24 @@ func roundTrip(t *rapid.T, p appender, v Version) {
 		t.Fatalf("%d of %d bytes read as %+v", cut, len(b), again)
 	}
 }
+
+// A decoder that lends properties begins each list anew; one that does not gives them away.
+func TestLends(t *testing.T) {
+	first := Publish{Topic: "a", Properties: &PublishProperties{ContentType: "x", User: []UserProperty{{"a", "1"}}}}
+	second := Publish{Topic: "a", Properties: &PublishProperties{HasMessageExpiry: true, MessageExpiry: 7}}
+	for _, lends := range []bool{false, true} {
+		d := Decoder{Version: V5, Lends: lends}
+		var got []Publish
+		for _, p := range []*Publish{&first, &second} {
+			b := p.Append(nil, V5)
+			q, err := d.Publish(0, b[2:])
+			if err != nil || !reflect.DeepEqual(q.Properties, p.Properties) {
+				t.Fatalf("lends = %t: %+v, %v, want %+v", lends, q.Properties, err, p.Properties)
+			}
+			got = append(got, q)
+		}
+		if same := got[0].Properties == got[1].Properties; same != lends {
+			t.Errorf("lends = %t: the same list = %t", lends, same)
+		}
+	}
+}

@@ -52,7 +52,7 @@ func (s *Suback) readReasons(r *reader, v Version) {
 }
 
 // Append appends the packet to dst. Before 5.0 a failure is written as 0x80, and UNSUBACK has
-// no reasons.
+// no reasons. In 3.1 what is not authorized is acknowledged like the rest (3.1, 3.8), at QoS 0.
 func (s *Suback) Append(dst []byte, v Version) []byte {
 	dst, place := open(dst, s.Type)
 	dst = appendUint16(dst, s.ID)
@@ -62,7 +62,10 @@ func (s *Suback) Append(dst []byte, v Version) []byte {
 		return closeLength(dst, place)
 	}
 	for _, code := range s.Reasons {
-		if v < V5 && code.Failed() {
+		switch {
+		case v == V31 && code == NotAuthorized:
+			code = Success
+		case v < V5 && code.Failed():
 			code = UnspecifiedError
 		}
 		dst = append(dst, byte(code))

@@ -68,6 +68,9 @@ func readSubscription(r *reader, v Version) Subscription {
 		s.RetainAsPublished = o&0b1000 != 0
 		s.RetainHandling = o >> 4 & 3
 	}
+	if v == V31 {
+		reserved = 0 // those bits are not used (3.1, 3.8)
+	}
 	s.QoS = QoS(o & 3)
 	switch {
 	case o&reserved != 0:

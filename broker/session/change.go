@@ -58,6 +58,9 @@ type Owner struct {
 type Closed struct {
 	Client string
 	At     time.Time
+	// Sent is the position before which messages may have been sent, 0 if that is not known. It counts
+	// until the session is Opened again.
+	Sent uint64
 }
 
 // Removed ends a session and discards all that it held.
@@ -92,6 +95,7 @@ type Target struct {
 	QoS             packet.QoS // 1 or 2: the lower of the message's and the subscription's
 	Retain          bool
 	SubscriptionIDs []uint32
+	Share           string // the filter of the shared subscription by which the message came, in full; empty: another one
 
 	Room   *Room  // of the queue, nil: any
 	Rule   *Rule  // by which the message came, nil: none
@@ -144,6 +148,9 @@ type Summary struct {
 	Bytes    int64 // stored bytes of the messages from Head on
 	Stages   map[uint64]Stage
 	Received []uint16
+	// Strange is the position before which the receiver may have the packet identifier of a message that the
+	// store knows nothing of, as after a backup was put back; 0: it has not.
+	Strange uint64
 }
 
 func (*Opened) change()       {}
@@ -181,5 +188,6 @@ type Queued struct {
 	QoS             packet.QoS
 	Retain          bool
 	SubscriptionIDs []uint32
+	Share           string // see Target
 	Message         *Message
 }

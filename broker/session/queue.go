@@ -22,6 +22,9 @@ func PacketID(position uint64) uint16 { return uint16((position-1)%Span) + 1 }
 type Entry struct {
 	Queued
 	Stage Stage
+	// Frees says that PUBREL has to go before PUBLISH, at QoS 2: the receiver may have the identifier for another
+	// message, and would take this one for its repetition.
+	Frees bool
 }
 
 // A Queue is the outgoing side of a session: its QoS 1 and QoS 2 messages in the order of their
@@ -38,19 +41,22 @@ type Queue struct {
 	bytes   int              // of the entries
 	window  uint64           // how far what is in flight may reach: the receiver's Receive Maximum
 	stages  map[uint64]Stage // of restored positions that are not in memory yet
+	strange uint64           // see Summary
 }
 
-// RestoredQueue returns the queue that a summary tells of, all of it still in the store.
-func RestoredQueue(s *Summary) Queue {
-	return Queue{sent: min(s.Next, s.Head+MaxWindow), loaded: s.Head, next: s.Next, stages: s.Stages}
+// RestoredQueue returns the queue that a summary tells of, all of it still in the store. Messages before
+// the position sent may have been sent, 0: nobody knows. Nobody does of a store that was a backup.
+func RestoredQueue(s *Summary, sent uint64) Queue {
+	if sent == 0 || s.Strange > 0 {
+		sent = min(s.Next, s.Head+MaxWindow)
+	}
+	return Queue{sent: sent, loaded: s.Head, next: s.Next, stages: s.Stages, strange: s.Strange}
 }
 
 // Resume begins a new connection, whose receiver takes window messages at a time: everything
 // that is not Done will be sent, or sent again, from the oldest on [MQTT-4.4.0-1].
 func (q *Queue) Resume(window uint16) {
-	if q.unsent > 0 {
-		q.sent = max(q.sent, q.entries[q.unsent-1].Position+1)
-	}
+	q.sent = Sent(q)
 	q.window, q.unsent = min(uint64(window), MaxWindow), 0
 }
 
@@ -188,16 +194,40 @@ func (q *Queue) Finish(e *Entry) {
 	}
 }
 
-// Transferable returns copies of the entries in memory that another receiver may get instead of
-// this one: those at QoS 1, and those at QoS 2 that were never sent.
-func (q *Queue) Transferable() []Entry {
-	var open []Entry
-	for i, e := range q.entries {
-		if e.Stage == Pending && (e.QoS == 1 || i >= q.unsent && !q.Again(&e)) {
-			open = append(open, e)
+// Transferable returns those of the messages found in the store, or with nil of those in memory, that came
+// by a shared subscription and that another of its members may get instead of this receiver: at QoS 1,
+// and at QoS 2 if they were never sent [MQTT-4.8.2-5]. open is how many of all are not acknowledged.
+func (q *Queue) Transferable(found []Queued) (some []Queued, open int) {
+	if found == nil {
+		for i := range q.entries {
+			if q.entries[i].Stage != Done {
+				found = append(found, q.entries[i].Queued)
+			}
 		}
 	}
-	return open
+	for _, m := range found {
+		stage := q.stages[m.Position]
+		i := sort.Search(len(q.entries), func(i int) bool { return q.entries[i].Position >= m.Position })
+		if i < len(q.entries) && q.entries[i].Position == m.Position {
+			stage = q.entries[i].Stage
+		}
+		if stage != Pending {
+			continue
+		}
+		open++
+		if m.Share != "" && (m.QoS == 1 || m.Position >= Sent(q)) {
+			some = append(some, m)
+		}
+	}
+	return some, open
+}
+
+// Sent returns the position before which messages of a queue may have been sent.
+func Sent(q *Queue) uint64 {
+	if q.unsent == 0 {
+		return q.sent
+	}
+	return max(q.sent, q.entries[q.unsent-1].Position+1)
 }
 
 // Len returns how many positions the queue spans, in memory and in the store: an upper bound of
@@ -229,6 +259,7 @@ func (q *Queue) Undelivered() int {
 func (q *Queue) Bytes() int { return q.bytes }
 
 func (q *Queue) append(e Entry) {
+	e.Frees = e.QoS == 2 && e.Position < q.strange
 	q.entries = append(q.entries, e)
 	q.bytes += size(&e)
 }

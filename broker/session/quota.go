@@ -87,18 +87,22 @@ type Reason byte
 const (
 	Full    Reason = iota // there was no room for it, or it had to make room
 	Old                   // it was older than its quota allows
+	Lost                  // the store was damaged, and it could not be read; some of these may be there all the same
 	Reasons               // how many there are
 )
 
 // String returns the word for a reason.
 func (r Reason) String() string {
-	if r == Old {
+	switch r {
+	case Old:
 		return "old"
+	case Lost:
+		return "lost"
 	}
 	return "full"
 }
 
-// Dropped tells of messages that were dropped from a session's queue for one reason. A restart
+// Dropped tells of messages that were dropped, or lost, from a session's queue for one reason. A restart
 // replays the sum of all that were since the session began.
 type Dropped struct {
 	Client   string

@@ -129,6 +129,33 @@ func TestWrongAcknowledgements(t *testing.T) {
 	}
 }
 
+// What the receiver may have the identifier of another message for is freed first, until each identifier
+// was used once. The answer to that is none to the message.
+func TestStrange(t *testing.T) {
+	s := session.State{Client: "c", Durable: true, Queue: session.RestoredQueue(&session.Summary{Head: 1, Next: 1, Strange: 3}, 0)}
+	s.Queue.Resume(10)
+	for position, qos := range []packet.QoS{2, 1, 2} {
+		s.Queue.Committed(queued(uint64(position+1), qos), 10)
+	}
+	for i, frees := range []bool{true, false, false} {
+		if e, ok := s.Queue.Next(); !ok || e.Frees != frees {
+			t.Errorf("message %d: %+v, want %t", i+1, e, frees)
+		}
+	}
+	if step, err := s.Pubcomp(packet.Ack{Type: packet.PUBCOMP, ID: 1}); err != nil || step.Durable != nil || step.Reply.Type != 0 {
+		t.Errorf("PUBCOMP 1 before PUBREC: %+v, %v", step, err)
+	}
+	if _, err := s.Pubcomp(packet.Ack{Type: packet.PUBCOMP, ID: 3}); err == nil {
+		t.Error("PUBCOMP 3 before PUBREC is no error [MQTT-4.3.3-5]")
+	}
+	if _, err := s.Pubrec(packet.Ack{Type: packet.PUBREC, ID: 1}); err != nil {
+		t.Error(err)
+	}
+	if step, err := s.Pubcomp(packet.Ack{Type: packet.PUBCOMP, ID: 1}); err != nil || step.Durable.(*session.Advanced).Stage != session.Done {
+		t.Errorf("PUBCOMP 1: %+v, %v", step, err)
+	}
+}
+
 func TestInbox(t *testing.T) {
 	s := session.State{Client: "c", Durable: true, Inbox: session.RestoredInbox(&session.Summary{Received: []uint16{7}})}
 	if s.Inbox.Receive(7) || !s.Inbox.Receive(8) || s.Inbox.Receive(8) || s.Inbox.Len() != 2 {
@@ -150,7 +177,7 @@ func TestQueueModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		base := rapid.SampledFrom([]uint64{1, 65500, 131060}).Draw(t, "base")
 		window := rapid.Uint16Range(1, 8).Draw(t, "window")
-		s := session.State{Client: "c", Durable: true, Queue: session.RestoredQueue(&session.Summary{Head: base, Next: base})}
+		s := session.State{Client: "c", Durable: true, Queue: session.RestoredQueue(&session.Summary{Head: base, Next: base}, 0)}
 		s.Queue.Resume(window)
 		var stored []session.Queued
 		stage := map[uint64]session.Stage{}
@@ -262,7 +289,7 @@ func TestQueueModel(t *testing.T) {
 
 // What was acknowledged before a restart is not undelivered after it, though it is in the store only.
 func TestUndeliveredAfterRestart(t *testing.T) {
-	q := session.RestoredQueue(&session.Summary{Head: 5, Next: 10, Stages: map[uint64]session.Stage{5: session.Accepted, 7: session.Done}})
+	q := session.RestoredQueue(&session.Summary{Head: 5, Next: 10, Stages: map[uint64]session.Stage{5: session.Accepted, 7: session.Done}}, 0)
 	if n := q.Undelivered(); n != 3 {
 		t.Errorf("%d are undelivered, want 6, 8 and 9", n)
 	}

@@ -72,6 +72,9 @@ func (s *State) Pubcomp(a packet.Ack) (Step, error) {
 	if e == nil {
 		return Step{}, nil
 	}
+	if e.Stage == Pending && e.Frees {
+		return Step{}, nil // its identifier is free
+	}
 	if e.Stage != Accepted {
 		return Step{}, &packet.Error{Clause: "MQTT-4.3.3-5", Reason: packet.ProtocolError, Text: "PUBCOMP before PUBREC"}
 	}

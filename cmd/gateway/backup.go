@@ -11,33 +11,6 @@ import (
 	"gateway/offline"
 )
 
-func newStoreStat() *cobra.Command {
-	return &cobra.Command{
-		Use:   "stat FILE",
-		Short: "Print the figures of a store, also while its gateway runs",
-		Long: "Print the figures of a store. If a gateway runs on it, these are its own, as JSON; if none does, the\n" +
-			"file is read as by 'gateway store check', which takes longer.",
-		Example: "  gateway store stat /var/lib/gateway/store.db",
-		Args:    oneStore,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			w := cmd.OutOrStdout()
-			err := ask(args[0], "stat", w)
-			if err == nil {
-				_, err = fmt.Fprintln(w)
-				return err
-			}
-			if !errors.Is(err, errNotRunning) {
-				return err
-			}
-			r, err := offline.Check(args[0])
-			if err != nil {
-				return err
-			}
-			return printReport(w, args[0], r)
-		},
-	}
-}
-
 func newStoreCompact() *cobra.Command {
 	return &cobra.Command{
 		Use:   "compact FILE",
@@ -110,7 +83,8 @@ func newStoreRestore() *cobra.Command {
 		Short: "Put a backup in the place of a store, and who may come in",
 		Long: "Put a backup in the place of a store that no gateway runs on. What was there stays beside it, with\n" +
 			"'.replaced-' and the time behind its name. Messages that were delivered after the backup was made are\n" +
-			"delivered again, those at QoS 2 too.\n\n" +
+			"delivered again, those at QoS 2 too. Do not copy a backup into place: packet identifiers that clients\n" +
+			"have used for others since would make them lose messages.\n\n" +
 			"The devices, bans and accepted clients that are beside the backup come back with it: devices that were\n" +
 			"removed or disabled since come back too, and bans that were made since are gone. A kind of which there\n" +
 			"was none at the time of the backup has no file there, and stays as it is; so do all with --store-only.",

@@ -6,8 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
-	"slices"
 	"time"
 
 	"gateway/broker"
@@ -76,23 +76,73 @@ func (c *control) run(ctx context.Context, server *broker.Server) {
 	}
 }
 
-// An order is what an administrator asks for. Which fields count depends on the command.
+// An order is what an administrator asks for. Each command has its own fields, and takes no others: one that
+// was meant for something else would be left out in silence.
 type order struct {
-	Command     string   `json:"command"`
-	Correlation string   `json:"correlation"` // comes back in the answer
-	Name        string   `json:"name"`
-	ClientID    string   `json:"client_id"`
-	Expires     string   `json:"expires"` // as on the command line
-	Addresses   []string `json:"addresses"`
-	Labels      []string `json:"labels"` // KEY=VALUE
-	Overlap     string   `json:"overlap"`
-	Ban         string   `json:"ban"` // KIND:VALUE
-	Reason      string   `json:"reason"`
-	Until       string   `json:"until"`
-	Client      string   `json:"client"`
-	User        string   `json:"user"`
-	Bridge      string   `json:"bridge"`
-	After       uint64   `json:"after"` // the position of a dead letter
+	Command     string `json:"command"`
+	Correlation string `json:"correlation"` // comes back in the answer
+}
+
+// The orders about devices.
+type (
+	deviceOrder struct {
+		order
+		Name string `json:"name"`
+	}
+	deviceAdd struct {
+		deviceOrder
+		ClientID  string   `json:"client_id"`
+		Expires   string   `json:"expires"` // as on the command line
+		Addresses []string `json:"addresses"`
+		Labels    []string `json:"labels"` // KEY=VALUE
+	}
+	deviceRotate struct {
+		deviceOrder
+		Overlap string `json:"overlap"`
+	}
+)
+
+// The orders about bans.
+type (
+	banOrder struct {
+		order
+		Ban string `json:"ban"` // KIND:VALUE
+	}
+	banAdd struct {
+		banOrder
+		Reason string `json:"reason"`
+		Until  string `json:"until"`
+	}
+)
+
+// The orders about what an HTTP service has said, and about dead letters.
+type (
+	cachePurge struct {
+		order
+		Client string `json:"client"`
+		User   string `json:"user"`
+	}
+	deadOrder struct {
+		order
+		Bridge string `json:"bridge"`
+	}
+	deadList struct {
+		deadOrder
+		After uint64 `json:"after"` // the position of a dead letter
+	}
+)
+
+// parseOrder reads an order as its command wants it.
+func parseOrder(payload []byte, o any) error {
+	d := json.NewDecoder(bytes.NewReader(payload))
+	d.DisallowUnknownFields()
+	if err := d.Decode(o); err != nil {
+		return fmt.Errorf("a JSON object with what the command wants: %w", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("one JSON object is wanted, with nothing after it")
+	}
+	return nil
 }
 
 // A reply is the answer to an order.
@@ -121,117 +171,168 @@ type deviceLine struct {
 
 func (c *control) handle(ctx context.Context, topic string, payload []byte) reply {
 	var o order
-	d := json.NewDecoder(bytes.NewReader(payload))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&o); err != nil {
+	err := json.Unmarshal(payload, &o)
+	if err == nil && o.Command == "" {
+		err = parseOrder(payload, &o) // which tells of a key that is misspelt
+	}
+	if err != nil {
 		return reply{Error: "a JSON object with a command is wanted: " + err.Error()}
 	}
 	r := reply{Command: o.Command, Correlation: o.Correlation}
-	var err error
+	var about string // for the log
 	switch topic {
 	case devicesTopic:
-		err = c.device(&o, &r)
+		about, err = c.device(o.Command, payload, &r)
 	case bansTopic:
-		err = c.ban(&o, &r)
+		about, err = c.ban(o.Command, payload, &r)
 	case deadTopic:
-		err = c.dead(ctx, &o, &r)
+		about, err = c.dead(ctx, o.Command, payload, &r)
 	default:
-		err = c.cache(&o)
+		about, err = c.cache(o.Command, payload)
 	}
 	if err != nil {
 		r.Error = err.Error()
 		return r
 	}
 	if o.Command != "list" && o.Command != "show" {
-		c.log.Info("an administrator's order is carried out", "topic", topic, "command", o.Command, "device", o.Name, "ban", o.Ban, "bridge", o.Bridge)
+		c.log.Info("an administrator's order is carried out", "topic", topic, "command", o.Command, "about", about)
 	}
 	return r
 }
 
 var errCommand = errors.New("there is no such command here")
 
-func (c *control) device(o *order, r *reply) (err error) {
-	r.Name = o.Name
-	switch o.Command {
+func (c *control) device(command string, payload []byte, r *reply) (about string, err error) {
+	var o deviceOrder
+	switch command {
 	case "add":
-		d, err := newDeviceOf(o.Name, o.ClientID, o.Expires, o.Addresses, o.Labels, c.now())
+		var add deviceAdd
+		if err := parseOrder(payload, &add); err != nil {
+			return "", err
+		}
+		r.Name = add.Name
+		d, err := newDeviceOf(add.Name, add.ClientID, add.Expires, add.Addresses, add.Labels, c.now())
 		if err != nil {
-			return err
+			return "", err
 		}
 		r.Secret, err = c.devices.Add(d)
-		return err
+		return add.Name, err
 	case "rotate":
+		var rotate deviceRotate
+		if err := parseOrder(payload, &rotate); err != nil {
+			return "", err
+		}
+		r.Name = rotate.Name
 		overlap := time.Duration(0)
-		if o.Overlap != "" {
-			if overlap, err = span(o.Overlap); err != nil {
-				return fmt.Errorf("overlap: %w", err)
+		if rotate.Overlap != "" {
+			if overlap, err = span(rotate.Overlap); err != nil {
+				return "", fmt.Errorf("overlap: %w", err)
 			}
 		}
-		r.Secret, err = c.devices.Rotate(o.Name, overlap)
-		return err
-	case "enable":
-		return c.devices.Enable(o.Name)
-	case "disable":
-		return c.devices.Disable(o.Name)
-	case "remove":
-		return c.devices.Remove(o.Name)
-	case "list", "show":
-		all, err := c.devices.List()
-		for i := range all {
-			if d := &all[i]; o.Command == "list" || d.Name == o.Name {
-				r.Devices = append(r.Devices, deviceLine{d.Name, deviceState(d), d.ClientID, prefixes(d.Addresses), d.Labels, d.Created, d.Expires})
-			}
+		r.Secret, err = c.devices.Rotate(rotate.Name, overlap)
+		return rotate.Name, err
+	case "enable", "disable", "remove", "show":
+		if err := parseOrder(payload, &o); err != nil {
+			return "", err
 		}
-		if err == nil && o.Command == "show" && len(r.Devices) == 0 {
-			err = fmt.Errorf("%s: %w", o.Name, device.ErrNotFound)
-		}
-		return err
-	}
-	return errCommand
-}
-
-func (c *control) ban(o *order, r *reply) (err error) {
-	if o.Command == "list" {
-		r.Bans, err = c.bans.All()
-		return err
-	}
-	if !slices.Contains([]string{"add", "remove"}, o.Command) {
-		return errCommand
-	}
-	b, err := ban.Parse(o.Ban)
-	if err != nil {
-		return err
-	}
-	if o.Command == "remove" {
-		return c.bans.Remove(b)
-	}
-	b.Reason = o.Reason
-	if b.Until, err = ending(o.Until, c.now()); err != nil {
-		return fmt.Errorf("until: %w", err)
-	}
-	return c.bans.Add(b)
-}
-
-// dead shows what the cloud of a bridge can never take, gives it back, or throws it away.
-func (c *control) dead(ctx context.Context, o *order, r *reply) (err error) {
-	switch o.Command {
+		r.Name = o.Name
 	case "list":
-		r.Dead, err = c.letters.list(o.Bridge, o.After)
-	case "replay", "discard":
-		var done cleared
-		done, err = c.letters.clear(ctx, o.Bridge, letterBatch, o.Command == "replay")
-		r.cleared = &done
+		if err := parseOrder(payload, &o.order); err != nil {
+			return "", err
+		}
 	default:
-		err = errCommand
+		return "", errCommand
+	}
+	switch command {
+	case "enable":
+		err = c.devices.Enable(o.Name)
+	case "disable":
+		err = c.devices.Disable(o.Name)
+	case "remove":
+		err = c.devices.Remove(o.Name)
+	default:
+		err = c.show(command == "list", o.Name, r)
+	}
+	return o.Name, err
+}
+
+// show answers with all devices, or with one.
+func (c *control) show(list bool, name string, r *reply) error {
+	all, err := c.devices.List()
+	for i := range all {
+		if d := &all[i]; list || d.Name == name {
+			r.Devices = append(r.Devices, deviceLine{d.Name, deviceState(d), d.ClientID, prefixes(d.Addresses), d.Labels, d.Created, d.Expires})
+		}
+	}
+	if err == nil && !list && len(r.Devices) == 0 {
+		err = fmt.Errorf("%s: %w", name, device.ErrNotFound)
 	}
 	return err
 }
 
+func (c *control) ban(command string, payload []byte, r *reply) (about string, err error) {
+	var o banAdd
+	switch command {
+	case "add":
+		err = parseOrder(payload, &o)
+	case "remove":
+		err = parseOrder(payload, &o.banOrder)
+	case "list":
+		if err = parseOrder(payload, &o.order); err == nil {
+			r.Bans, err = c.bans.All()
+		}
+		return "", err
+	default:
+		err = errCommand
+	}
+	if err != nil {
+		return "", err
+	}
+	b, err := ban.Parse(o.Ban)
+	if err != nil {
+		return "", err
+	}
+	if command == "remove" {
+		return o.Ban, c.bans.Remove(b)
+	}
+	b.Reason = o.Reason
+	if b.Until, err = ending(o.Until, c.now()); err != nil {
+		return "", fmt.Errorf("until: %w", err)
+	}
+	return o.Ban, c.bans.Add(b)
+}
+
+// dead shows what the cloud of a bridge can never take, gives it back, or throws it away.
+func (c *control) dead(ctx context.Context, command string, payload []byte, r *reply) (about string, err error) {
+	var o deadList
+	switch command {
+	case "list":
+		if err := parseOrder(payload, &o); err != nil {
+			return "", err
+		}
+		r.Dead, err = c.letters.list(o.Bridge, o.After)
+	case "replay", "discard":
+		if err := parseOrder(payload, &o.deadOrder); err != nil {
+			return "", err
+		}
+		var done cleared
+		done, err = c.letters.clear(ctx, o.Bridge, letterBatch, command == "replay")
+		r.cleared = &done
+	default:
+		err = errCommand
+	}
+	return o.Bridge, err
+}
+
 // cache lets what an HTTP service has said of a client be forgotten: by its identifier, its user
 // name, or both; without them, of all clients.
-func (c *control) cache(o *order) error {
-	if o.Command != "purge" {
-		return errCommand
+func (c *control) cache(command string, payload []byte) (about string, err error) {
+	if command != "purge" {
+		return "", errCommand
 	}
-	return c.purge(service.Purge{Client: o.Client, User: o.User})
+	var o cachePurge
+	if err := parseOrder(payload, &o); err != nil {
+		return "", err
+	}
+	return o.Client + o.User, c.purge(service.Purge{Client: o.Client, User: o.User})
 }

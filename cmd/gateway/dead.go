@@ -6,26 +6,26 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"maps"
-	"slices"
+	"io/fs"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"gateway/bridge"
 	"gateway/broker/session"
+	"gateway/config"
 	"gateway/offline"
 )
 
 func newStoreDead() *cobra.Command {
-	replay, discard := "", ""
+	replay, discard, configuration := "", "", ""
 	cmd := &cobra.Command{
 		Use:   "dead FILE",
 		Short: "List what the clouds can never take, give it back to a bridge, or throw it away",
 		Long: "List the dead letters of all bridges, one JSON object a line: the messages that a cloud can never take,\n" +
 			"with the reason. With --replay those of one bridge go back into its queue, behind what waits there,\n" +
-			"to be sent again. With --discard they are thrown away. A gateway that runs on the store is asked to do it.",
+			"to be sent again. With --discard they are thrown away. A gateway that runs on the store is asked to do it.\n" +
+			"If none runs, a list leaves the file as it is, and the others want one that is sound.",
 		Example: "  gateway store dead /var/lib/gateway/store.db\n  gateway store dead /var/lib/gateway/store.db --replay cloud",
 		Args:    oneStore,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -33,13 +33,14 @@ func newStoreDead() *cobra.Command {
 			name, again := replay+discard, replay != ""
 			err := askDead(w, file, name, again)
 			if errors.Is(err, errNotRunning) {
-				err = openDead(w, file, name, again)
+				err = openDead(w, file, name, configuration, again)
 			}
 			return err
 		},
 	}
 	cmd.Flags().StringVar(&replay, "replay", "", "the bridge whose dead letters are to be sent again")
 	cmd.Flags().StringVar(&discard, "discard", "", "the bridge whose dead letters are to be thrown away")
+	cmd.Flags().StringVar(&configuration, "config", "", "the configuration whose store.max_size is to hold if no gateway runs (default: 1GB)")
 	cmd.MarkFlagsMutuallyExclusive("replay", "discard")
 	return cmd
 }
@@ -117,22 +118,62 @@ func tellCleared(w io.Writer, messages int, name string, again bool) (err error)
 	return err
 }
 
-// openDead does what askDead does when no gateway runs.
-func openDead(w io.Writer, file, name string, again bool) (err error) {
-	s, err := offline.Open(file, offline.Options{Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
+// openDead does what askDead does when no gateway runs. Only a store that is sound is opened, and a list
+// leaves any as it is.
+func openDead(w io.Writer, file, name, configuration string, again bool) (err error) {
+	if name == "" {
+		return dumpDead(w, file)
+	}
+	o := offline.Options{MaxBytes: mostStore, Sound: true}
+	if configuration != "" {
+		c, err := config.Load(configuration)
+		if err != nil {
+			return err
+		}
+		o.MaxBytes = c.Store.MaxSize
+	}
+	s, err := offline.Open(file, o)
+	switch {
+	case errors.Is(err, offline.ErrDamaged):
+		return fmt.Errorf("%w: start the gateway on it, which saves what can be read, and run this again", err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: give the file that store.path names, or store.db in the data folder", err)
+	case err != nil:
 		return err
 	}
 	m := morgue{store: s, file: file}
-	if name == "" {
-		err = m.list(w)
-	} else {
-		err = m.clear(w, name, again)
-	}
+	err = m.clear(w, name, again)
 	if closeErr := s.Close(); err == nil {
 		err = closeErr
 	}
 	return err
+}
+
+// mostStore is the highest store.max_size, in bytes: dead letters move within their file, which without a
+// configuration only the disk bounds.
+const mostStore = 1 << 30
+
+// dumpDead lists the dead letters that can be read of a file.
+func dumpDead(w io.Writer, file string) error {
+	lines := json.NewEncoder(w)
+	return offline.Dump(file, func(c session.Change) error {
+		e, ok := c.(*session.Enqueued)
+		if !ok {
+			return nil
+		}
+		for _, to := range e.To {
+			name, ok := strings.CutPrefix(to.Client, bridge.DeadTopic(""))
+			if !ok {
+				continue
+			}
+			if l, ok := bridge.OpenLetter(name, e.Message.Publish); ok {
+				if err := lines.Encode(newDeadLine(name, to.Position, l)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // A morgue is a store with dead letters.
@@ -171,27 +212,6 @@ func newDeadLine(name string, position uint64, l bridge.Letter) deadLine {
 		Bridge: name, Position: position, Topic: p.Topic, QoS: byte(p.QoS), Retain: p.Retain, Bytes: len(p.Payload),
 		Payload: string(p.Payload[:min(len(p.Payload), letterPreview)]), Reason: l.Reason, At: l.At,
 	}
-}
-
-func (m morgue) list(w io.Writer) error {
-	sessions, err := m.sessions()
-	if err != nil {
-		return err
-	}
-	lines := json.NewEncoder(w)
-	for _, client := range slices.Sorted(maps.Keys(sessions)) {
-		name, ok := strings.CutPrefix(client, bridge.DeadTopic(""))
-		if !ok {
-			continue
-		}
-		err := m.each(name, func(q session.Queued, l bridge.Letter) error {
-			return lines.Encode(newDeadLine(name, q.Position, l))
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // each calls f for each dead letter of a bridge.

@@ -90,6 +90,10 @@ func certificateFiles(c *config.Config) map[string]string {
 		add("bridge/"+b.Name+"/cert", b.TLS.Cert)
 		add("bridge/"+b.Name+"/ca", b.TLS.CA)
 	}
+	if h := c.Auth.HTTP; h != nil {
+		add("http_auth/cert", h.TLS.Cert)
+		add("http_auth/ca", h.TLS.CA)
+	}
 	return files
 }
 

@@ -92,7 +92,7 @@ func start(c *config.Config, log *slog.Logger, o offline.Options) (g *gateway, e
 	if err := g.points.run(g.server, log); err != nil {
 		return g, err
 	}
-	g.methods = openMethods(c, log)
+	g.methods = openMethods(c, g.clock.Now, log)
 	g.listen(c.Listeners, c.Limits.PacketSize)
 	close(begin)
 	return g, nil
@@ -142,7 +142,8 @@ func (g *gateway) openStore(c *config.Config, durable offline.Options) error {
 	o := broker.Options{
 		Store: g.vault, Absent: absent, Limits: most, Log: g.log, Version: "gateway " + version,
 		UseAnother: c.Gateway.UseAnotherServer, Door: g.guests.door, Queues: bridgeRooms(c),
-		Early: c.Store.CommitDelay > 0, Commands: commandTopics(c),
+		Early: c.Store.CommitDelay > 0, ShareBySender: c.Gateway.SharedSubscriptions == "sender",
+		Commands: commandTopics(c), Now: g.clock.Now,
 		Recall: memory{c.Listeners, g.access, g.guests}.recall,
 	}
 	var err error

@@ -24,6 +24,7 @@ import (
 // methods are those of enhanced authentication, with their users.
 type methods struct {
 	c       *config.Config
+	now     func() time.Time
 	log     *slog.Logger
 	users   *scram.Users  // nil: none are configured
 	secrets *totp.Secrets // nil: none are configured
@@ -34,8 +35,8 @@ type methods struct {
 const lookEvery = 500 * time.Millisecond
 
 // openMethods reads the files of users. One that cannot be used has nobody until it can.
-func openMethods(c *config.Config, log *slog.Logger) *methods {
-	m := &methods{c: c, log: log}
+func openMethods(c *config.Config, now func() time.Time, log *slog.Logger) *methods {
+	m := &methods{c: c, now: now, log: log}
 	const remedy = "mend the file: it is looked at again when it changes"
 	var err error
 	if file := c.Auth.ScramFile; file != "" {
@@ -77,7 +78,7 @@ func (m *methods) of(l config.Listener, passwords auth.Authenticator) (all []aut
 		if name == totp.Name {
 			all = append(all, &totp.Mechanism{Password: passwords, Secrets: m.secrets})
 		} else if h, err := scram.ParseHash(name); err == nil { // the configuration knows no others
-			all = append(all, &scram.Mechanism{Hash: h, Users: m.users})
+			all = append(all, &scram.Mechanism{Hash: h, Users: m.users, Now: m.now})
 		}
 	}
 	return all

@@ -95,6 +95,7 @@ func newCARevoke(dir *string) *cobra.Command {
 		Use:   "revoke NAME…",
 		Short: "Put certificates on the list of those that are not to be let in any more",
 		Long: "Put certificates on the list of those that are not to be let in any more, by their names or files.\n\n" +
+			"A name means every certificate that was made for it, those of before a renewal too; a file means one.\n\n" +
 			"The list is ca.crl in the folder of the authority. Copy it to the listeners' tls.crl: a gateway that runs\n" +
 			"takes it within a second, and disconnects whose certificate is on it.",
 		Example: "  gateway ca revoke thermometer-3",
@@ -113,8 +114,12 @@ func newCARevoke(dir *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := a.Revoke(names...); err != nil {
+			entries, err := a.Revoke(names...)
+			if err != nil {
 				return err
+			}
+			for _, e := range entries {
+				fmt.Fprintf(cmd.OutOrStdout(), "Revoked %s, %s, serial number %s, which was in force until %s.\n", e.Name, e.Subject(), e.Serial(), e.Cert.NotAfter.Format(time.DateOnly))
 			}
 			revoked(cmd.OutOrStdout(), a)
 			return nil

@@ -142,8 +142,9 @@ func factLine(c session.Change, limit int) any {
 	case *session.Closed:
 		return struct {
 			head
-			At time.Time `json:"at"`
-		}{head{"closed", c.Client}, c.At.UTC()}
+			At   time.Time `json:"at"`
+			Sent uint64    `json:"sent_before,omitempty"` // not there: not known
+		}{head{"closed", c.Client}, c.At.UTC(), c.Sent}
 	case *session.Subscribed:
 		return struct {
 			head
@@ -175,7 +176,8 @@ func factLine(c session.Change, limit int) any {
 			Bytes    int64             `json:"bytes"`
 			Stages   map[uint64]string `json:"stages"`
 			Received []uint16          `json:"received"`
-		}{head{"summary", c.Client}, c.Head, c.Next, c.Bytes, stages, c.Received}
+			Strange  uint64            `json:"strange_before,omitempty"`
+		}{head{"summary", c.Client}, c.Head, c.Next, c.Bytes, stages, c.Received, c.Strange}
 	case *session.Dropped:
 		return struct {
 			head
@@ -208,9 +210,10 @@ func newEnqueuedLine(c *session.Enqueued, limit int) any {
 		DeliveryQoS     byte     `json:"delivery_qos"`
 		DeliveryRetain  bool     `json:"delivery_retain"`
 		SubscriptionIDs []uint32 `json:"subscription_ids,omitempty"`
+		Share           string   `json:"share,omitempty"`
 		messageLine
 		timeLine
-	}{"enqueued", to.Client, to.Position, byte(to.QoS), to.Retain, to.SubscriptionIDs,
+	}{"enqueued", to.Client, to.Position, byte(to.QoS), to.Retain, to.SubscriptionIDs, to.Share,
 		newMessageLine(c.Message.Publish, limit), newTimeLine(c.Message)}
 }
 
@@ -245,11 +248,11 @@ type messageLine struct {
 	Text   *string `json:"payload,omitempty"`
 	Binary []byte  `json:"payload_base64,omitempty"`
 
-	PayloadFormat   byte        `json:"payload_format,omitempty"`
+	PayloadFormat   *byte       `json:"payload_format,omitempty"`
 	Expiry          *uint32     `json:"message_expiry_s,omitempty"`
 	ResponseTopic   string      `json:"response_topic,omitempty"`
 	CorrelationData []byte      `json:"correlation_data_base64,omitempty"`
-	ContentType     string      `json:"content_type,omitempty"`
+	ContentType     *string     `json:"content_type,omitempty"`
 	User            [][2]string `json:"user_properties,omitempty"`
 }
 
@@ -273,8 +276,13 @@ func newMessageLine(p packet.Publish, limit int) messageLine {
 		line.Binary = shown
 	}
 	if pp := p.Properties; pp != nil {
-		line.PayloadFormat, line.ResponseTopic = pp.PayloadFormat, pp.ResponseTopic
-		line.CorrelationData, line.ContentType = pp.CorrelationData, pp.ContentType
+		line.ResponseTopic, line.CorrelationData = pp.ResponseTopic, pp.CorrelationData
+		if pp.PayloadFormat != 0 || pp.PayloadUnspecified {
+			line.PayloadFormat = &pp.PayloadFormat
+		}
+		if pp.ContentType != "" || pp.EmptyContentType {
+			line.ContentType = &pp.ContentType
+		}
 		if pp.HasMessageExpiry {
 			line.Expiry = &pp.MessageExpiry
 		}

@@ -2,11 +2,15 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +45,7 @@ func storeFile(t *testing.T) (path string, s *offline.Store) {
 			{Client: "device", Incarnation: device.Incarnation, QoS: 1},
 		}},
 		&session.Enqueued{Message: message("greenhouse/image", []byte{0xFF, 0xD8, 0xFF}), To: []*session.Target{
-			{Client: "bridge", Incarnation: bridge.Incarnation, QoS: 2},
+			{Client: "bridge", Incarnation: bridge.Incarnation, QoS: 2, Share: "$share/g/greenhouse/#"},
 		}},
 		&session.Advanced{Client: "bridge", Position: 2, Stage: session.Accepted},
 		&session.Received{Client: "device", ID: 9},
@@ -140,6 +144,20 @@ func TestStoreDump(t *testing.T) {
 	}
 }
 
+// A property that is there and says nothing is told from one that is not there.
+func TestDumpProperties(t *testing.T) {
+	for want, x := range map[string]packet.PublishProperties{
+		`"payload_format":0,"content_type":""`:  {PayloadUnspecified: true, EmptyContentType: true},
+		`"payload_format":1,"content_type":"a"`: {PayloadFormat: 1, ContentType: "a"},
+		`"payload":""}`:                         {},
+	} {
+		b, err := json.Marshal(newMessageLine(packet.Publish{Properties: &x}, -1))
+		if err != nil || !strings.Contains(string(b), want) {
+			t.Errorf("%+v is shown as %s, %v", x, b, err)
+		}
+	}
+}
+
 // TestStoreCommands: stat and backup of a store that a gateway has, and compact and restore of one that
 // none has.
 func TestStoreCommands(t *testing.T) {
@@ -169,7 +187,7 @@ func TestStoreCommands(t *testing.T) {
 	defer stop()
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		out, err := command("store", "stat", path)
+		out, err := command("store", "stat", "--json", path)
 		if err == nil && strings.Contains(out, `"state":"ready"`) && strings.Contains(out, `"writes":{"process_bytes":`) {
 			break
 		}
@@ -197,7 +215,8 @@ func TestStoreCommands(t *testing.T) {
 		{"compact " + path, "bytes before"},
 		{"backup " + path + " second.db", ""},
 		{"restore copy.db " + path, ".replaced-"},
-		{"stat " + path, "waiting messages"},
+		{"stat " + path, "no gateway runs"},
+		{"stat --json " + path, `"running":false`},
 		{"check " + path, "sessions"},
 	} {
 		out, err := command(append([]string{"store"}, strings.Fields(tt.args)...)...)
@@ -214,5 +233,66 @@ func TestStoreDumpHidesAnswers(t *testing.T) {
 		if line.Text != nil || line.Binary != nil || !line.Hidden || line.Bytes != len(payload) {
 			t.Errorf("%+v", line)
 		}
+	}
+}
+
+// TestStoreStat: the figures of a store are the same, in the same shape, whether a gateway runs on it or not, and
+// are not those of what has happened since it started.
+func TestStoreStat(t *testing.T) {
+	path, s := storeFile(t)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(filepath.Dir(path)) // the name of a socket must be short
+	path = filepath.Base(path)
+	figures := func() (table []string, of offline.Figures, running bool) {
+		t.Helper()
+		out, err := command("store", "stat", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(out) {
+			for _, what := range []string{"sessions", "subscriptions", "received", "waiting", "retained"} {
+				if strings.HasPrefix(line, what) {
+					table = append(table, strings.Join(strings.Fields(line), " "))
+				}
+			}
+		}
+		out, err = command("store", "stat", "--json", path)
+		var r statReport
+		if err == nil {
+			err = json.Unmarshal([]byte(out), &r)
+		}
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if r.FileBytes == 0 || r.DiskBytes == 0 || r.FreeBytes >= r.FileBytes || r.Running != (r.Since != nil) {
+			t.Errorf("%s", out)
+		}
+		return table, r.Figures, r.Running
+	}
+	want, of, running := figures()
+	if running || of.Sessions != 2 || of.Messages != 3 || of.Bytes == 0 || of.Received != 1 || of.Retained != 1 || of.Subscriptions != 1 {
+		t.Errorf("without a gateway: %+v", of)
+	}
+	v := newVault(path, offline.Options{Log: slog.New(slog.DiscardHandler)})
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan struct{})
+	go func() { v.serve(ctx, nil, v.options.Log); close(served) }()
+	for deadline := time.Now().Add(10 * time.Second); ask(path, "stat", io.Discard) != nil && time.Now().Before(deadline); {
+		runtime.Gosched()
+	}
+	table, of2, running := figures()
+	if !running || !slices.Equal(table, want) {
+		t.Errorf("with a gateway: %q\nwithout: %q", table, want)
+	}
+	of.FileBytes, of.FreeBytes, of.DiskBytes = of2.FileBytes, of2.FreeBytes, of2.DiskBytes // it has committed its start
+	if of != of2 {
+		t.Errorf("with a gateway: %+v\nwithout: %+v", of2, of)
+	}
+	stop()
+	<-served
+	if err := v.close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"gateway/offline"
 )
 
 // A running gateway answers "gateway store" at a Unix socket beside its store, which only its own
@@ -90,7 +87,7 @@ func (v *vault) answer(ctx context.Context, c patient, letters *letters) {
 	case question == "backup":
 		err = store.Backup(c, begin)
 	case question == "stat":
-		err = whole(json.Marshal(v.stat(store.Stats())))
+		err = whole(v.stat(store))
 	default:
 		text, known, why := letters.answer(ctx, question)
 		if !known {
@@ -150,33 +147,4 @@ func ask(store, question string, to io.Writer) error {
 		return fmt.Errorf("the answer ended after %d of %d bytes: %w", n, size, err)
 	}
 	return nil
-}
-
-// A statReport is what "gateway store stat" prints of a running store.
-type statReport struct {
-	State     offline.State `json:"state"`
-	Remedy    string        `json:"remedy,omitempty"`
-	FileBytes int64         `json:"file_bytes"`
-	FreeBytes int64         `json:"free_bytes"`
-	DiskBytes int64         `json:"disk_bytes"`
-	Messages  int64         `json:"messages_stored"` // since the gateway started, as all that follows
-	Bytes     int64         `json:"bytes_stored"`
-	Commits   int64         `json:"commits"`
-	Refused   int64         `json:"refused"`
-	Damaged   int64         `json:"damaged"`
-	ToSweep   int64         `json:"messages_to_sweep"`
-
-	Writes json.RawMessage `json:"writes,omitempty"` // to the disk, as on $SYS/broker/store/writes
-}
-
-func (v *vault) stat(s offline.Stats) statReport {
-	r := statReport{
-		FileBytes: s.FileBytes, FreeBytes: s.FreeBytes, DiskBytes: s.DiskBytes, Messages: s.Messages, Bytes: s.Bytes,
-		Commits: s.Commits, Refused: s.Refused, Damaged: s.Damaged, ToSweep: s.Dead,
-	}
-	r.State, r.Remedy = offline.StateOf(s.LastError)
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	r.Writes = v.writes
-	return r
 }

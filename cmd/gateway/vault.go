@@ -186,6 +186,7 @@ type savedReport struct {
 	Cause    string `json:"cause"`
 	Aside    string `json:"aside"`
 	Messages int64  `json:"messages"`
+	Lost     int64  `json:"lost"` // messages of queues, at most
 	Problems int64  `json:"problems"`
 }
 
@@ -196,7 +197,7 @@ func (v *vault) report() (r storeReport) {
 		stats := store.Stats()
 		err = stats.LastError
 		if s := stats.Salvaged; s != nil {
-			r.Saved = &savedReport{s.Cause.Error(), s.Aside, s.Messages, s.Problems}
+			r.Saved = &savedReport{s.Cause.Error(), s.Aside, s.Messages, s.Lost, s.Problems}
 		}
 	}
 	r.State, r.Remedy = offline.StateOf(err)

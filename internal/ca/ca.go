@@ -80,7 +80,8 @@ func initAt(dir, name string, life time.Duration, now func() time.Time) (*Author
 		return nil, err
 	}
 	a.now = now
-	return a, a.Revoke() // a list without entries, so that listeners can name it from the beginning
+	_, err = a.Revoke() // a list without entries, so that listeners can name it from the beginning
+	return a, err
 }
 
 // Open returns the authority in dir.

@@ -92,17 +92,17 @@ func (a *Authority) revocations() (*x509.RevocationList, error) {
 	return list, nil
 }
 
-// Revoke puts certificates on the list, by the names of their files in the folder, or by paths. It
-// is no error if one is there already. The list replaces the one of before, and is in force as long as
-// the authority.
-func (a *Authority) Revoke(names ...string) error {
+// Revoke puts certificates on the list, and returns those that were not there. A name stands for all
+// that were made for it, renewed ones too: who has stolen a device has the key that was on it. A path is
+// one certificate. The list replaces the one of before, and is in force as long as the authority.
+func (a *Authority) Revoke(names ...string) (revoked []Entry, err error) {
 	now := a.now()
 	if now.Before(clockFloor) {
-		return fmt.Errorf("the clock of this machine says %s; set it first", now.Format(time.DateOnly))
+		return nil, fmt.Errorf("the clock of this machine says %s; set it first", now.Format(time.DateOnly))
 	}
 	old, err := a.revocations()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	next := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: now.UTC(), NextUpdate: a.cert.NotAfter}
 	if old != nil {
@@ -112,30 +112,46 @@ func (a *Authority) Revoke(names ...string) error {
 		}
 	}
 	for _, name := range names {
-		cert, err := readCert(a.certFile(name))
+		issued, err := a.issued(name)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if err := cert.CheckSignatureFrom(a.cert); err != nil || cert.Equal(a.cert) {
-			return fmt.Errorf("%s is no certificate that this authority has made", name)
-		}
-		if revokedAt(next, cert).IsZero() {
-			next.RevokedCertificateEntries = append(next.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: cert.SerialNumber, RevocationTime: now.UTC()})
+		for _, e := range issued {
+			if revokedAt(next, e.Cert).IsZero() {
+				next.RevokedCertificateEntries = append(next.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: e.Cert.SerialNumber, RevocationTime: now.UTC()})
+				revoked = append(revoked, e)
+			}
 		}
 	}
 	der, err := x509.CreateRevocationList(rand.Reader, next, a.cert, a.key)
 	if err != nil {
-		return fmt.Errorf("sign the list: %w", err)
+		return nil, fmt.Errorf("sign the list: %w", err)
 	}
-	return replace(a.Revocations(), &pem.Block{Type: "X509 CRL", Bytes: der})
+	return revoked, replace(a.Revocations(), &pem.Block{Type: "X509 CRL", Bytes: der})
 }
 
-// certFile returns the file of a certificate that is called by its name or by a path.
-func (a *Authority) certFile(name string) string {
-	if filepath.Ext(name) == ".crt" || strings.ContainsRune(name, filepath.Separator) {
-		return name
+// issued returns the certificate at a path, or those that were made for a name: that in the file of the
+// name, and all others of the same kind and common name.
+func (a *Authority) issued(name string) ([]Entry, error) {
+	path := name
+	one := filepath.Ext(name) == ".crt" || strings.ContainsRune(name, filepath.Separator)
+	if !one {
+		path = filepath.Join(a.dir, fileName(name)+".crt")
 	}
-	return filepath.Join(a.dir, fileName(name)+".crt")
+	cert, err := readCert(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := cert.CheckSignatureFrom(a.cert); err != nil || cert.Equal(a.cert) {
+		return nil, fmt.Errorf("%s is no certificate that this authority has made", name)
+	}
+	if one {
+		return []Entry{{Name: strings.TrimSuffix(filepath.Base(path), ".crt"), Cert: cert}}, nil
+	}
+	all, err := a.List()
+	return slices.DeleteFunc(all, func(e Entry) bool {
+		return e.Cert.Subject.CommonName != cert.Subject.CommonName || !slices.Equal(e.Cert.ExtKeyUsage, cert.ExtKeyUsage)
+	}), err
 }
 
 // Renew makes a certificate with a new key for who has one already, under the same names. The files

@@ -27,10 +27,10 @@ func TestRevoke(t *testing.T) {
 		}
 		return names
 	}
-	if err := a.Revoke("nobody"); err == nil {
+	if _, err := a.Revoke("nobody"); err == nil {
 		t.Error("nobody was revoked")
 	}
-	if err := a.Revoke("ca"); err == nil || !strings.Contains(err.Error(), "ca is no certificate that this authority has made") {
+	if _, err := a.Revoke("ca"); err == nil || !strings.Contains(err.Error(), "ca is no certificate that this authority has made") {
 		t.Errorf("the authority itself: %v", err)
 	}
 	if list, err := a.revocations(); err != nil || list.Number.Int64() != 1 || len(list.RevokedCertificateEntries) > 0 {
@@ -38,7 +38,7 @@ func TestRevoke(t *testing.T) {
 	}
 	name := strings.TrimSuffix(filepath.Base(client.Cert), ".crt")
 	for range 2 { // the second time it is there already
-		if err := a.Revoke(name); err != nil {
+		if _, err := a.Revoke(name); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -69,8 +69,8 @@ func TestRevoke(t *testing.T) {
 	if got := names(); len(got) != 3 || !slices.Contains(got, name+" good") {
 		t.Errorf("%v", got)
 	}
-	if err := a.Revoke(f.Cert); err != nil { // by its path
-		t.Fatal(err)
+	if revoked, err := a.Revoke(f.Cert); err != nil || len(revoked) != 1 { // by its path
+		t.Fatal(revoked, err)
 	}
 	if got := names(); !slices.Contains(got, name+" revoked") {
 		t.Errorf("%v", got)
@@ -87,6 +87,33 @@ func TestRevoke(t *testing.T) {
 	}
 	if _, _, err := a.Renew("ca", LeafLife); err == nil {
 		t.Error("the authority was renewed as a client")
+	}
+}
+
+// Whoever has stolen a device has the certificate that was on it, which may be one of before a renewal.
+func TestRevokeAfterRenewal(t *testing.T) {
+	a, _, client := site(t)
+	name := strings.TrimSuffix(filepath.Base(client.Cert), ".crt")
+	if _, err := a.Client(name+"-2", LeafLife); err != nil { // somebody else
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, _, err := a.Renew(name, LeafLife); err != nil {
+			t.Fatal(err)
+		}
+	}
+	revoked, err := a.Revoke(name)
+	if err != nil || len(revoked) != 3 {
+		t.Errorf("%d certificates are revoked, want 3: %v", len(revoked), err)
+	}
+	entries, err := a.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if of := e.Cert.Subject.CommonName == name; e.Revoked.IsZero() == of {
+			t.Errorf("%s (%s): revoked %v", e.Name, e.Subject(), e.Revoked)
+		}
 	}
 }
 
@@ -112,7 +139,7 @@ func TestRenewServer(t *testing.T) {
 func TestOpenSSLRefusesRevoked(t *testing.T) {
 	need(t, "openssl")
 	a, server, client := site(t)
-	if err := a.Revoke(client.Cert); err != nil {
+	if _, err := a.Revoke(client.Cert); err != nil {
 		t.Fatal(err)
 	}
 	for file, good := range map[string]bool{client.Cert: false, server.Cert: true} {

@@ -14,7 +14,16 @@ func (s *site) connectBytes(flags byte, fields ...string) []byte {
 	if s.v == packet.V5 {
 		rest = "\x00" + rest
 	}
-	return frame(0x10, str("MQTT")+string([]byte{byte(s.v), flags, 0, 60})+rest)
+	return frame(0x10, s.protocol()+string([]byte{flags, 0, 60})+rest)
+}
+
+// protocol returns the name and the level with which a CONNECT begins.
+func (s *site) protocol() string {
+	name := "MQTT"
+	if s.v == packet.V31 {
+		name = "MQIsdp"
+	}
+	return str(name) + string([]byte{byte(s.v)})
 }
 
 // frame puts a fixed header before the body of a packet of less than 2 MiB.
@@ -40,7 +49,7 @@ func props(ps ...string) string {
 
 // Whatever comes before a CONNECT ends the connection, and nothing is said.
 func TestFirstPacket(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		for _, p := range []encoder{
 			publish("a", "x", 0, 0), subscribe(1, filter("a", 0)), unsubscribe(1, "a"),
 			&packet.Ping{Type: packet.PINGREQ}, &packet.Disconnect{}, ack(packet.PUBACK, 1),
@@ -53,7 +62,7 @@ func TestFirstPacket(t *testing.T) {
 }
 
 func TestSecondConnect(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		c := clean("a")
 		w := s.connect(c)
 		w.send(&c)
@@ -62,7 +71,7 @@ func TestSecondConnect(t *testing.T) {
 }
 
 func TestProtocolName(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		for _, name := range []string{"mqtt", "MQTTX", "HTTP", ""} {
 			w := s.dial()
 			w.raw(frame(0x10, str(name)+string([]byte{byte(s.v), 2, 0, 60, 0})+str("a")))
@@ -144,7 +153,7 @@ func TestConnectFields(t *testing.T) {
 
 // All fields together, in the order of the standard, are understood.
 func TestFieldOrder(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("will", 1))
 		c := clean("all")
 		c.Will = &packet.Will{Topic: "will", Payload: []byte("bye"), QoS: 1}
@@ -156,7 +165,7 @@ func TestFieldOrder(t *testing.T) {
 
 // A password without user name is an error before 5.0.
 func TestPasswordWithoutUserName(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		w := s.dial()
 		w.raw(s.connectBytes(0x42, str(s.prefix), str("password")))
 		if s.v == packet.V5 {
@@ -168,7 +177,7 @@ func TestPasswordWithoutUserName(t *testing.T) {
 }
 
 func TestClientIdentifier(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		const letters = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 		for _, id := range []string{"0", "z", letters[:23], letters[23:46], letters[39:]} {
 			w := s.dial()
@@ -223,7 +232,7 @@ func TestEmptyClientIdentifierKept(t *testing.T) {
 
 // An identifier that the gateway keeps for itself is refused.
 func TestPrivateClientIdentifier(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		w := s.dial()
 		w.raw(s.connectBytes(0x02, str("$bridge")))
 		w.expect("CONNACK Client Identifier not valid", "closed")
@@ -232,7 +241,7 @@ func TestPrivateClientIdentifier(t *testing.T) {
 
 // A CONNECT with a text that is not UTF-8, or has a null character, is refused.
 func TestConnectText(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		id, none := str(s.prefix), ""
 		if s.v == packet.V5 {
 			none = "\x00"
@@ -253,7 +262,7 @@ func TestConnectText(t *testing.T) {
 
 // The first answer is a CONNACK, also for a client that does not wait for it.
 func TestPacketsBehindConnect(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		c := clean("a")
 		w := s.dial()
 		w.send(&c, subscribe(1, filter("a", 0)), publish("a", "x", 0, 0), &packet.Ping{Type: packet.PINGREQ})
@@ -275,7 +284,7 @@ func TestPacketsBehindRefusal(t *testing.T) {
 
 // Of two connections with one client identifier the newer wins.
 func TestTakeover(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		first := s.connect(clean("a"))
 		second := s.connect(clean("a"))
 		if s.v == packet.V5 {
@@ -371,20 +380,4 @@ func TestUnknownAuthMethod(t *testing.T) {
 		c.Properties.HasAuthMethod, c.Properties.AuthMethod = true, "nobody knows it"
 		s.open(c).turnedAway(packet.BadAuthenticationMethod, packet.NotAuthorized)
 	})
-}
-
-// Version 3.1 has a name of its own, no Session Present, and the same messages.
-func TestVersion31(t *testing.T) {
-	each(t, func(s *site) {
-		sub := s.subscriber(kept("sub"), filter("a", 2))
-		sub.leave()
-		pub := s.connect(clean("pub"))
-		pub.publish(publish("a", "0", 0, 0), publish("a", "1", 1, 1), publish("a", "2", 2, 2))
-		sub = s.open(kept("sub"))
-		sub.expect("CONNACK Success")
-		sub.take("PUBLISH a=1 q1", "PUBLISH a=2 q2")
-		sub.send(unsubscribe(4, "a"))
-		sub.expect("UNSUBACK 4")
-		s.connect(clean("sub")).leave()
-	}, packet.V31)
 }

@@ -21,7 +21,8 @@ go test ./internal/conformance -args -target mqtt://192.0.2.1:1883   # any other
 ` + "```" + `
 
 Other tests have their folder before their name. Where only a reason stands, no test of a server can
-prove the statement. The tests also hold for MQTT 3.1, where it has the same rules (` + "`TestVersion31`" + `).
+prove the statement. Tests of both versions run with MQTT 3.1 too, unless it
+differs in what they are about; its own rules are in ` + "`TestVersion31Connect`, `TestVersion31Bits` and `TestVersion31Disconnect`" + `.
 `
 
 // Document returns the statements and the differences of mosquitto as a page in Markdown.

@@ -161,6 +161,29 @@ func TestReasonsFit(t *testing.T) {
 		w.turnedAway(packet.BadAuthenticationMethod)
 		s.fits(w, n)
 
+		// What the client has to know is in the CONNACK, or it is not let in.
+		for _, most := range []uint32{1, 4, 5, 10, 15, 20, 30, 60} {
+			for _, id := range []string{"a", ""} {
+				c := small(id, most)
+				c.CleanStart, c.Properties.RequestResponse = true, true
+				w := s.open(c)
+				switch w.read() {
+				case "CONNACK Success":
+					if id == "" && w.assigned() == "" {
+						s.t.Errorf("a client that takes %d bytes is not told its identifier", most)
+					}
+				case "CONNACK Packet too large":
+					w.expect("closed")
+				case "closed":
+					if most >= 5 && under.name == "gateway" {
+						s.t.Errorf("a client that takes %d bytes is not told why it is not let in", most)
+					}
+				}
+				s.fits(w, int(most))
+				w.cut()
+			}
+		}
+
 		w = s.connect(small("a", 100))
 		s.fits(w, 100)
 		w.send(subscribe(1, filter("=a/#/b", 0)))
@@ -182,6 +205,30 @@ func TestReasonsFit(t *testing.T) {
 		s.fits(w, 60)
 		w.expect("UNSUBACK 1…")
 		s.fits(w, 60)
+	})
+}
+
+// Of the acknowledgement of many filters nothing can be left out.
+func TestManyFiltersFit(t *testing.T) {
+	v5(t, func(s *site) {
+		var filters []packet.Subscription
+		var names []string
+		for i := range 40 {
+			names = append(names, fmt.Sprint("a/", i))
+			filters = append(filters, filter(names[i], 0))
+		}
+		for _, p := range []encoder{subscribe(1, filters...), unsubscribe(1, names...)} {
+			w := s.connect(small("c", 44))
+			w.send(p)
+			w.refused(packet.PacketTooLarge)
+			s.fits(w, 44)
+			w = s.connect(small("c", 45))
+			w.send(p)
+			if got := w.read(); !strings.Contains(got, "UBACK 1 ") {
+				s.t.Errorf("got %q, want an acknowledgement", got)
+			}
+			s.fits(w, 45)
+		}
 	})
 }
 
@@ -244,6 +291,8 @@ func TestRefusalsExplained(t *testing.T) {
 				{publish("=$SYS/x", "", 2, 2), "PUBREC 2 Not authorized"},
 				{subscribe(3, filter("a", 1), filter("a#", 1)), "SUBACK 3 01 8f"},
 				{unsubscribe(4, "a#"), "UNSUBACK 4 8f"},
+				{ack(packet.PUBREL, 5), "PUBCOMP 5 Packet Identifier not found"},
+				{ack(packet.PUBREC, 6), "PUBREL Packet Identifier not found"},
 			} {
 				w.reason = ""
 				w.send(p.sent)

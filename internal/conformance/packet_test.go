@@ -10,7 +10,7 @@ import (
 
 // Packets may come one byte at a time.
 func TestByteByByte(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		c := clean("a")
 		w := s.dial()
 		for _, b := range w.encode(&c, subscribe(1, filter("a", 1)), publish("a", "x", 1, 2)) {
@@ -26,7 +26,7 @@ func TestByteByByte(t *testing.T) {
 
 // Or a hundred at a time, the last one cut in two.
 func TestManyInOne(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 0))
 		var packets []encoder
 		for range 100 {
@@ -47,7 +47,7 @@ func TestManyInOne(t *testing.T) {
 
 // Remaining Length has one to four bytes.
 func TestRemainingLength(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 0))
 		pub := s.connect(clean("pub"))
 		for _, n := range []int{0, 1, 100, 127, 128, 16_383 - 30, 16_383, 16_384, 70_000} {
@@ -111,7 +111,7 @@ func TestReservedFlagsOfDisconnect(t *testing.T) {
 
 // Nothing is done with what comes behind a DISCONNECT.
 func TestBehindDisconnect(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 1))
 		w := s.connect(clean("a"))
 		w.send(&packet.Disconnect{}, publish("a", "too late", 0, 0))
@@ -152,6 +152,7 @@ func TestBadProperties(t *testing.T) {
 			{"Response Topic not UTF-8", pub("\x08", str("\xff")), malformed},
 			{"Response Topic with +", pub("\x08", str("a/+")), protocol},
 			{"Response Topic with #", pub("\x08", str("#")), protocol},
+			{"Response Topic that is empty", pub("\x08", str("")), packet.TopicNameInvalid},
 			{"Correlation Data twice", pub("\x09", str("a"), "\x09", str("a")), protocol},
 			{"Topic Alias twice", pub("\x23\x00\x01\x23\x00\x01"), protocol},
 			{"Subscription Identifier of a client", pub("\x0b\x01"), protocol},
@@ -256,8 +257,78 @@ func TestForwardedProperties(t *testing.T) {
 	})
 }
 
-// A length may be written with more bytes than it needs; a sender does not, see
-// TestShortestForm.
+// What is there is forwarded though it says nothing: a payload of unspecified format, an empty
+// content type, empty correlation data.
+func TestForwardedNothing(t *testing.T) {
+	v5(t, func(s *site) {
+		sub := s.subscriber(kept("sub"), filter("a", 2), filter("w", 2))
+		sent := packet.PublishProperties{PayloadUnspecified: true, EmptyContentType: true, CorrelationData: []byte{}}
+		check := func(w *wire, line string) {
+			s.t.Helper()
+			w.take(line)
+			if got := w.last.Properties; !reflect.DeepEqual(got, &sent) {
+				s.t.Errorf("%s: got %+v, want %+v", line, got, &sent)
+			}
+		}
+		pub := s.connect(clean("pub"))
+		p := publish("a", "x", 0, 1)
+		p.Properties = &sent
+		for qos := range packet.QoS(3) {
+			p.QoS = qos
+			pub.publish(p)
+			check(sub, "PUBLISH a=x q"+string('0'+rune(qos)))
+		}
+		s.connect(leaving("a", packet.Will{Topic: "w", Payload: []byte("bye"), QoS: 1, Properties: &sent})).cut()
+		check(sub, "PUBLISH w=bye q1")
+		sub.leave()
+		p.Retain = true
+		pub.publish(p)
+		check(s.connect(kept("sub")), "PUBLISH a=x q2")
+		check(s.subscriber(clean("late"), filter("a", 0)), "PUBLISH a=x q0 retain")
+	})
+}
+
+// A length with more bytes than it needs is malformed.
+func TestPaddedLength(t *testing.T) {
+	v5(t, func(s *site) {
+		a := str(s.topic("a"))
+		for _, tt := range []struct {
+			name string
+			b    []byte
+		}{
+			{"Remaining Length", []byte("\xc0\x80\x00")},
+			{"Property Length", frame(0x30, a+"\x80\x00")},
+			{"Subscription Identifier", frame(0x82, "\x00\x01\x03\x0b\x81\x00"+a+"\x00")},
+		} {
+			s.t.Run(tt.name, func(t *testing.T) {
+				skipKnown(t)
+				s := &site{t, s.v, s.prefix}
+				w := s.connect(clean("a"))
+				w.raw(tt.b)
+				w.refused(packet.MalformedPacket)
+			})
+		}
+		s.t.Run("CONNECT", func(t *testing.T) {
+			skipKnown(t)
+			s := &site{t, s.v, s.prefix}
+			w := s.dial()
+			body := str("MQTT") + "\x05\x02\x00\x3c\x00" + str(s.prefix)
+			w.raw([]byte(string([]byte{0x10, byte(len(body)) | 0x80, 0}) + body))
+			w.turnedAway(packet.MalformedPacket)
+		})
+	})
+}
+
+// Before 5.0 no statement forbids that.
+func TestPaddedLengthAllowed(t *testing.T) {
+	each(t, func(s *site) {
+		w := s.connect(clean("a"))
+		w.raw([]byte("\xc0\x80\x00"))
+		w.expect("PINGRESP")
+	}, packet.V31, packet.V311)
+}
+
+// A server writes lengths with as few bytes as they need.
 func TestShortestForm(t *testing.T) {
 	v5(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 0))

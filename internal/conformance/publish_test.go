@@ -9,7 +9,7 @@ import (
 
 // A message arrives once at each QoS: the lower one of its own and that of the subscription.
 func TestDelivery(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		pub := s.connect(clean("pub"))
 		for granted := range packet.QoS(3) {
 			sub := s.subscriber(clean("sub"), filter("a", granted))
@@ -24,7 +24,7 @@ func TestDelivery(t *testing.T) {
 
 // The acknowledgement has the identifier of its PUBLISH, whatever it is.
 func TestAcknowledgements(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		w := s.connect(clean("a"))
 		for _, id := range []uint16{1, 255, 256, 32768, 65535} {
 			w.send(publish("a", "x", 1, id))
@@ -39,7 +39,7 @@ func TestAcknowledgements(t *testing.T) {
 
 // A QoS 1 identifier is free with its PUBACK: the same again is another message, DUP or not.
 func TestIdentifierAfterPuback(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 1))
 		pub := s.connect(clean("pub"))
 		again := publish("a", "x", 1, 5)
@@ -51,7 +51,7 @@ func TestIdentifierAfterPuback(t *testing.T) {
 
 // A QoS 2 identifier is taken until PUBREL: the same again is acknowledged, and delivered once.
 func TestIdentifierBeforePubrel(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 2))
 		pub := s.connect(clean("pub"))
 		p := publish("a", "once", 2, 5)
@@ -71,7 +71,7 @@ func TestIdentifierBeforePubrel(t *testing.T) {
 
 // The same holds when the publisher lost its connection between the two.
 func TestIdentifierAcrossConnections(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 2))
 		pub := s.connect(kept("pub"))
 		p := publish("a", "once", 2, 5)
@@ -92,7 +92,7 @@ func TestIdentifierAcrossConnections(t *testing.T) {
 
 // PUBREL is answered also when its message is not known, as after a lost PUBCOMP.
 func TestUnknownPubrel(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		w := s.connect(clean("a"))
 		w.send(ack(packet.PUBREL, 77))
 		if s.v == packet.V5 {
@@ -105,7 +105,7 @@ func TestUnknownPubrel(t *testing.T) {
 }
 
 func TestDupIsNotForwarded(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 2))
 		pub := s.connect(clean("pub"))
 		one, two := publish("a", "1", 1, 1), publish("a", "2", 2, 2)
@@ -118,7 +118,7 @@ func TestDupIsNotForwarded(t *testing.T) {
 // What is unacknowledged comes again when its session goes on, and at no other time: with DUP and
 // its identifier, PUBREL in the place of what was received, in the order of before.
 func TestRetransmission(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(kept("sub"), filter("a", 2))
 		pub := s.connect(clean("pub"))
 		pub.publish(publish("a", "1", 1, 1), publish("a", "2", 2, 2), publish("a", "3", 2, 3), publish("a", "4", 1, 4))
@@ -173,7 +173,7 @@ func TestRefusedByReceiver(t *testing.T) {
 
 // The server gives each message on its way an identifier of its own that is not 0.
 func TestServersIdentifiers(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		c := clean("sub")
 		c.Properties.ReceiveMaximum = 10
 		sub := s.subscriber(c, filter("a", 2))
@@ -192,7 +192,7 @@ func TestServersIdentifiers(t *testing.T) {
 
 // Messages of one publisher come in its order, and so do the acknowledgements to it.
 func TestOrder(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a/+", 2))
 		pub := s.connect(clean("pub"))
 		for qos := range packet.QoS(3) {
@@ -286,7 +286,7 @@ func TestBadPublish(t *testing.T) {
 
 // An empty message is a message.
 func TestEmptyPayload(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 2))
 		s.connect(clean("pub")).publish(publish("a", "", 0, 0), publish("a", "", 1, 1), publish("a", "", 2, 1))
 		sub.take("PUBLISH a= q0", "PUBLISH a= q1", "PUBLISH a= q2")
@@ -296,7 +296,7 @@ func TestEmptyPayload(t *testing.T) {
 // A message that the server does not take, as one to its own topics, is acknowledged all the same,
 // and its identifier is free again.
 func TestUnwantedMessage(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 2))
 		pub := s.connect(clean("pub"))
 		pub.send(publish("=$SYS/%", "x", 1, 5))

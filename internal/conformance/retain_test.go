@@ -9,7 +9,7 @@ import (
 // The newest retained message of a topic is the one that new subscribers get, RETAIN set, at the
 // lower one of its QoS and theirs.
 func TestRetained(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		pub := s.connect(clean("pub"))
 		pub.publish(retained("a/1", "old", 1, 1), retained("a/1", "new", 2, 2), retained("a/2", "other", 0, 0))
 		sub := s.connect(clean("sub"))
@@ -25,7 +25,7 @@ func TestRetained(t *testing.T) {
 
 // A retained message at QoS 0 takes the place of any other.
 func TestRetainedQoS0Replaces(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		s.connect(clean("pub")).publish(retained("a", "old", 1, 1), retained("a", "new", 0, 0))
 		s.subscriber(clean("sub"), filter("a", 2)).take("PUBLISH a=new q0 retain")
 	})
@@ -33,7 +33,7 @@ func TestRetainedQoS0Replaces(t *testing.T) {
 
 // An empty retained message is delivered, RETAIN not set, and leaves nothing behind.
 func TestRetainedCleared(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		pub := s.connect(clean("pub"))
 		pub.publish(retained("a", "x", 1, 1))
 		sub := s.subscriber(clean("sub"), filter("a", 1))
@@ -46,7 +46,7 @@ func TestRetainedCleared(t *testing.T) {
 
 // A message without RETAIN neither is kept nor touches what is.
 func TestNotRetained(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		pub := s.connect(clean("pub"))
 		pub.publish(publish("a", "passing", 1, 1))
 		s.subscriber(clean("early"), filter("a", 1)).silent()
@@ -57,7 +57,7 @@ func TestNotRetained(t *testing.T) {
 
 // Whom a message reaches by a subscription of before does not see its RETAIN.
 func TestRetainFlagOfLiveMessage(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 1))
 		s.connect(clean("pub")).publish(retained("a", "x", 1, 1))
 		sub.take("PUBLISH a=x q1")
@@ -77,7 +77,7 @@ func TestRetainAsPublished(t *testing.T) {
 
 // Before 5.0 every SUBSCRIBE gets the retained messages, in 5.0 the one that wants them.
 func TestRetainedAgain(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		s.connect(clean("pub")).publish(retained("a", "x", 1, 1))
 		sub := s.connect(clean("sub"))
 		for range 2 {

@@ -9,7 +9,7 @@ import (
 
 // A clean start forgets subscriptions, messages and everything else.
 func TestCleanStart(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(kept("sub"), filter("a", 2))
 		pub := s.connect(clean("pub"))
 		pub.publish(publish("a", "in flight", 1, 1))
@@ -29,7 +29,7 @@ func TestCleanStart(t *testing.T) {
 
 // A session goes on with its subscriptions and with the messages that came meanwhile.
 func TestResume(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		s.subscriber(kept("sub"), filter("a", 2)).leave()
 		pub := s.connect(clean("pub"))
 		pub.publish(publish("a", "1", 1, 1), publish("a", "2", 2, 2))
@@ -42,7 +42,7 @@ func TestResume(t *testing.T) {
 }
 
 func TestRetainedOutlivesSession(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		pub := s.connect(clean("pub"))
 		pub.publish(retained("a", "stays", 1, 1))
 		pub.leave()
@@ -97,7 +97,7 @@ func TestSessionExpiryAtDisconnect(t *testing.T) {
 
 // A client that is silent for 1.5 times its keep alive is taken for lost.
 func TestKeepAlive(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("will", 0))
 		c := clean("a")
 		c.KeepAlive = 1
@@ -111,7 +111,7 @@ func TestKeepAlive(t *testing.T) {
 // Any packet keeps a connection alive. On a machine that lets this test wait for longer than the
 // keep alive allows, it begins again.
 func TestKeptAlive(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("beat", 1))
 		for try := 0; !s.keptAlive(); try++ {
 			if try == 10 {
@@ -148,7 +148,7 @@ func (s *site) keptAlive() bool {
 }
 
 func TestPing(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		w := s.connect(clean("a"))
 		w.send(&packet.Ping{Type: packet.PINGREQ}, &packet.Ping{Type: packet.PINGREQ})
 		w.expect("PINGRESP", "PINGRESP")

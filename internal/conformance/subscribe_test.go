@@ -9,7 +9,7 @@ import (
 
 // One SUBACK answers a SUBSCRIBE, with its identifier and a code for each filter, in order.
 func TestSuback(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		w := s.connect(clean("a"))
 		w.send(subscribe(65535, filter("a", 2), filter("b/#", 1), filter("c", 0), filter("+/d", 0), filter("e", 1)))
 		w.expect("SUBACK 65535 02 01 00 00 01")
@@ -22,7 +22,7 @@ func TestSuback(t *testing.T) {
 
 // The same filter again takes the place of the subscription, which stays one.
 func TestSubscribeAgain(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a", 2))
 		pub := s.connect(clean("pub"))
 		sub.subscribe(filter("a", 1))
@@ -38,7 +38,7 @@ func TestSubscribeAgain(t *testing.T) {
 
 // Nothing is lost while a subscription takes the place of another.
 func TestSubscribeAgainLosesNothing(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(kept("sub"), filter("a", 1))
 		pub := s.connect(clean("pub"))
 		pub.publish(publish("a", "before", 1, 1))
@@ -105,7 +105,7 @@ func TestBadSubscribe(t *testing.T) {
 
 // An empty filter is none.
 func TestEmptyFilter(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		w := s.connect(clean("a"))
 		w.send(subscribe(1, filter("=", 0)))
 		switch got := w.read(); got {
@@ -136,7 +136,7 @@ func TestNoLocal(t *testing.T) {
 
 // A message that several subscriptions match comes at the highest of their QoS.
 func TestOverlap(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a/b", 0), filter("a/+", 2), filter("a/#", 1))
 		s.connect(clean("pub")).publish(publish("a/b", "x", 2, 1))
 		highest := packet.QoS(0)
@@ -219,7 +219,7 @@ func TestSubscriptionIdentifierOfRetained(t *testing.T) {
 }
 
 func TestUnsubscribe(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("a/+", 1), filter("a/b", 1), filter("c", 1), filter("A", 1))
 		codes := ""
 		if s.v == packet.V5 {
@@ -237,7 +237,7 @@ func TestUnsubscribe(t *testing.T) {
 
 // UNSUBSCRIBE is answered also when there was nothing to end.
 func TestUnsubscribeNothing(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		w := s.connect(clean("a"))
 		w.send(unsubscribe(1, "nothing"))
 		if s.v == packet.V5 {
@@ -250,7 +250,7 @@ func TestUnsubscribeNothing(t *testing.T) {
 
 // What is on its way when a subscription ends is brought to its end.
 func TestUnsubscribeInFlight(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(kept("sub"), filter("a", 2))
 		s.connect(clean("pub")).publish(publish("a", "1", 1, 1), publish("a", "2", 2, 1))
 		sub.expect("PUBLISH a=1 q1")

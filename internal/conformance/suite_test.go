@@ -146,9 +146,11 @@ func each(t *testing.T, f func(*site), versions ...packet.Version) {
 }
 
 // both runs a test for 3.1.1 and 5.0, v5 for 5.0, v311 for 3.1.1 only.
-func both(t *testing.T, f func(*site)) { t.Helper(); each(t, f, packet.V311, packet.V5) }
-func v5(t *testing.T, f func(*site))   { t.Helper(); each(t, f, packet.V5) }
-func v311(t *testing.T, f func(*site)) { t.Helper(); each(t, f, packet.V311) }
+// every runs it for 3.1 too.
+func both(t *testing.T, f func(*site))  { t.Helper(); each(t, f, packet.V311, packet.V5) }
+func v5(t *testing.T, f func(*site))    { t.Helper(); each(t, f, packet.V5) }
+func v311(t *testing.T, f func(*site))  { t.Helper(); each(t, f, packet.V311) }
+func every(t *testing.T, f func(*site)) { t.Helper(); each(t, f, packet.V31, packet.V311, packet.V5) }
 
 func versionName(v packet.Version) string {
 	return map[packet.Version]string{packet.V31: "3.1", packet.V311: "3.1.1", packet.V5: "5.0"}[v]

@@ -10,7 +10,7 @@ import (
 
 // Filters match as the standard says: level by level, and nothing is made equal that is not.
 func TestMatching(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		pub := s.connect(clean("pub"))
 		for i, tt := range []struct {
 			filter  string
@@ -50,7 +50,7 @@ func TestMatching(t *testing.T) {
 
 // A topic that begins with $ is matched by no filter that begins with a wildcard.
 func TestDollar(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		pub := s.connect(clean("pub"))
 		for f, name := range map[string]string{"=+/%": "/%", "=+/%/#": "/%/z", "=+/+/%": "/y/%"} {
 			sub := s.subscriber(clean("sub"), filter(f, 1))
@@ -66,7 +66,7 @@ func TestDollar(t *testing.T) {
 
 // Filters that are none are refused, one by one or with the connection.
 func TestInvalidFilter(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		for _, f := range []string{"a/#/b", "#/a", "a#", "#a", "a/b#", "##", "a+", "+a", "a/+b/c", "a/b+", "++", "=", "=$share/g", "=$share//a", "=$share/g/", "=$share/+/a", "=$share/g#/a"} {
 			if s.v < packet.V5 && strings.HasPrefix(f, "=$share") {
 				continue
@@ -86,7 +86,7 @@ func TestInvalidFilter(t *testing.T) {
 
 // The longest topic is 65,535 bytes long.
 func TestLongTopic(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		name := strings.Repeat("x", 65535-len(s.topic("")))
 		sub := s.subscriber(clean("sub"), filter(name, 1))
 		s.connect(clean("pub")).publish(publish(name, "x", 1, 1))

@@ -16,7 +16,7 @@ func leaving(id string, w packet.Will) packet.Connect {
 }
 
 func TestWill(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("w", 2))
 		for qos := range packet.QoS(3) {
 			s.connect(leaving("a", packet.Will{Topic: "w", Payload: []byte("bye"), QoS: qos})).cut()
@@ -27,7 +27,7 @@ func TestWill(t *testing.T) {
 }
 
 func TestRetainedWill(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("w", 2))
 		s.connect(leaving("a", packet.Will{Topic: "w", Payload: []byte("bye"), QoS: 1, Retain: true})).cut()
 		sub.take("PUBLISH w=bye q1")
@@ -36,7 +36,7 @@ func TestRetainedWill(t *testing.T) {
 }
 
 func TestWillDiscarded(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("w", 2))
 		s.connect(leaving("a", packet.Will{Topic: "w", Payload: []byte("bye")})).leave()
 		s.connect(clean("a")).cut()
@@ -63,7 +63,7 @@ func TestDisconnectWithWill(t *testing.T) {
 
 // A will that has been published is gone.
 func TestWillOnce(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("w", 2))
 		c := kept("a")
 		c.Will = &packet.Will{Topic: "w", Payload: []byte("bye")}
@@ -78,7 +78,7 @@ func TestWillOnce(t *testing.T) {
 
 // A client that breaks the protocol, or is taken over, has not said DISCONNECT.
 func TestWillOfOffender(t *testing.T) {
-	both(t, func(s *site) {
+	every(t, func(s *site) {
 		sub := s.subscriber(clean("sub"), filter("w", 2))
 		w := s.connect(leaving("a", packet.Will{Topic: "w", Payload: []byte("offender")}))
 		w.raw([]byte{0x36, 0x05, 0, 1, 'a', 0, 1})

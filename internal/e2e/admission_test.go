@@ -451,6 +451,13 @@ func TestControl(t *testing.T) {
 	order("devices", `{"command":"add","name":"dev"}`, "there is a device of that name")
 	order("devices", `{"command":"show","name":"no"}`, "no such device")
 	order("devices", `{"command":"dance"}`, "there is no such command here")
+	// A key of another command would be left out in silence: a device or a ban that was meant to end would not.
+	order("devices", `{"command":"add","name":"ever","until":"7d"}`, `unknown field "until"`)
+	order("devices", `{"command":"show","name":"ever"}`, "no such device")
+	order("bans", `{"command":"add","ban":"client:ever","expires":"1h"}`, `unknown field "expires"`)
+	order("devices", `{"command":"list","name":"dev"}`, `unknown field "name"`)
+	order("cache", `{"command":"purge","username":"d"}`, `unknown field "username"`)
+	order("cache", `{"command":"purge"} {"client":"d"}`, "after top-level value")
 	order("devices", `{"comand":"add"}`, "unknown field")
 	order("devices", `junk`, "a JSON object with a command is wanted")
 	order("cache", `{"command":"purge","client":"d"}`, "")

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os/exec"
@@ -8,6 +9,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gateway/broker/packet"
+	"gateway/internal/client"
 )
 
 // TestCertificates takes the certificates that "gateway ca" makes through the whole line: a
@@ -59,6 +63,47 @@ func TestCertificates(t *testing.T) {
 		out, err := exec.Command(binary, append([]string{"health"}, tt.args...)...).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), tt.want) || strings.Count(string(out), "\n") != 1 {
 			t.Errorf("%s: err = %v, says %q, want one line with %q", tt.name, err, out, tt.want)
+		}
+	}
+}
+
+// A client is disconnected when the certificate that let it in ends.
+func TestCertificateEnds(t *testing.T) {
+	a := newAuthority(t, "CA")
+	server := a.valid("server")
+	secure := freeAddress(t)
+	g := newGateway(t, fmt.Sprintf(`  - name: devices
+    address: %s
+    tls: {cert: %s, key: %s, client_ca: %s, require_certificate: true}
+`, secure, server.cert, server.key, a.file))
+	g.start()
+	end := time.Now().Add(3 * time.Second).Truncate(time.Second)
+	for _, name := range []string{"short", "long"} {
+		p := a.valid(name)
+		if name == "short" {
+			p = a.issue(name, end)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		c, err := client.Dial(ctx, "mqtts://"+secure, client.Options{ClientID: name, TLS: a.client(p)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if name == "long" {
+			if err := c.Send(ctx, packet.Publish{Topic: "x", QoS: 1}, nil); err != nil {
+				t.Error(err)
+			}
+			continue
+		}
+		select {
+		case <-c.Done():
+			if early := time.Until(end); early > 0 {
+				t.Errorf("%v, %v before the certificate ends", c.Err(), early)
+			}
+			eventually(t, 5*time.Second, "the log says why", func() bool { return len(g.log.lines("client disconnected", "client=short", "has expired")) == 1 })
+		case <-ctx.Done():
+			t.Error("the client goes on after the end of its certificate")
 		}
 	}
 }

@@ -339,7 +339,8 @@ func (a *account) receive() {
 
 // TestSoak lets clients of all versions come, go, take over, start clean and break, and the broker
 // restart, for -soak. At the end the books are equal: what was acknowledged to publishers has come,
-// at QoS 2 once, or was dropped with its session and counted.
+// at QoS 2 once, or was dropped with its session and counted. What a member of a shared subscription has
+// left has come to another.
 func TestSoak(t *testing.T) {
 	w := newWorld(t)
 	end := make(chan struct{})
@@ -362,6 +363,12 @@ func TestSoak(t *testing.T) {
 		_ = first.nc.Close()
 		publishers.Go(func() { a.publish(end) })
 		subscribers.Go(a.receive)
+	}
+	var pools []*pool
+	for i := range 4 {
+		p := newPool(w, i)
+		pools = append(pools, p)
+		publishers.Go(func() { p.run(end) })
 	}
 	for i := range 6 {
 		wild.Go(func() { w.runWild(i, end) })
@@ -389,6 +396,10 @@ func TestSoak(t *testing.T) {
 		if !a.cleans && len(a.arrived) != a.sent {
 			t.Errorf("%s: %d messages were acknowledged, %d have come", a.topic, a.sent, len(a.arrived))
 		}
+	}
+	for _, p := range pools {
+		i, d, c := p.check(t)
+		in, delivered, copies = in+i, delivered+d, copies+c
 	}
 	if int64(in) != int64(delivered)+w.dropped {
 		t.Errorf("%d messages were acknowledged; %d have come and %d are counted as dropped, which makes %d", in, delivered, w.dropped, int64(delivered)+w.dropped)

@@ -15,6 +15,7 @@ import (
 
 	"gateway/broker/auth"
 	"gateway/broker/topic"
+	"gateway/broker/watch"
 )
 
 // Limits of an ACL file.
@@ -79,11 +80,7 @@ func OpenFile(path string) (*File, error) {
 func (f *File) Look() (changed bool, err error) {
 	f.looking.Lock()
 	defer f.looking.Unlock()
-	state := "none"
-	st, err := os.Stat(f.path)
-	if err == nil {
-		state = fmt.Sprint(st.ModTime().UnixNano(), st.Size())
-	}
+	state := watch.State(f.path)
 	if state == f.state {
 		return false, nil
 	}
@@ -106,6 +103,13 @@ func read(path string) (string, error) {
 		return "", err
 	}
 	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return "", err
+	}
+	if info.Mode().Perm()&0o002 != 0 {
+		return "", fmt.Errorf("%s can be written by everyone on this machine; run: chmod o-w %s", path, path)
+	}
 	b, err := io.ReadAll(io.LimitReader(file, maxFile+1))
 	if err != nil {
 		return "", err

@@ -202,6 +202,22 @@ func TestLook(t *testing.T) {
 	if changed, err := f.Look(); !changed || err != nil || !may("c") {
 		t.Errorf("%t, %v", changed, err)
 	}
+	// Who may write the file says what everybody may do. A permission that is mended is noticed.
+	write("topic d\n")
+	mode := func(m os.FileMode) {
+		t.Helper()
+		if err := os.Chmod(path, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mode(0o646)
+	if changed, err := f.Look(); changed || err == nil || !strings.Contains(err.Error(), "chmod o-w") || may("d") {
+		t.Errorf("a file that everybody may write: %t, %v", changed, err)
+	}
+	mode(0o644)
+	if changed, err := f.Look(); !changed || err != nil || !may("d") {
+		t.Errorf("%t, %v", changed, err)
+	}
 }
 
 // FuzzFile holds that any text is refused or gives rules that can be asked.

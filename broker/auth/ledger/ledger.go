@@ -266,23 +266,10 @@ func ownLikeFolder(f *os.File) error {
 func (l *Ledger[R]) Follow(ctx context.Context, every time.Duration, see func([]R, error)) {
 	last := ""
 	watch.Files(ctx, every, []string{l.path}, func() (again bool) {
-		if now := l.state(); now != last {
+		if now := watch.State(l.path); now != last {
 			last = now
 			see(l.Read())
 		}
 		return false
 	})
-}
-
-// state tells one state of the file from another.
-func (l *Ledger[R]) state() string {
-	info, err := os.Stat(l.path)
-	if err != nil {
-		return err.Error()
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fmt.Sprint(info.ModTime().UnixNano(), info.Size())
-	}
-	return fmt.Sprint(info.ModTime().UnixNano(), info.Size(), st.Ino, info.Mode())
 }

@@ -87,6 +87,13 @@ func (u *Users) Authenticate(ctx context.Context, a auth.Attempt) (auth.Identity
 	return auth.Identity{User: a.Username, By: By}, nil
 }
 
+// Delay takes as long as to refuse a user that there is not.
+func (u *Users) Delay(ctx context.Context, a auth.Attempt) {
+	if h := u.invent(a.Username); a.Username != "" {
+		_ = u.pool.do(ctx, h.cost, func() { h.fits(a.Password) })
+	}
+}
+
 // invent returns a hash that no password fits, for a user that there is not. It costs what that of
 // some user costs, for the same name always the same one's.
 func (u *Users) invent(name string) hash {
@@ -115,7 +122,7 @@ func Create(path, name string, password []byte, k Kind, iterations int) error {
 	if err := roster.CheckName(name); err != nil {
 		return err
 	}
-	return roster.Replace(path, []byte(name+":"+words+"\n"))
+	return roster.Rewrite(path, func(string, error) (string, error) { return name + ":" + words + "\n", nil })
 }
 
 // Remove removes a user from a file. It is an error if it is not there.
@@ -135,27 +142,29 @@ func Check(path string) error {
 
 // Update puts hashes in the place of plain passwords, and returns how many there were.
 func Update(path string, k Kind, iterations int) (n int, err error) {
-	text, err := roster.Read(path)
-	if err != nil {
-		return 0, err
-	}
-	var out strings.Builder
-	for line := range strings.Lines(text) {
-		name, words, ok := strings.Cut(strings.TrimRight(line, "\r\n"), ":")
-		if !ok || strings.HasPrefix(strings.TrimSpace(name), "#") {
-			out.WriteString(line)
-			continue
+	err = roster.Rewrite(path, func(text string, err error) (string, error) {
+		if err != nil {
+			return "", err
 		}
-		if _, err := parse(words); err != nil {
-			if words, err = Hash([]byte(words), k, iterations); err != nil {
-				return 0, fmt.Errorf("%s: user %q: %w", path, name, err)
+		var out strings.Builder
+		for line := range strings.Lines(text) {
+			name, words, ok := strings.Cut(strings.TrimRight(line, "\r\n"), ":")
+			if !ok || strings.HasPrefix(strings.TrimSpace(name), "#") {
+				out.WriteString(line)
+				continue
 			}
-			n++
+			if _, err := parse(words); err != nil {
+				if words, err = Hash([]byte(words), k, iterations); err != nil {
+					return "", fmt.Errorf("%s: user %q: %w", path, name, err)
+				}
+				n++
+			}
+			fmt.Fprintf(&out, "%s:%s\n", name, words)
 		}
-		fmt.Fprintf(&out, "%s:%s\n", name, words)
-	}
-	if _, err := roster.Parse(out.String(), parse); err != nil {
-		return 0, fmt.Errorf("%s: %w", path, err)
-	}
-	return n, roster.Replace(path, []byte(out.String()))
+		if _, err := roster.Parse(out.String(), parse); err != nil {
+			return "", fmt.Errorf("%s: %w", path, err)
+		}
+		return out.String(), nil
+	})
+	return n, err
 }

@@ -3,7 +3,6 @@
 package roster
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +14,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"unicode"
+
+	"gateway/broker/watch"
 )
 
 // MaxFile is the size of a file, in bytes.
@@ -53,7 +54,7 @@ func (r *Roster[U]) All() map[string]U { return *r.users.Load() }
 func (r *Roster[U]) Look() (gone []string, changed bool, err error) {
 	r.looking.Lock()
 	defer r.looking.Unlock()
-	state := stateOf(r.path)
+	state := watch.State(r.path)
 	if state == r.state {
 		return nil, false, nil
 	}
@@ -73,19 +74,6 @@ func (r *Roster[U]) Look() (gone []string, changed bool, err error) {
 	}
 	slices.Sort(gone)
 	return gone, true, nil
-}
-
-// stateOf tells one state of a file from another.
-func stateOf(path string) string {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "none"
-	}
-	var inode uint64
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		inode = st.Ino
-	}
-	return fmt.Sprint(info.ModTime().UnixNano(), info.Size(), info.Mode(), inode)
 }
 
 // Parse reads the text of a file. An error names the line.
@@ -135,7 +123,7 @@ func CheckName(name string) error {
 	return nil
 }
 
-// Read reads a file of users, which must not be readable by everyone.
+// Read reads a file of users, which must be neither readable nor writable by everyone.
 func Read(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -150,6 +138,8 @@ func Read(path string) (string, error) {
 		return "", fmt.Errorf("%s is not a regular file", path)
 	case info.Mode().Perm()&0o004 != 0:
 		return "", fmt.Errorf("%s can be read by everyone on this machine; run: chmod 640 %s", path, path)
+	case info.Mode().Perm()&0o002 != 0:
+		return "", fmt.Errorf("%s can be written by everyone on this machine; run: chmod 640 %s", path, path)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
 	if err != nil {
@@ -180,35 +170,47 @@ func (r *Roster[U]) Remove(name string) (bool, error) { return r.edit(name, "") 
 
 // edit puts line, which may be empty, in the place of a user's line, or at the end.
 func (r *Roster[U]) edit(name, line string) (found bool, err error) {
-	unlock, err := lock(filepath.Dir(r.path))
+	err = Rewrite(r.path, func(old string, err error) (string, error) {
+		if errors.Is(err, os.ErrNotExist) && line != "" {
+			old, err = "", nil
+		}
+		if err == nil {
+			_, err = Parse(old, r.parse)
+		}
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", r.path, err)
+		}
+		var b strings.Builder
+		for l := range strings.Lines(old) {
+			if n, _, ok := split(l); ok && n == name {
+				l, found = line, true
+			}
+			b.WriteString(l)
+			if l != "" && !strings.HasSuffix(l, "\n") {
+				b.WriteByte('\n')
+			}
+		}
+		if !found {
+			b.WriteString(line)
+		}
+		return b.String(), nil
+	})
+	return found, err
+}
+
+// Rewrite puts what change makes of the text of a file in its place, while nobody else does so. Change
+// is told why the file cannot be read, if that is so; its error leaves the file as it is.
+func Rewrite(path string, change func(text string, err error) (string, error)) error {
+	unlock, err := lock(filepath.Dir(path))
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer unlock()
-	old, err := Read(r.path)
-	if errors.Is(err, os.ErrNotExist) && line != "" {
-		old, err = "", nil
-	}
-	if err == nil {
-		_, err = Parse(old, r.parse)
-	}
+	text, err := change(Read(path))
 	if err != nil {
-		return false, fmt.Errorf("%s: %w", r.path, err)
+		return err
 	}
-	var b bytes.Buffer
-	for l := range strings.Lines(old) {
-		if n, _, ok := split(l); ok && n == name {
-			l, found = line, true
-		}
-		b.WriteString(l)
-		if l != "" && !strings.HasSuffix(l, "\n") {
-			b.WriteByte('\n')
-		}
-	}
-	if !found {
-		b.WriteString(line)
-	}
-	return found, Replace(r.path, b.Bytes())
+	return Replace(path, []byte(text))
 }
 
 // Replace puts content in the place of a file, or leaves that as it is. Mode and owner stay; a new

@@ -120,6 +120,21 @@ func TestLook(t *testing.T) {
 	if got := r.All()["b"]; got != "2" {
 		t.Errorf("b is %q after broken files", got)
 	}
+	if err := os.WriteFile(path, []byte("c:1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []os.FileMode{0o644, 0o602} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := r.Look(); err == nil || !strings.Contains(err.Error(), "everyone") || !strings.Contains(err.Error(), "chmod 640") {
+			t.Errorf("mode %o: %v", mode, err)
+		}
+	}
+	if err := os.Chmod(path, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	look(true, "a", "b") // a permission that is mended is a change
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}

@@ -83,7 +83,7 @@ func TestEditing(t *testing.T) {
 	can := func(name, password string, want bool) {
 		t.Helper()
 		for _, h := range []Hash{SHA256, SHA512} {
-			if _, err := login(t, &Mechanism{h, users}, name, password, auth.Attempt{}); (err == nil) != want {
+			if _, err := login(t, &Mechanism{Hash: h, Users: users}, name, password, auth.Attempt{}); (err == nil) != want {
 				t.Errorf("%s: %s with %s: %v", h, name, password, err)
 			}
 		}
@@ -150,7 +150,7 @@ func TestChangedMeanwhile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := (&Mechanism{SHA256, users}).Start(auth.Attempt{})
+	x := (&Mechanism{Hash: SHA256, Users: users}).Start(auth.Attempt{})
 	first, err := c.Next(nil)
 	if err != nil {
 		t.Fatal(err)

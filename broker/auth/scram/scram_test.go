@@ -68,7 +68,7 @@ func TestVectors(t *testing.T) {
 		}
 		keys := Keys{v.hash, 4096, salt, v.hash.sum(v.hash.mac(salted, "Client Key")), v.hash.mac(salted, "Server Key")}
 		users, _ := fileWith(t, "user:"+keys.String())
-		x := (&Mechanism{v.hash, users}).Start(auth.Attempt{}).(*exchange)
+		x := (&Mechanism{Hash: v.hash, Users: users}).Start(auth.Attempt{}).(*exchange)
 		x.random = func() string { return v.server }
 		c := &Client{hash: v.hash, password: "pencil", nonce: v.client, bare: "n=user,r=" + v.client}
 
@@ -116,7 +116,7 @@ func TestOtherImplementation(t *testing.T) {
 					t.Fatal(err)
 				}
 				theirs := client.NewConversation()
-				x := (&Mechanism{h, users}).Start(auth.Attempt{})
+				x := (&Mechanism{Hash: h, Users: users}).Start(auth.Attempt{})
 				var step auth.Step
 				for message := ""; !step.Done; message = string(step.Data) {
 					answer, err := theirs.Step(message)
@@ -195,7 +195,7 @@ func TestLogin(t *testing.T) {
 		line(t, SHA256, "past", "pw", "expires=2020-01-01T00:00:00Z"),
 		line(t, SHA256, "off", "pw", "disabled"),
 		line(t, SHA512, "other", "pw"))
-	m := &Mechanism{SHA256, users}
+	m := &Mechanism{Hash: SHA256, Users: users}
 	for _, tt := range []struct {
 		name, password, claimed string
 		why                     string // part of the error; empty: let in
@@ -230,7 +230,7 @@ func TestUnknownLooksKnown(t *testing.T) {
 	users, path := fileWith(t, line(t, SHA256, "known", "pw"))
 	first := func(u *Users, name string) serverFirst {
 		t.Helper()
-		step, err := (&Mechanism{SHA256, u}).Start(auth.Attempt{}).Next(t.Context(), []byte("n,,n="+name+",r=nonce"))
+		step, err := (&Mechanism{Hash: SHA256, Users: u}).Start(auth.Attempt{}).Next(t.Context(), []byte("n,,n="+name+",r=nonce"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -285,7 +285,7 @@ func TestUnknownLooksKnown(t *testing.T) {
 // Messages that are wrong end the exchange, and it cannot be gone on with.
 func TestBadMessages(t *testing.T) {
 	users, _ := fileWith(t, line(t, SHA256, "user", "pencil"))
-	m := &Mechanism{SHA256, users}
+	m := &Mechanism{Hash: SHA256, Users: users}
 	for _, first := range []string{
 		"", "n", "n,,", "n,,n=user", "n,,r=abc", "n,,n=,r=", "n,,n=user,r=", "n,,n=user,r=a b", "n,,n=user,r=\u00e4",
 		"n,,m=x,n=user,r=abc",        // an extension that must be understood
@@ -456,7 +456,7 @@ func FuzzServer(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, first, final string) {
-		x := (&Mechanism{SHA256, users}).Start(auth.Attempt{})
+		x := (&Mechanism{Hash: SHA256, Users: users}).Start(auth.Attempt{})
 		step, err := x.Next(t.Context(), []byte(first))
 		if err == nil {
 			asked, err := parseServerFirst(step.Data)

@@ -19,6 +19,7 @@ import (
 type Mechanism struct {
 	Hash  Hash
 	Users *Users
+	Now   func() time.Time // the time of day, by which users expire; nil: time.Now
 }
 
 // Name returns the registered name of the mechanism.
@@ -36,7 +37,11 @@ func (m *Mechanism) Claim(data []byte) string {
 // Start begins an exchange of two messages from each side. The attempt's user name, if it has one,
 // must be that of the exchange.
 func (m *Mechanism) Start(a auth.Attempt) auth.Exchange {
-	return &exchange{m: m, claimed: a.Username, random: rand.Text}
+	now := m.Now
+	if now == nil {
+		now = time.Now
+	}
+	return &exchange{m: m, claimed: a.Username, random: rand.Text, now: now}
 }
 
 // An exchange is one authentication on the server.
@@ -44,6 +49,7 @@ type exchange struct {
 	m       *Mechanism
 	claimed string // user name of the CONNECT
 	random  func() string
+	now     func() time.Time
 
 	stage  int // messages taken
 	first  clientFirst
@@ -117,7 +123,7 @@ func (x *exchange) finish(data []byte) (auth.Step, error) {
 		return auth.Step{}, fmt.Errorf("user %q: the CONNECT names another, %q", name, x.claimed)
 	case x.user.disabled:
 		return auth.Step{}, fmt.Errorf("user %q is disabled", name)
-	case !x.user.expires.IsZero() && !time.Now().Before(x.user.expires):
+	case !x.user.expires.IsZero() && !x.now().Before(x.user.expires):
 		return auth.Step{}, fmt.Errorf("user %q has expired", name)
 	}
 	return auth.Step{

@@ -42,7 +42,7 @@ type answer struct {
 
 // errOnlyThis says that the service is there, and has failed at this question. Whoever finds one that
 // does that must not keep the others out by asking it again and again.
-var errOnlyThis = errors.New("status 500")
+var errOnlyThis = errors.New("the service fails at this question")
 
 // parseAnswer reads an answer: the status alone decides, as for NanoMQ, unless the body says it in
 // the way of EMQX 5. An error says that it is no answer.
@@ -59,7 +59,7 @@ func parseAnswer(status int, kind string, body []byte) (answer, error) {
 	case status >= 400 && status < 500:
 		return answer{result: deny, why: fmt.Sprintf("status %d", status)}, nil
 	case status == http.StatusInternalServerError:
-		return answer{}, errOnlyThis
+		return answer{}, fmt.Errorf("status %d: %w", status, errOnlyThis)
 	}
 	return answer{}, fmt.Errorf("status %d", status)
 }
@@ -68,7 +68,11 @@ func parseAnswer(status int, kind string, body []byte) (answer, error) {
 func parseBody(kind string, body []byte) (answer, error) {
 	body = bytes.TrimSpace(body)
 	if len(body) > 0 && body[0] == '{' {
-		return parseObject(body)
+		a, err := parseObject(body)
+		if err != nil { // a name in it may be why
+			err = fmt.Errorf("the answer: %w: %w", err, errOnlyThis)
+		}
+		return a, err
 	}
 	if len(body) > 0 && body[0] == '<' {
 		// A wrong address, or a network that wants its guests to log in, shows this to everybody.
@@ -85,7 +89,8 @@ func parseBody(kind string, body []byte) (answer, error) {
 	return answer{result: r, why: "it says " + string(body)}, nil
 }
 
-// parseObject reads an answer of EMQX 5.
+// parseObject reads an answer of EMQX 5. One that does not say what the result is leaves it to others, as it does
+// there.
 func parseObject(body []byte) (answer, error) {
 	var o struct {
 		Result  *string `json:"result"`
@@ -94,22 +99,22 @@ func parseObject(body []byte) (answer, error) {
 		Rules   []rule  `json:"acl"`
 	}
 	if err := json.Unmarshal(body, &o); err != nil {
-		return answer{}, fmt.Errorf("the answer: %w", err)
+		return answer{}, err
 	}
-	a := answer{result: allow, super: o.Super, rules: o.Rules}
+	a := answer{result: ignore, why: "it is an object without a result", super: o.Super, rules: o.Rules}
 	if o.Result != nil {
 		r, ok := results[*o.Result]
 		if !ok {
-			return answer{}, fmt.Errorf("the answer: result is %.20q, not allow, deny or ignore", *o.Result)
+			return answer{}, fmt.Errorf("result is %.20q, not allow, deny or ignore", *o.Result)
 		}
 		a.result, a.why = r, "result is "+*o.Result
 	}
 	if len(o.Rules) > maxRules {
-		return answer{}, fmt.Errorf("the answer: %d rules for one client, more than %d", len(o.Rules), maxRules)
+		return answer{}, fmt.Errorf("%d rules for one client, more than %d", len(o.Rules), maxRules)
 	}
 	for i := range o.Rules {
 		if err := o.Rules[i].check(); err != nil {
-			return answer{}, fmt.Errorf("the answer: acl[%d]: %w", i, err)
+			return answer{}, fmt.Errorf("acl[%d]: %w", i, err)
 		}
 	}
 	if o.Expires != nil {

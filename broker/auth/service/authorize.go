@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -39,7 +38,8 @@ func (r Rules) Authorize(ctx context.Context, c *auth.Client, q auth.Request) au
 	case s.o.OnError == Cached && s.grace.granted(w, name(v, s.acl)):
 		return allowed(q, "the HTTP service does not answer, and has allowed this before")
 	default:
-		return auth.Verdict{Rule: fmt.Sprintf("the HTTP service does not answer: %v", err), Unsure: true}
+		s.o.Log.Debug("the HTTP service does not say whether a client may do something", "client", c.ID, "topic", q.Topic, "error", err)
+		return auth.Verdict{Rule: "the HTTP service does not answer", Unsure: true} // the client is told this: no addresses
 	}
 	switch got.result {
 	case allow:

@@ -222,7 +222,7 @@ func (s *Service) Authenticate(ctx context.Context, a auth.Attempt) (auth.Identi
 	}
 	switch {
 	case got.result == ignore:
-		return auth.Identity{}, fmt.Errorf("the HTTP service leaves it to others: %w", auth.ErrUnknown)
+		return auth.Identity{}, fmt.Errorf("the HTTP service leaves it to others (%s): %w", got.why, auth.ErrUnknown)
 	case got.result == deny:
 		return auth.Identity{}, fmt.Errorf("the HTTP service refuses it (%s): %w", got.why, auth.ErrBadCredentials)
 	}

@@ -83,7 +83,9 @@ func TestAnswers(t *testing.T) {
 		{say("fine"), "in"},
 		{say("ignore"), next},
 		{say("deny"), no},
-		{say("{}"), "in"},
+		{say("{}"), next},
+		{say(`{"error":"bad password"}`), next},
+		{say(`{"result":null}`), next},
 		{say(`{"result":"allow"}`), "in"},
 		{say(`{"result":"deny"}`), no},
 		{say(`{"result":"ignore","is_superuser":true}`), next},
@@ -402,6 +404,28 @@ func TestPlacesAndBreaker(t *testing.T) {
 	}
 	if got := log.String(); strings.Count(got, "does not work") != 1 || strings.Count(got, "works again") != 1 {
 		t.Errorf("the log says:\n%s", got)
+	}
+}
+
+// One client for whom the answer makes no sense keeps nobody else out.
+func TestOddAnswersKeepNobodyOut(t *testing.T) {
+	e, u := serveEcho(t)
+	e.reply = func(_ *http.Request, body string) (int, string) {
+		if strings.Contains(body, "odd") {
+			return 200, `{"result":"allow","acl":[{"permission":"allow","topic":"odd#1"}]}`
+		}
+		return 200, `{"result":"allow"}`
+	}
+	s := start(t, service.Options{Auth: request(u)})
+	for i := range 20 {
+		odd := dev
+		odd.ClientID = fmt.Sprint("odd", i)
+		if _, err := s.Authenticate(t.Context(), odd); word(err) != auth.ErrUnavailable.Error() {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Authenticate(t.Context(), dev); err != nil {
+		t.Error(err)
 	}
 }
 

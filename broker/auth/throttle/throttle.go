@@ -45,6 +45,7 @@ const (
 	byAddress kind = iota
 	byUser
 	byClient
+	byPlace // a user name at an address: of these only attempts under way are counted
 )
 
 type subject struct {
@@ -92,7 +93,7 @@ func New(l Limits) *Throttle {
 	l.Connects, l.Names = cmp.Or(l.Connects, 60), cmp.Or(l.Names, 4096)
 	return &Throttle{
 		limits: l, now: time.Now,
-		counts: recent.New[subject, *count](3 * l.Names), trusted: recent.New[pair, int](l.Names),
+		counts: recent.New[subject, *count](4 * l.Names), trusted: recent.New[pair, int](2 * l.Names),
 		good: recent.New[netip.Addr, time.Time](l.Names), trips: recent.New[string, *trip](l.Names),
 	}
 }
@@ -129,6 +130,9 @@ func subjects(a *auth.Attempt) []subject {
 	}
 	if a.Username != "" {
 		all = append(all, subject{byUser, short(a.Username)})
+		if from := originOf(a); from.IsValid() {
+			all = append(all, subject{byPlace, from.String() + " " + short(a.Username)})
+		}
 	}
 	if a.ClientID != "" {
 		all = append(all, subject{byClient, short(a.ClientID)})
@@ -155,16 +159,17 @@ func originOf(a *auth.Attempt) netip.Addr {
 	return auth.Origin(tcp.AddrPort().Addr())
 }
 
-// most is how many failures of a kind cost nothing.
+// most is how many failures of a kind cost nothing. Behind one address many devices may share a user name.
 func (t *Throttle) most(k kind) int {
-	if k == byAddress {
+	if k == byAddress || k == byPlace {
 		return ofAddress * t.limits.Failures
 	}
 	return t.limits.Failures
 }
 
-// Enter says whether an attempt may be made now. One that may counts as under way until Done: many at
-// the same time are no way around a delay.
+// Enter says whether an attempt may be made now. One that may counts as under way until Done: so many
+// as cost nothing when they fail can be made from one address at the same time, and one after the other when so
+// many have failed.
 func (t *Throttle) Enter(a *auth.Attempt) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -172,9 +177,13 @@ func (t *Throttle) Enter(a *auth.Attempt) error {
 	if trip, ok := t.trips.Get(short(a.ClientID)); ok && now.Before(trip.until) {
 		return held("the client connects again and again", trip.until.Sub(now))
 	}
-	who := pair{short(a.ClientID), short(a.Username), originOf(a)}
-	if _, ok := t.trusted.Get(who); !ok {
+	who := trustees(a)
+	if _, known := t.trusted.Get(who[0]); !known {
+		_, user := t.trusted.Get(who[1])
 		for _, s := range subjects(a) {
+			if user && s.kind != byClient {
+				continue
+			}
 			if err := t.check(s, now); err != nil {
 				return err
 			}
@@ -191,6 +200,16 @@ func (t *Throttle) Enter(a *auth.Attempt) error {
 	return nil
 }
 
+// trustees are what a login makes trusted: the client, and its user at that address, who may come with another
+// identifier each time.
+func trustees(a *auth.Attempt) [2]pair {
+	user, from := short(a.Username), originOf(a)
+	return [...]pair{{short(a.ClientID), user, from}, {anyClient, user, from}}
+}
+
+// anyClient is no client's identifier.
+const anyClient = "\x00"
+
 // check says whether there is a delay. The lock is held.
 func (t *Throttle) check(s subject, now time.Time) error {
 	c, ok := t.counts.Get(s)
@@ -203,7 +222,10 @@ func (t *Throttle) check(s subject, now time.Time) error {
 	if now.Before(c.until) {
 		return held("too many logins have failed", c.until.Sub(now))
 	}
-	if s.kind != byAddress && c.trying > 0 && c.failures >= t.most(s.kind) {
+	switch {
+	case s.kind == byPlace && c.trying >= t.most(s.kind):
+		return held("as many logins of this user are under way from here as may fail", firstDelay)
+	case s.kind != byAddress && c.trying > 0 && c.failures >= t.most(s.kind):
 		return held("one login after the other, when so many have failed", firstDelay)
 	}
 	return nil
@@ -225,7 +247,6 @@ func (t *Throttle) Done(a *auth.Attempt, o Outcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	who := pair{short(a.ClientID), short(a.Username), originOf(a)}
 	for _, s := range subjects(a) {
 		c, ok := t.counts.Get(s)
 		if !ok {
@@ -233,6 +254,7 @@ func (t *Throttle) Done(a *auth.Attempt, o Outcome) {
 		}
 		c.trying = max(0, c.trying-1)
 		switch {
+		case s.kind == byPlace:
 		case o == Refused:
 			t.fail(c, s.kind, now)
 		case o == Admitted && s.kind != byAddress:
@@ -242,19 +264,20 @@ func (t *Throttle) Done(a *auth.Attempt, o Outcome) {
 			t.counts.Delete(s)
 		}
 	}
-	switch o {
-	case Refused:
-		if n, ok := t.trusted.Get(who); ok && n+1 >= t.limits.Failures {
+	for _, who := range trustees(a) {
+		switch n, ok := t.trusted.Get(who); {
+		case o == Admitted && (who.client != anyClient || who.user != ""):
+			t.trusted.Put(who, 0)
+		case o != Refused || !ok:
+		case n+1 >= t.limits.Failures:
 			t.trusted.Delete(who)
-		} else if ok {
+		default:
 			t.trusted.Put(who, n+1)
 		}
-	case Admitted:
-		t.trusted.Put(who, 0)
-		if who.from.IsValid() {
-			t.good.Put(who.from, now)
-			t.connected(short(a.ClientID), now)
-		}
+	}
+	if from := originOf(a); o == Admitted && from.IsValid() {
+		t.good.Put(from, now)
+		t.connected(short(a.ClientID), now)
 	}
 }
 

@@ -191,6 +191,53 @@ func TestConcurrent(t *testing.T) {
 	})
 }
 
+// Nobody tries more passwords at the same time than may fail.
+func TestGuessesAtOnce(t *testing.T) {
+	th := throttle.New(throttle.Limits{Failures: 3})
+	let := 0
+	for i := range 100 {
+		if th.Enter(attempt(fmt.Sprint(i), "anna", "192.0.2.1")) == nil {
+			let++
+		}
+	}
+	if let != 12 {
+		t.Errorf("%d attempts at a time, want 12", let)
+	}
+	if !passes(th, attempt("c", "anna", "192.0.2.2")) || !passes(th, attempt("c", "ben", "192.0.2.1")) {
+		t.Error("others are held off")
+	}
+	for i := range let {
+		th.Done(attempt(fmt.Sprint(i), "anna", "192.0.2.1"), throttle.Undecided)
+	}
+	if !passes(th, attempt("c", "anna", "192.0.2.1")) {
+		t.Error("held off when nobody tries any more")
+	}
+}
+
+// An administrator whose program has another client identifier each time is not kept out by a stranger
+// who guesses at his name.
+func TestTrustedUser(t *testing.T) {
+	th := throttle.New(throttle.Limits{Failures: 3})
+	if !try(th, attempt("mqttjs_1", "admin", "192.0.2.1"), throttle.Admitted) {
+		t.Fatal("held off")
+	}
+	for i := range 12 {
+		try(th, attempt(fmt.Sprint(i), "admin", fmt.Sprintf("198.51.100.%d", i)), throttle.Refused)
+	}
+	if passes(th, attempt("x", "admin", "198.51.100.99")) {
+		t.Error("the stranger is not held off")
+	}
+	if !passes(th, attempt("mqttjs_2", "admin", "192.0.2.1")) {
+		t.Error("the administrator is kept out")
+	}
+	for i := range 3 { // somebody beside him
+		try(th, attempt(fmt.Sprint("beside", i), "admin", "192.0.2.1"), throttle.Refused)
+	}
+	if passes(th, attempt("mqttjs_3", "admin", "192.0.2.1")) {
+		t.Error("trust does not end")
+	}
+}
+
 // A client that connects without end is held off, one that comes back now and then is not.
 func TestFlapping(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
