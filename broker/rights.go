@@ -23,12 +23,15 @@ const mostRights = 256
 // yet to be sent: what was withdrawn from the client just now may still be on its way to the queue.
 func doubt(s *Session, lost bool) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a := s.access; a == nil || a.rules == nil && a.client.Rules == nil {
+		return // it may have everything
+	}
 	_, next, _ := s.state.Queue.Missing()
 	s.rights = rights{below: next}
 	if lost {
 		s.rights.below = math.MaxUint64
 	}
-	s.mu.Unlock()
 }
 
 // entitled reports whether the client may have a message that was queued for it: it has a subscription for
