@@ -10,7 +10,7 @@ import (
 // Limits bound what one client can ask of the gateway. The zero value of a field stands for its
 // default, which suits a board with 512 MB of memory.
 type Limits struct {
-	Connections        int           // network connections at a time; default 1,000
+	Connections        int           // network connections at a time; default 500
 	AddressConnections int           // of them from one address of the network, this machine not counted; default 100
 	Handshakes         int           // of them on one listener that have not been let in; half as many from one address; default 100
 	ConnectRate        int           // connections per second that are accepted, the rest waits; default 200
@@ -43,8 +43,11 @@ type Limits struct {
 	KeepAlive          time.Duration // longest keep alive that a 5.0 client may ask for, 0: any (MQTT-3.1.2-21)
 }
 
+// DefaultLimits returns the limits of which nothing else is said.
+func DefaultLimits() Limits { return Limits{}.withDefaults() }
+
 func (l Limits) withDefaults() Limits {
-	or(&l.Connections, 1000)
+	or(&l.Connections, 500)
 	or(&l.AddressConnections, 100)
 	or(&l.Handshakes, 100)
 	or(&l.ConnectRate, 200)
