@@ -86,7 +86,11 @@ func (c *conn) connect(p *packet.Connect) error {
 		n, present, err = c.srv.registry.attach(a)
 	}
 	if err != nil {
-		return c.refuse(&packet.Error{Clause: "3.1.4", Reason: packet.ServerUnavailable, Text: err.Error()})
+		e, ok := errors.AsType[*packet.Error](err)
+		if !ok {
+			e = &packet.Error{Clause: "3.1.4", Reason: packet.ServerUnavailable, Text: err.Error()}
+		}
+		return c.refuse(e)
 	}
 	c.session = n
 	if present {

@@ -51,8 +51,12 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	g.mu.Lock()
 	old = g.sessions[a.id]
 	if g.closing || old == nil && len(g.sessions) >= g.srv.limits.Sessions && !own(a.id) {
+		stopping := g.closing
 		g.mu.Unlock()
 		g.ordering.Unlock()
+		if stopping {
+			return nil, false, errStopping
+		}
 		return nil, false, errSessions
 	}
 	if old != nil {
@@ -126,8 +130,11 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	return n, present, nil
 }
 
-// errSessions is why a client that has no session gets none.
-var errSessions = errors.New("there are as many sessions as limits.sessions allows, or the gateway is stopping")
+// errSessions and errStopping are why a client gets no session.
+var (
+	errSessions = &packet.Error{Clause: "3.1.4", Reason: packet.QuotaExceeded, Text: "there are as many sessions as limits.sessions allows"}
+	errStopping = &packet.Error{Clause: "3.1.4", Reason: packet.ServerUnavailable, Text: "the gateway is stopping"}
+)
 
 // errUnstored is why a client gets no new session that would stay.
 var errUnstored = errors.New("the session could not be stored")
