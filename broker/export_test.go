@@ -25,3 +25,6 @@ func (s *Server) HoldTurns() (waiting func() int, release func()) {
 		}
 	}
 }
+
+// StoredBytes returns what is published as store/messages/bytes.
+func (s *Server) StoredBytes() int64 { return (&reporter{srv: s}).gauges()["store/messages/bytes"] }

@@ -80,11 +80,15 @@ func errScarce(what string) error {
 	return &packet.Error{Clause: "4.13.2", Reason: packet.QuotaExceeded, Text: what + ": memory is scarce, see limits.memory"}
 }
 
-// inUse returns the bytes of the heap that the last run of the collector has found in use.
+// inUse returns the bytes of the heap that the last run of the collector has found in use; before the
+// first one, those of all that has been made.
 func inUse() uint64 {
-	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}}
 	metrics.Read(s)
-	return s[0].Value.Uint64()
+	if live := s[0].Value.Uint64(); live > 0 {
+		return live
+	}
+	return s[1].Value.Uint64()
 }
 
 // greatest returns the connection for whose client most bytes are held, and how many these are.

@@ -332,7 +332,7 @@ func (g *registry) close() (peers []peer) {
 
 // count returns how many sessions there are, how many of them have a connection, and how many
 // messages wait for them.
-func (g *registry) count() (total, connected, waiting int) {
+func (g *registry) count() (total, connected, waiting, bytes int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, n := range g.sessions {
@@ -341,7 +341,8 @@ func (g *registry) count() (total, connected, waiting int) {
 			connected++
 		}
 		waiting += n.state.Queue.Len()
+		bytes += n.state.Queue.Bytes()
 		n.mu.Unlock()
 	}
-	return len(g.sessions), connected, waiting
+	return len(g.sessions), connected, waiting, bytes
 }

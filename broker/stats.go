@@ -107,8 +107,8 @@ func (r *reporter) values() map[string]string {
 // gauges returns what there is now, by the end of its topic.
 func (r *reporter) gauges() map[string]int64 {
 	s := r.srv
-	total, connected, waiting := s.registry.count()
-	subs, shared, retained := s.routes.count()
+	total, connected, waiting, waitingBytes := s.registry.count()
+	subs, shared, retained, retainedBytes := s.routes.count()
 	return map[string]int64{
 		"clients/connected":          int64(connected),
 		"clients/active":             int64(connected),
@@ -118,6 +118,7 @@ func (r *reporter) gauges() map[string]int64 {
 		"clients/maximum":            s.gate.peak(),
 		"messages/stored":            int64(waiting + retained),
 		"store/messages/count":       int64(waiting + retained),
+		"store/messages/bytes":       int64(waitingBytes + retainedBytes),
 		"subscriptions/count":        int64(subs),
 		"shared_subscriptions/count": int64(shared),
 		"retained messages/count":    int64(retained),
