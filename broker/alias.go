@@ -29,7 +29,7 @@ func (a *aliasesIn) resolve(p *packet.Publish) error {
 			a.topics = append(a.topics, make([]string, int(alias)-len(a.topics))...)
 		}
 		if a.bytes += int32(len(p.Topic) - len(a.topics[alias-1])); a.bytes > aliasBytes {
-			return &packet.Error{Clause: "4.13.2", Reason: packet.QuotaExceeded, Text: fmt.Sprintf("the topics with an alias have more than %d bytes", aliasBytes)}
+			return &packet.Error{Clause: "4.13.2", Reason: packet.QuotaExceeded, Text: fmt.Sprintf("the topics with an alias have more than %d bytes", aliasBytes), Limit: "topic_aliases_size"}
 		}
 		a.topics[alias-1] = p.Topic
 		return nil

@@ -111,7 +111,7 @@ func (c *conn) connect(p *packet.Connect) error {
 // checkClientID decides about a client identifier, the client's own or one of its identity.
 func (l *Limits) checkClientID(id string) error {
 	if most := l.ClientIDBytes; len(id) > most {
-		return &packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: fmt.Sprintf("a client identifier of %d bytes: limits.client_id_size is %d", len(id), most)}
+		return &packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: fmt.Sprintf("a client identifier of %d bytes: limits.client_id_size is %d", len(id), most), Limit: "client_id_size"}
 	}
 	if id[0] == '$' {
 		return &packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: "client identifiers that begin with $ are the gateway's own"}
@@ -126,7 +126,7 @@ func (l *Limits) checkWill(w *packet.Will) error {
 	}
 	p := packet.Publish{Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Properties: w.Properties}
 	if n, most := p.Size(packet.V5), l.WillBytes; n > most {
-		return &packet.Error{Clause: "4.13.2", Reason: packet.QuotaExceeded, Text: fmt.Sprintf("a will message of %d bytes: limits.will_size is %d", n, most)}
+		return &packet.Error{Clause: "4.13.2", Reason: packet.QuotaExceeded, Text: fmt.Sprintf("a will message of %d bytes: limits.will_size is %d", n, most), Limit: "will_size"}
 	}
 	return l.checkTopic(w.Topic)
 }

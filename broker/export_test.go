@@ -1,5 +1,7 @@
 package broker
 
+import "strings"
+
 // HoldTurns keeps everybody at the turnstile who has had a turn, until release is called. waiting returns
 // how many there are.
 func (s *Server) HoldTurns() (waiting func() int, release func()) {
@@ -28,3 +30,16 @@ func (s *Server) HoldTurns() (waiting func() int, release func()) {
 
 // StoredBytes returns what is published as store/messages/bytes.
 func (s *Server) StoredBytes() int64 { return (&reporter{srv: s}).gauges()["store/messages/bytes"] }
+
+// Refusals returns a function for what is published below refused.
+func (s *Server) Refusals() func() map[string]int64 {
+	return func() map[string]int64 {
+		found := make(map[string]int64)
+		for name, n := range (&reporter{srv: s}).counters() {
+			if strings.HasPrefix(name, "refused/") {
+				found[name] = n.Load()
+			}
+		}
+		return found
+	}
+}

@@ -132,7 +132,7 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 
 // errSessions and errStopping are why a client gets no session.
 var (
-	errSessions = &packet.Error{Clause: "3.1.4", Reason: packet.QuotaExceeded, Text: "there are as many sessions as limits.sessions allows"}
+	errSessions = &packet.Error{Clause: "3.1.4", Reason: packet.QuotaExceeded, Text: "there are as many sessions as limits.sessions allows", Limit: "sessions"}
 	errStopping = &packet.Error{Clause: "3.1.4", Reason: packet.ServerUnavailable, Text: "the gateway is stopping"}
 )
 

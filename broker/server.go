@@ -207,6 +207,7 @@ func (s *Server) accept(nc net.Conn, l *Listener) {
 	_ = nc.Close()
 	if s.ctx.Err() == nil {
 		s.stats.Refused.Add(1)
+		s.stats.Limits.count(err)
 		if untold, due := s.refusals.due(); due {
 			s.log.Warn("connection refused", "listener", l.Name, "from", nc.RemoteAddr(), "reason", err, "others_before", untold,
 				"remedy", "find out who connects so often, or raise the limit")

@@ -35,6 +35,7 @@ type Stats struct {
 	Relieved           atomic.Int64 // clients that were disconnected for want of memory
 	Turns              atomic.Int64 // times that busy clients let the others through
 	Unstored           atomic.Int64 // messages and subscriptions that the store refused
+	Limits             Refusals     // what was refused for a limit
 }
 
 // Stats returns the server's counters.
@@ -128,7 +129,7 @@ func (r *reporter) gauges() map[string]int64 {
 // counters returns what is counted, by the end of its topic.
 func (r *reporter) counters() map[string]*atomic.Int64 {
 	s, c := r.srv, &r.srv.stats
-	return map[string]*atomic.Int64{
+	counters := map[string]*atomic.Int64{
 		"clients/expired":            &c.Outlived,
 		"clients/refused":            &c.Refused,
 		"clients/banned":             &c.Banned,
@@ -154,6 +155,10 @@ func (r *reporter) counters() map[string]*atomic.Int64 {
 		"heap/current":               &c.Memory,
 		"heap/maximum":               &c.MostMemory,
 	}
+	for i, limit := range bounded {
+		counters["refused/"+limit] = &c.Limits[i]
+	}
+	return counters
 }
 
 // publish publishes a retained message of the gateway itself.
