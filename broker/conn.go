@@ -71,7 +71,7 @@ type conn struct {
 var errGone = errors.New("disconnected")
 
 func newConn(s *Server, nc net.Conn, l *Listener) *conn {
-	c := &conn{srv: s, listener: l, nc: nc, address: auth.Origin(addressOf(nc)), pace: newPace(&s.limits, l.Bounds.PacketSize, &s.stats.Slowed)}
+	c := &conn{srv: s, listener: l, nc: nc, address: auth.Origin(addressOf(nc)), pace: newPace(&l.Bounds, &s.stats.Slowed)}
 	c.link.mount = mount(l.Prefix)
 	c.link.out.init(nc, s)
 	c.link.drained = func() {
@@ -304,8 +304,8 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 		}
 		return nil
 	}
-	if n := c.link.incoming.Add(1); c.dec.Version == packet.V5 && n > int32(c.srv.limits.ReceiveMaximum) {
-		return &packet.Error{Clause: "MQTT-3.3.4-9", Reason: packet.ReceiveMaximumExceeded, Text: fmt.Sprintf("more than %d messages without acknowledgement", c.srv.limits.ReceiveMaximum), Limit: "receive_maximum"}
+	if n := c.link.incoming.Add(1); c.dec.Version == packet.V5 && n > int32(c.listener.Bounds.ReceiveMaximum) {
+		return &packet.Error{Clause: "MQTT-3.3.4-9", Reason: packet.ReceiveMaximumExceeded, Text: fmt.Sprintf("more than %d messages without acknowledgement", c.listener.Bounds.ReceiveMaximum), Limit: "receive_maximum"}
 	}
 	place, a := c.link.out.reserve(), packet.Ack{Type: packet.PUBACK, ID: p.ID}
 	if p.QoS == 2 {

@@ -16,7 +16,7 @@ func (c *conn) connect(p *packet.Connect) error {
 	c.link.maxPacket = int(min(p.Properties.MaximumPacketSize, packet.MaxLength))
 	c.link.explains = v5 && !p.Properties.NoProblemInfo
 	props := packet.ConnackProperties{
-		ReceiveMaximum:    c.srv.limits.ReceiveMaximum,
+		ReceiveMaximum:    c.listener.Bounds.ReceiveMaximum,
 		MaximumPacketSize: uint32(c.listener.Bounds.PacketSize),
 		TopicAliasMaximum: c.srv.limits.TopicAliases,
 	}
@@ -157,9 +157,9 @@ func (c *conn) refuse(err error) error {
 // window returns how many messages may be on their way to the client unacknowledged.
 func (c *conn) window(p *packet.Connect) uint16 {
 	if m := p.Properties.ReceiveMaximum; m > 0 {
-		return min(m, c.srv.limits.Inflight)
+		return min(m, c.listener.Bounds.Inflight)
 	}
-	return c.srv.limits.Inflight
+	return c.listener.Bounds.Inflight
 }
 
 // expiryOf returns the session expiry interval in seconds that a CONNECT asks for. Before 5.0 a

@@ -90,14 +90,20 @@ func or[T comparable](field *T, value T) {
 // Bounds are limits of one listener, which apply there in place of the server's. The zero value of
 // a field stands for the server's.
 type Bounds struct {
-	Connections int           // at a time, within the server's
-	PacketSize  int           // bytes of one incoming packet
-	ConnectTime time.Duration // from the connection to its CONNECT
-	KeepAlive   time.Duration // longest keep alive that a 5.0 client may ask for
+	Connections              int           // at a time, within the server's
+	PacketSize               int           // bytes of one incoming packet
+	MessageRate, ByteRate    int           // of one client, before it is slowed down
+	ReceiveMaximum, Inflight uint16        // QoS 1 and 2 messages that are not acknowledged yet, from and to one client
+	ConnectTime              time.Duration // from the connection to its CONNECT
+	KeepAlive                time.Duration // longest keep alive that a 5.0 client may ask for
 }
 
 func (b Bounds) within(l *Limits) Bounds {
 	or(&b.PacketSize, l.PacketSize)
+	or(&b.MessageRate, l.MessageRate)
+	or(&b.ByteRate, l.ByteRate)
+	or(&b.ReceiveMaximum, l.ReceiveMaximum)
+	or(&b.Inflight, l.Inflight)
 	or(&b.ConnectTime, l.ConnectTime)
 	or(&b.KeepAlive, l.KeepAlive)
 	return b

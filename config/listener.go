@@ -53,6 +53,10 @@ func (l *Listener) Local() bool {
 type Bounds struct {
 	Connections    int           `yaml:"connections" range:"1..100000"` // at a time, within limits.connections
 	PacketSize     int64         `yaml:"packet_size,size" range:"1KiB..64MiB"`
+	MessageRate    int           `yaml:"message_rate" range:"1..1000000"`
+	ByteRate       int64         `yaml:"byte_rate,size" range:"1B..1GiB"`
+	ReceiveMaximum int           `yaml:"receive_maximum" range:"1..65535"`
+	Inflight       int           `yaml:"inflight" range:"1..1024"`
 	ConnectTimeout time.Duration `yaml:"connect_timeout" range:"1s..5m"`
 	KeepAlive      time.Duration `yaml:"keep_alive" range:"1s..18h12m15s"`
 }
