@@ -67,7 +67,8 @@ func (c *conn) connect(p *packet.Connect) error {
 	if expiry != expiryOf(p) {
 		props.HasSessionExpiry, props.SessionExpiry = true, expiry
 	}
-	c.aliases.max = c.srv.limits.TopicAliases
+	c.aliases.max, c.aliases.most = c.srv.limits.TopicAliases, int32(c.srv.limits.AliasBytes)
+	c.link.aliases.most = int32(c.srv.limits.AliasBytes)
 	c.link.aliases.max = min(p.Properties.TopicAliasMaximum, c.srv.limits.TopicAliases)
 	c.bridge = p.Bridge
 

@@ -34,6 +34,7 @@ type Limits struct {
 	RetainedBytes      int           // of all retained messages, with 512 for each and 384 for each level that no other has; default 64 MiB
 	SessionExpiry      time.Duration // longest life of a session of the network without a connection; default 7 days
 	TopicAliases       uint16        // per connection and direction; default 32
+	AliasBytes         int           // of the topics with an alias, per connection and direction; default 64 KiB
 	OutBytes           int           // bytes on their way to one client beyond which QoS 0 is dropped; default 256 KiB
 	ConnectTime        time.Duration // from the connection to its CONNECT, TLS included; default 10 s
 	AuthTime           time.Duration // for one enhanced authentication, from its first message to its last; default 10 s
@@ -71,6 +72,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.RetainedBytes, 64<<20)
 	or(&l.SessionExpiry, 7*24*time.Hour)
 	or(&l.TopicAliases, 32)
+	or(&l.AliasBytes, 64<<10)
 	or(&l.OutBytes, 256<<10)
 	or(&l.ConnectTime, 10*time.Second)
 	or(&l.AuthTime, 10*time.Second)

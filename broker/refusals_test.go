@@ -64,10 +64,10 @@ func TestRefusalsAreCounted(t *testing.T) {
 			p.Retain = true
 			say(s, p)
 		}},
-		"topic_aliases_size": {broker.Limits{}, func(s *site) {
-			p := publish(strings.Repeat("x", 40<<10), "", 0, 0)
+		"topic_aliases_size": {broker.Limits{AliasBytes: 1000}, func(s *site) {
+			p := publish(strings.Repeat("x", 600), "", 0, 0)
 			p.Properties = &packet.PublishProperties{TopicAlias: 1}
-			q := publish(strings.Repeat("y", 40<<10), "", 0, 0)
+			q := publish(strings.Repeat("y", 600), "", 0, 0)
 			q.Properties = &packet.PublishProperties{TopicAlias: 2}
 			say(s, p, q)
 		}},
