@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 TOOL    := go tool -modfile=tools/go.mod
 
-.PHONY: help run demo-cloud test check torture crash crash-matrix vm bench arm fuzz docker clean
+.PHONY: help run demo-cloud test check torture crash crash-matrix vm bench arm fuzz soak docker clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,10 @@ arm: ## static binaries for arm/6, arm/7, arm64 and amd64 in dist/
 
 fuzz: ## each fuzzer for FUZZTIME (30s)
 	@scripts/fuzz
+
+soak: ## clients of all versions come, go and break at random for SOAK (30m), then the books must be equal
+	@scripts/setup test
+	go test -count 1 -v -timeout 24h ./internal/hostile -run '^TestSoak$$' -soak $(or $(SOAK),30m)
 
 docker: ## build Dockerfile.arm and start what came out of it
 	@scripts/setup docker

@@ -6,14 +6,12 @@ import (
 	"gateway/broker/packet"
 )
 
-// aliasBytes are what the topics with an alias may have together, in one direction of a connection.
-const aliasBytes = 64 << 10
-
 // aliasesIn are the topics that a client has given an alias (5.0, 3.3.2.3.4). They live as long as
 // the connection.
 type aliasesIn struct {
 	topics []string // by alias, from 1
 	bytes  int32    // of them
+	most   int32    // see Limits.AliasBytes
 	max    uint16
 }
 
@@ -28,8 +26,8 @@ func (a *aliasesIn) resolve(p *packet.Publish) error {
 		if len(a.topics) < int(alias) {
 			a.topics = append(a.topics, make([]string, int(alias)-len(a.topics))...)
 		}
-		if a.bytes += int32(len(p.Topic) - len(a.topics[alias-1])); a.bytes > aliasBytes {
-			return &packet.Error{Clause: "4.13.2", Reason: packet.QuotaExceeded, Text: fmt.Sprintf("the topics with an alias have more than %d bytes", aliasBytes)}
+		if a.bytes += int32(len(p.Topic) - len(a.topics[alias-1])); a.bytes > a.most {
+			return &packet.Error{Clause: "4.13.2", Reason: packet.QuotaExceeded, Text: fmt.Sprintf("the topics with an alias have more bytes than limits.topic_aliases_size, which is %d", a.most), Limit: "topic_aliases_size"}
 		}
 		a.topics[alias-1] = p.Topic
 		return nil
@@ -46,6 +44,7 @@ func (a *aliasesIn) resolve(p *packet.Publish) error {
 // connection, and no stored message has one.
 type aliasesOut struct {
 	max    uint16 // 0: the client takes none
+	most   int32  // see Limits.AliasBytes
 	clock  uint64
 	topics map[string]*aliasOut
 }
@@ -64,7 +63,7 @@ const aliasSize = 4
 // replace puts an alias in the place of the topic of p, whose properties are its own. The first
 // time the topic stays beside its alias. What is replaced must be sent.
 func (a *aliasesOut) replace(p *packet.Publish) {
-	if a.max == 0 || len(p.Topic) < aliasTopic || len(p.Topic) > aliasBytes/int(a.max) {
+	if a.max == 0 || len(p.Topic) < aliasTopic || len(p.Topic) > int(a.most)/int(a.max) {
 		return
 	}
 	if p.Properties == nil {

@@ -42,7 +42,7 @@ func TestSessionLimitIsForTheNetwork(t *testing.T) {
 	w := s.dial(packet.V5)
 	c := kept("c")
 	w.send(&c)
-	w.expect("CONNACK " + packet.ServerUnavailable.String())
+	w.expect("CONNACK " + packet.QuotaExceeded.String())
 	own, err := s.server.Connect(broker.ClientOptions{ID: "$points", CleanStart: true})
 	if err != nil {
 		t.Fatal(err)

@@ -71,7 +71,7 @@ type conn struct {
 var errGone = errors.New("disconnected")
 
 func newConn(s *Server, nc net.Conn, l *Listener) *conn {
-	c := &conn{srv: s, listener: l, nc: nc, address: auth.Origin(addressOf(nc)), pace: newPace(&s.limits, l.Bounds.PacketSize, &s.stats.Slowed)}
+	c := &conn{srv: s, listener: l, nc: nc, address: auth.Origin(addressOf(nc)), pace: newPace(&l.Bounds, &s.stats.Slowed)}
 	c.dec.Lends = true
 	c.link.mount = mount(l.Prefix)
 	c.link.out.init(nc, s)
@@ -308,8 +308,8 @@ func (c *conn) publish(h packet.Header, body []byte) (err error) {
 		}
 		return nil
 	}
-	if n := c.link.incoming.Add(1); c.dec.Version == packet.V5 && n > int32(c.srv.limits.ReceiveMaximum) {
-		return &packet.Error{Clause: "MQTT-3.3.4-9", Reason: packet.ReceiveMaximumExceeded, Text: fmt.Sprintf("more than %d messages without acknowledgement", c.srv.limits.ReceiveMaximum)}
+	if n := c.link.incoming.Add(1); c.dec.Version == packet.V5 && n > int32(c.listener.Bounds.ReceiveMaximum) {
+		return &packet.Error{Clause: "MQTT-3.3.4-9", Reason: packet.ReceiveMaximumExceeded, Text: fmt.Sprintf("more than %d messages without acknowledgement", c.listener.Bounds.ReceiveMaximum), Limit: "receive_maximum"}
 	}
 	place, a := c.link.out.reserve(), packet.Ack{Type: packet.PUBACK, ID: p.ID}
 	if p.QoS == 2 {
@@ -438,7 +438,7 @@ func (c *conn) close(err error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		e = &packet.Error{Clause: "MQTT-3.1.2-22", Reason: packet.KeepAliveTimeout, Text: "nothing came for 1.5 times the keep alive"}
 		if c.session == nil {
-			e = &packet.Error{Clause: "MQTT-3.1.4-1", Reason: packet.ProtocolError, Text: "no CONNECT in time"}
+			e = &packet.Error{Clause: "MQTT-3.1.4-1", Reason: packet.ProtocolError, Text: "no CONNECT in time", Limit: "connect_timeout"}
 		}
 	}
 	if broken := failure(&c.link.out); broken != nil && errors.Is(err, net.ErrClosed) {
@@ -449,6 +449,7 @@ func (c *conn) close(err error) {
 	}
 	if e != nil {
 		err = e
+		c.srv.stats.Limits.add(e.Limit)
 	}
 	switch {
 	case c.session == nil && e == nil && errors.Is(err, io.EOF):

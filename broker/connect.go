@@ -16,7 +16,7 @@ func (c *conn) connect(p *packet.Connect) error {
 	c.link.maxPacket = int(min(p.Properties.MaximumPacketSize, packet.MaxLength))
 	c.link.explains = v5 && !p.Properties.NoProblemInfo
 	props := packet.ConnackProperties{
-		ReceiveMaximum:    c.srv.limits.ReceiveMaximum,
+		ReceiveMaximum:    c.listener.Bounds.ReceiveMaximum,
 		MaximumPacketSize: uint32(c.listener.Bounds.PacketSize),
 		TopicAliasMaximum: c.srv.limits.TopicAliases,
 	}
@@ -70,7 +70,8 @@ func (c *conn) connect(p *packet.Connect) error {
 	if expiry != expiryOf(p) {
 		props.HasSessionExpiry, props.SessionExpiry = true, expiry
 	}
-	c.aliases.max = c.srv.limits.TopicAliases
+	c.aliases.max, c.aliases.most = c.srv.limits.TopicAliases, int32(c.srv.limits.AliasBytes)
+	c.link.aliases.most = int32(c.srv.limits.AliasBytes)
 	c.link.aliases.max = min(p.Properties.TopicAliasMaximum, c.srv.limits.TopicAliases)
 	c.bridge = p.Bridge
 
@@ -94,11 +95,15 @@ func (c *conn) connect(p *packet.Connect) error {
 		}
 		n, present, err = c.srv.registry.attach(a)
 	}
-	switch {
-	case errors.Is(err, errTaken):
-		return c.refuse(taken(c, a.id))
-	case err != nil:
-		return c.refuse(&packet.Error{Clause: "3.1.4", Reason: packet.ServerUnavailable, Text: err.Error()})
+	if err != nil {
+		e, ok := errors.AsType[*packet.Error](err)
+		switch {
+		case errors.Is(err, errTaken):
+			e = taken(c, a.id)
+		case !ok:
+			e = &packet.Error{Clause: "3.1.4", Reason: packet.ServerUnavailable, Text: err.Error()}
+		}
+		return c.refuse(e)
 	}
 	c.session = n
 	if present {
@@ -119,7 +124,7 @@ func (c *conn) connect(p *packet.Connect) error {
 // checkClientID decides about a client identifier, the client's own or one of its identity.
 func (l *Limits) checkClientID(id string) error {
 	if most := l.ClientIDBytes; len(id) > most {
-		return &packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: fmt.Sprintf("a client identifier of %d bytes: limits.client_id_size is %d", len(id), most)}
+		return &packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: fmt.Sprintf("a client identifier of %d bytes: limits.client_id_size is %d", len(id), most), Limit: "client_id_size"}
 	}
 	if id[0] == '$' {
 		return &packet.Error{Clause: "3.1.3.1", Reason: packet.ClientIDNotValid, Text: "client identifiers that begin with $ are the gateway's own"}
@@ -134,7 +139,7 @@ func (l *Limits) checkWill(w *packet.Will) error {
 	}
 	p := packet.Publish{Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Properties: w.Properties}
 	if n, most := p.Size(packet.V5), l.WillBytes; n > most {
-		return &packet.Error{Clause: "4.13.2", Reason: packet.QuotaExceeded, Text: fmt.Sprintf("a will message of %d bytes: limits.will_size is %d", n, most)}
+		return &packet.Error{Clause: "4.13.2", Reason: packet.QuotaExceeded, Text: fmt.Sprintf("a will message of %d bytes: limits.will_size is %d", n, most), Limit: "will_size"}
 	}
 	return l.checkTopic(w.Topic)
 }
@@ -196,9 +201,9 @@ func refuseUnread(c *conn, h packet.Header, err error) error {
 // window returns how many messages may be on their way to the client unacknowledged.
 func (c *conn) window(p *packet.Connect) uint16 {
 	if m := p.Properties.ReceiveMaximum; m > 0 {
-		return min(m, c.srv.limits.Inflight)
+		return min(m, c.listener.Bounds.Inflight)
 	}
-	return c.srv.limits.Inflight
+	return c.listener.Bounds.Inflight
 }
 
 // expiryOf returns the session expiry interval in seconds that a CONNECT asks for. Before 5.0 a

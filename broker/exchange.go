@@ -81,10 +81,10 @@ func (x *exchange) begin(a auth.Attempt) {
 func (x *exchange) next(data []byte) (auth.Step, error) {
 	l := &x.c.srv.limits
 	if x.rounds++; x.rounds > l.AuthRounds {
-		return auth.Step{}, &packet.Error{Clause: "4.12", Reason: packet.QuotaExceeded, Text: fmt.Sprintf("more than %d messages to authenticate: limits.auth_rounds", l.AuthRounds)}
+		return auth.Step{}, &packet.Error{Clause: "4.12", Reason: packet.QuotaExceeded, Text: fmt.Sprintf("more than %d messages to authenticate: limits.auth_rounds", l.AuthRounds), Limit: "auth_rounds"}
 	}
 	if len(data) > l.AuthBytes {
-		return auth.Step{}, &packet.Error{Clause: "4.12", Reason: packet.QuotaExceeded, Text: fmt.Sprintf("authentication data of %d bytes: limits.auth_data_size is %d", len(data), l.AuthBytes)}
+		return auth.Step{}, &packet.Error{Clause: "4.12", Reason: packet.QuotaExceeded, Text: fmt.Sprintf("authentication data of %d bytes: limits.auth_data_size is %d", len(data), l.AuthBytes), Limit: "auth_data_size"}
 	}
 	ctx, cancel := context.WithDeadline(x.c.srv.ctx, x.end)
 	defer cancel()
@@ -135,7 +135,7 @@ func (x *exchange) answer() ([]byte, error) {
 }
 
 // errAuthTime is why an exchange ends that takes too long.
-var errAuthTime = &packet.Error{Clause: "4.12", Reason: packet.NotAuthorized, Text: "authentication took longer than limits.auth_timeout allows"}
+var errAuthTime = &packet.Error{Clause: "4.12", Reason: packet.NotAuthorized, Text: "authentication took longer than limits.auth_timeout allows", Limit: "auth_timeout"}
 
 // checkMethod refuses another method than that of the CONNECT.
 func (x *exchange) checkMethod(p *packet.Auth, clause string) error {

@@ -1,6 +1,10 @@
 package broker
 
-import "gateway/broker/packet"
+import (
+	"strings"
+
+	"gateway/broker/packet"
+)
 
 // Explain returns what a client that wants to know is told of a failure.
 func Explain(reason packet.ReasonCode) string {
@@ -37,3 +41,19 @@ func (s *Server) HoldTurns() (waiting func() int, release func()) {
 
 // Trim does what is done every 10 s.
 func (s *Server) Trim() { trimAll(s) }
+
+// StoredBytes returns what is published as store/messages/bytes.
+func (s *Server) StoredBytes() int64 { return (&reporter{srv: s}).gauges()["store/messages/bytes"] }
+
+// Refusals returns a function for what is published below refused.
+func (s *Server) Refusals() func() map[string]int64 {
+	return func() map[string]int64 {
+		found := make(map[string]int64)
+		for name, n := range (&reporter{srv: s}).counters() {
+			if strings.HasPrefix(name, "refused/") {
+				found[name] = n.Load()
+			}
+		}
+		return found
+	}
+}

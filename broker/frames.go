@@ -74,6 +74,7 @@ func (f *frames) next(d *packet.Decoder) (h packet.Header, body []byte, ok bool,
 			Clause: "MQTT-3.1.2-24",
 			Reason: packet.PacketTooLarge,
 			Text:   fmt.Sprintf("%s packet of %d bytes: the limit is %d", h.Type, n+h.Length, f.limit),
+			Limit:  "packet_size",
 		}
 	}
 	if len(b) < n+h.Length {

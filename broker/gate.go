@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gateway/broker/auth"
+	"gateway/broker/packet"
 )
 
 // A gate counts the network connections, and lets in as many as the limits allow.
@@ -41,6 +42,11 @@ type strangers struct {
 	from map[netip.Addr]int // by address of the network
 }
 
+// full returns the error of a connection for which there is no place.
+func full(limit, format string, args ...any) error {
+	return &packet.Error{Clause: "3.1.4", Reason: packet.QuotaExceeded, Text: fmt.Sprintf(format, args...), Limit: limit}
+}
+
 func newStrangers() strangers {
 	return strangers{on: make(map[string]int), from: make(map[netip.Addr]int)}
 }
@@ -49,9 +55,9 @@ func newStrangers() strangers {
 func (s *strangers) full(c *conn, places int) error {
 	switch half := (places + 1) / 2; {
 	case s.on[c.listener.Name] >= places:
-		return fmt.Errorf("there are %d connections on this listener that have not been let in, as many as limits.handshakes allows", places)
+		return full("handshakes", "there are %d connections on this listener that have not been let in, as many as limits.handshakes allows", places)
 	case c.address.IsValid() && s.from[c.address] >= half:
-		return fmt.Errorf("there are %d connections from this address that have not been let in, half of what limits.handshakes allows", half)
+		return full("handshakes", "there are %d connections from this address that have not been let in, half of what limits.handshakes allows", half)
 	}
 	return nil
 }
@@ -72,11 +78,11 @@ func (g *gate) enter(c *conn, start func() bool) error {
 	defer g.mu.Unlock()
 	switch l := g.limits; {
 	case len(g.conns) >= l.Connections:
-		return fmt.Errorf("there are %d connections, as many as limits.connections allows", len(g.conns))
+		return full("connections", "there are %d connections, as many as limits.connections allows", len(g.conns))
 	case c.listener.Bounds.Connections > 0 && g.listeners[c.listener.Name] >= c.listener.Bounds.Connections:
-		return fmt.Errorf("there are %d connections here, as many as the listener's limits.connections allows", c.listener.Bounds.Connections)
+		return full("listener_connections", "there are %d connections here, as many as the listener's limits.connections allows", c.listener.Bounds.Connections)
 	case c.address.IsValid() && g.addresses[c.address] >= l.AddressConnections:
-		return fmt.Errorf("there are %d connections from this address, as many as limits.address_connections allows", l.AddressConnections)
+		return full("address_connections", "there are %d connections from this address, as many as limits.address_connections allows", l.AddressConnections)
 	}
 	if err := g.strangers.full(c, g.limits.Handshakes); err != nil {
 		return err

@@ -10,7 +10,7 @@ import (
 // Limits bound what one client can ask of the gateway. The zero value of a field stands for its
 // default, which suits a board with 512 MB of memory.
 type Limits struct {
-	Connections        int           // network connections at a time; default 1,000
+	Connections        int           // network connections at a time; default 500
 	AddressConnections int           // of them from one address of the network, this machine not counted; default 100
 	Handshakes         int           // of them on one listener that have not been let in; half as many from one address; default 100
 	ConnectRate        int           // connections per second that are accepted, the rest waits; default 200
@@ -34,6 +34,7 @@ type Limits struct {
 	RetainedBytes      int           // of all retained messages, with 512 for each and 384 for each level that no other has; default 64 MiB
 	SessionExpiry      time.Duration // longest life of a session of the network without a connection; default 7 days
 	TopicAliases       uint16        // per connection and direction; default 32
+	AliasBytes         int           // of the topics with an alias, per connection and direction; default 64 KiB
 	OutBytes           int           // bytes on their way to one client beyond which QoS 0 is dropped; default 256 KiB
 	ConnectTime        time.Duration // from the connection to its CONNECT, TLS included; default 10 s
 	AuthTime           time.Duration // for one enhanced authentication, from its first message to its last; default 10 s
@@ -43,8 +44,11 @@ type Limits struct {
 	KeepAlive          time.Duration // longest keep alive that a 5.0 client may ask for, 0: any (MQTT-3.1.2-21)
 }
 
+// DefaultLimits returns the limits of which nothing else is said.
+func DefaultLimits() Limits { return Limits{}.withDefaults() }
+
 func (l Limits) withDefaults() Limits {
-	or(&l.Connections, 1000)
+	or(&l.Connections, 500)
 	or(&l.AddressConnections, 100)
 	or(&l.Handshakes, 100)
 	or(&l.ConnectRate, 200)
@@ -68,6 +72,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.RetainedBytes, 64<<20)
 	or(&l.SessionExpiry, 7*24*time.Hour)
 	or(&l.TopicAliases, 32)
+	or(&l.AliasBytes, 64<<10)
 	or(&l.OutBytes, 256<<10)
 	or(&l.ConnectTime, 10*time.Second)
 	or(&l.AuthTime, 10*time.Second)
@@ -87,14 +92,20 @@ func or[T comparable](field *T, value T) {
 // Bounds are limits of one listener, which apply there in place of the server's. The zero value of
 // a field stands for the server's.
 type Bounds struct {
-	Connections int           // at a time, within the server's
-	PacketSize  int           // bytes of one incoming packet
-	ConnectTime time.Duration // from the connection to its CONNECT
-	KeepAlive   time.Duration // longest keep alive that a 5.0 client may ask for
+	Connections              int           // at a time, within the server's
+	PacketSize               int           // bytes of one incoming packet
+	MessageRate, ByteRate    int           // of one client, before it is slowed down
+	ReceiveMaximum, Inflight uint16        // QoS 1 and 2 messages that are not acknowledged yet, from and to one client
+	ConnectTime              time.Duration // from the connection to its CONNECT
+	KeepAlive                time.Duration // longest keep alive that a 5.0 client may ask for
 }
 
 func (b Bounds) within(l *Limits) Bounds {
 	or(&b.PacketSize, l.PacketSize)
+	or(&b.MessageRate, l.MessageRate)
+	or(&b.ByteRate, l.ByteRate)
+	or(&b.ReceiveMaximum, l.ReceiveMaximum)
+	or(&b.Inflight, l.Inflight)
 	or(&b.ConnectTime, l.ConnectTime)
 	or(&b.KeepAlive, l.KeepAlive)
 	return b

@@ -69,6 +69,41 @@ func TestBounds(t *testing.T) {
 	})
 }
 
+// TestBoundsOfMessages holds the clients of one listener to its own rates and windows.
+func TestBoundsOfMessages(t *testing.T) {
+	s := start(t, nil, broker.Limits{MessageRate: 100_000})
+	l := s.listen(broker.Listener{Name: "small", Bounds: broker.Bounds{MessageRate: 5, ByteRate: 1 << 20, ReceiveMaximum: 2, Inflight: 1}})
+	w := l.connect(packet.V5, clean("here"))
+	if got := w.connack.Properties.ReceiveMaximum; got != 2 {
+		t.Errorf("CONNACK tells of a receive maximum of %d, want 2", got)
+	}
+	w.send(subscribe(1, filter("t", 1)))
+	w.expect("SUBACK…")
+	other := s.connect(packet.V5, clean("elsewhere"))
+	for i := range uint16(10) {
+		other.send(publish("t", "x", 1, i+1))
+		other.expect("PUBACK…")
+	}
+	if n := s.server.Stats().Slowed.Load(); n != 0 {
+		t.Errorf("a client of another listener was slowed down %d times", n)
+	}
+	w.expect("PUBLISH t=x q1 id1")
+	w.silent() // the second waits for the first
+	for i := range uint16(3) {
+		w.send(publish("u", "x", 2, i+1))
+	}
+	w.expect("PUBREC 1…", "PUBREC 2…", "DISCONNECT Receive Maximum exceeded")
+
+	fast := l.connect(packet.V5, clean("fast"))
+	for range 6 {
+		fast.send(publish("u", "x", 0, 0))
+	}
+	fast.silent()
+	if s.server.Stats().Slowed.Load() == 0 {
+		t.Error("it is not slowed down")
+	}
+}
+
 // A latecomer is a listener that hands out a connection at the moment when it is closed.
 type latecomer struct {
 	waiting, closed chan struct{}

@@ -60,7 +60,7 @@ func (m *memory) relieve() {
 			if c, holds := m.srv.gate.greatest(); holds > scarceBytes {
 				m.srv.stats.Relieved.Add(1)
 				c.link.fail(&packet.Error{Clause: "4.13.2", Reason: packet.QuotaExceeded,
-					Text: fmt.Sprintf("%d bytes are held for this client, more than for any other, and limits.memory is reached", holds)})
+					Text: fmt.Sprintf("%d bytes are held for this client, more than for any other, and limits.memory is reached", holds), Limit: "memory"})
 			}
 		case used < m.limit()*7/16:
 			m.scarce.Store(false)
@@ -77,14 +77,18 @@ func (m *memory) relieve() {
 
 // errScarce is what a client is told that asks for memory while it is scarce.
 func errScarce(what string) error {
-	return &packet.Error{Clause: "4.13.2", Reason: packet.QuotaExceeded, Text: what + ": memory is scarce, see limits.memory"}
+	return &packet.Error{Clause: "4.13.2", Reason: packet.QuotaExceeded, Text: what + ": memory is scarce, see limits.memory", Limit: "memory"}
 }
 
-// inUse returns the bytes of the heap that the last run of the collector has found in use.
+// inUse returns the bytes of the heap that the last run of the collector has found in use; before the
+// first one, those of all that has been made.
 func inUse() uint64 {
-	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}}
 	metrics.Read(s)
-	return s[0].Value.Uint64()
+	if live := s[0].Value.Uint64(); live > 0 {
+		return live
+	}
+	return s[1].Value.Uint64()
 }
 
 // greatest returns the connection for whose client most bytes are held, and how many these are.

@@ -74,7 +74,7 @@ var errTaken = errors.New("the client identifier is in use")
 
 // taken counts and logs a client that wants the identifier of another user's session, and returns what it is
 // told.
-func taken(c *conn, id string) error {
+func taken(c *conn, id string) *packet.Error {
 	c.srv.stats.Taken.Add(1)
 	if untold, due := c.srv.contested.due(); due {
 		c.srv.log.Warn("a client identifier is another user's", "client", id, "user", c.client.User, "listener", c.listener.Name, "from", c.nc.RemoteAddr(), "others_before", untold,

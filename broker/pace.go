@@ -17,14 +17,14 @@ type pace struct {
 	asked           time.Time // when all that was asked for would be done at the rate of requests
 }
 
-func newPace(l *Limits, packetSize int, slowed *atomic.Int64) pace {
+func newPace(b *Bounds, slowed *atomic.Int64) pace {
 	p := pace{slowed: slowed}
-	if l.MessageRate > 0 {
-		p.messages = rate.NewLimiter(rate.Limit(l.MessageRate), l.MessageRate)
+	if b.MessageRate > 0 {
+		p.messages = rate.NewLimiter(rate.Limit(b.MessageRate), b.MessageRate)
 	}
-	if l.ByteRate > 0 {
+	if b.ByteRate > 0 {
 		// A burst of a second, but at least one packet of the largest size.
-		p.bytes = rate.NewLimiter(rate.Limit(l.ByteRate), max(l.ByteRate, packetSize))
+		p.bytes = rate.NewLimiter(rate.Limit(b.ByteRate), max(b.ByteRate, b.PacketSize))
 	}
 	return p
 }

@@ -54,6 +54,11 @@ func (s *Server) publish(r *routing, done func(packet.ReasonCode)) {
 	s.retaining.Unlock()
 	switch {
 	case err != nil:
+		if s.memory.scarce.Load() {
+			s.stats.Limits.add("memory")
+		} else {
+			s.stats.Limits.add("retained_size")
+		}
 		if untold, due := s.unretained.due(); due {
 			s.log.Warn("retained messages are refused", "topic", r.p.Topic, "limit", s.limits.RetainedBytes, "others_before", untold,
 				"remedy", "find out who retains so much, or raise limits.retained_size")
@@ -238,7 +243,9 @@ func (u *unit) committed(err error) {
 		u.over.Store(true)
 	}
 	if err != nil {
-		u.srv.stats.Unstored.Add(1)
+		if !errors.Is(err, errRetained) {
+			u.srv.stats.Unstored.Add(1)
+		}
 		u.reason = reasonOf(err)
 		if u.from != nil {
 			u.from.mu.Lock()

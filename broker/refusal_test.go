@@ -230,7 +230,7 @@ func TestSubscriptionBytes(t *testing.T) {
 	if total < 4 || total > 8 {
 		t.Errorf("%d subscriptions of 16 KB are within 100 KB", total)
 	}
-	if s.server.Stats().Unstored.Load() == 0 {
+	if s.server.Stats().Limits.Of("subscriptions_size") == 0 {
 		t.Error("it is not counted")
 	}
 	_ = clients[0].nc.Close()

@@ -51,8 +51,12 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	g.mu.Lock()
 	old = g.sessions[a.id]
 	if g.closing || old == nil && len(g.sessions) >= g.srv.limits.Sessions && !own(a.id) {
+		stopping := g.closing
 		g.mu.Unlock()
 		g.ordering.Unlock()
+		if stopping {
+			return nil, false, errStopping
+		}
 		return nil, false, errSessions
 	}
 	if old != nil && !mayTake(old, a.access) {
@@ -146,8 +150,11 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 	return n, present, nil
 }
 
-// errSessions is why a client that has no session gets none.
-var errSessions = errors.New("there are as many sessions as limits.sessions allows, or the gateway is stopping")
+// errSessions and errStopping are why a client gets no session.
+var (
+	errSessions = &packet.Error{Clause: "3.1.4", Reason: packet.QuotaExceeded, Text: "there are as many sessions as limits.sessions allows", Limit: "sessions"}
+	errStopping = &packet.Error{Clause: "3.1.4", Reason: packet.ServerUnavailable, Text: "the gateway is stopping"}
+)
 
 // errUnstored is why a client gets no new session that would stay.
 var errUnstored = errors.New("the session could not be stored")
@@ -366,7 +373,7 @@ func (g *registry) close() (peers []peer) {
 
 // count returns how many sessions there are, how many of them have a connection, and how many
 // messages wait for them.
-func (g *registry) count() (total, connected, waiting int) {
+func (g *registry) count() (total, connected, waiting, bytes int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, n := range g.sessions {
@@ -375,7 +382,8 @@ func (g *registry) count() (total, connected, waiting int) {
 			connected++
 		}
 		waiting += n.state.Queue.Len()
+		bytes += n.state.Queue.Bytes()
 		n.mu.Unlock()
 	}
-	return len(g.sessions), connected, waiting
+	return len(g.sessions), connected, waiting, bytes
 }

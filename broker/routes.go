@@ -88,11 +88,12 @@ func (t *routes) kept(filter string) (found []*session.Message) {
 	return found
 }
 
-// count returns how many subscriptions, filters of shared ones, and retained messages there are.
-func (t *routes) count() (subscriptions, shared, retained int) {
+// count returns how many subscriptions, filters of shared ones, and retained messages there are, and
+// the bytes of these.
+func (t *routes) count() (subscriptions, shared, retained, bytes int) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.subscriptions, t.shared.Len(), t.retained.Len()
+	return t.subscriptions, t.shared.Len(), t.retained.Len(), t.bytes
 }
 
 // holds reports whether another subscription would keep them all within most bytes, about.

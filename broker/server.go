@@ -79,6 +79,7 @@ type Server struct {
 
 	gate      gate
 	pace      *rate.Limiter // of connections
+	farewells chan struct{} // one for each at a time
 	turnstile *turnstile
 	aside     *turnstile // of the store, which does not wait for readers
 	memory    memory
@@ -123,6 +124,7 @@ func New(o Options) (*Server, error) {
 	}
 	s.routes.bySender = o.ShareBySender
 	s.denials.news = make(signal, 1)
+	s.farewells = make(chan struct{}, farewells)
 	s.queues = queueBounds{named: o.Queues, others: &session.Room{Quota: s.limits.Stored}}
 	s.losses = losses{stats: &s.stats, log: o.Log}
 	if s.door == nil {
@@ -215,9 +217,12 @@ func (s *Server) accept(nc net.Conn, l *Listener) {
 	if err == nil {
 		return
 	}
-	_ = nc.Close()
+	if !farewell(s, nc, err) {
+		_ = nc.Close()
+	}
 	if s.ctx.Err() == nil {
 		s.stats.Refused.Add(1)
+		s.stats.Limits.count(err)
 		if untold, due := s.refusals.due(); due {
 			s.log.Warn("connection refused", "listener", l.Name, "from", nc.RemoteAddr(), "reason", err, "others_before", untold,
 				"remedy", "find out who connects so often, or raise the limit")

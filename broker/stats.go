@@ -36,6 +36,7 @@ type Stats struct {
 	Relieved           atomic.Int64 // clients that were disconnected for want of memory
 	Turns              atomic.Int64 // times that busy clients let the others through
 	Unstored           atomic.Int64 // messages and subscriptions that the store refused
+	Limits             Refusals     // what was refused for a limit
 }
 
 // Stats returns the server's counters.
@@ -108,8 +109,8 @@ func (r *reporter) values() map[string]string {
 // gauges returns what there is now, by the end of its topic.
 func (r *reporter) gauges() map[string]int64 {
 	s := r.srv
-	total, connected, waiting := s.registry.count()
-	subs, shared, retained := s.routes.count()
+	total, connected, waiting, waitingBytes := s.registry.count()
+	subs, shared, retained, retainedBytes := s.routes.count()
 	return map[string]int64{
 		"clients/connected":          int64(connected),
 		"clients/active":             int64(connected),
@@ -119,6 +120,7 @@ func (r *reporter) gauges() map[string]int64 {
 		"clients/maximum":            s.gate.peak(),
 		"messages/stored":            int64(waiting + retained),
 		"store/messages/count":       int64(waiting + retained),
+		"store/messages/bytes":       int64(waitingBytes + retainedBytes),
 		"subscriptions/count":        int64(subs),
 		"shared_subscriptions/count": int64(shared),
 		"retained messages/count":    int64(retained),
@@ -128,7 +130,7 @@ func (r *reporter) gauges() map[string]int64 {
 // counters returns what is counted, by the end of its topic.
 func (r *reporter) counters() map[string]*atomic.Int64 {
 	s, c := r.srv, &r.srv.stats
-	return map[string]*atomic.Int64{
+	counters := map[string]*atomic.Int64{
 		"clients/expired":            &c.Outlived,
 		"clients/refused":            &c.Refused,
 		"clients/banned":             &c.Banned,
@@ -155,6 +157,10 @@ func (r *reporter) counters() map[string]*atomic.Int64 {
 		"heap/current":               &c.Memory,
 		"heap/maximum":               &c.MostMemory,
 	}
+	for i, limit := range bounded {
+		counters["refused/"+limit] = &c.Limits[i]
+	}
+	return counters
 }
 
 // publish publishes a retained message of the gateway itself.

@@ -1,6 +1,8 @@
 package broker_test
 
 import (
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -47,8 +49,7 @@ func TestTrafficIsCounted(t *testing.T) {
 	}
 }
 
-// The names below $SYS/broker are those that dashboards made for Mosquitto 2.0 look for. What is not
-// there has no meaning here: the bytes of its store in memory.
+// The names below $SYS/broker are those that dashboards made for Mosquitto 2.0 look for.
 func TestCustomaryNames(t *testing.T) {
 	s := start(t, nil, broker.Limits{})
 	w := s.connect(packet.V5, clean("c"))
@@ -68,7 +69,7 @@ func TestCustomaryNames(t *testing.T) {
 
 var customary = []string{
 	"version", "uptime", "clients/total", "clients/inactive", "clients/disconnected", "clients/active", "clients/connected",
-	"clients/expired", "clients/maximum", "messages/stored", "messages/received", "messages/sent", "store/messages/count",
+	"clients/expired", "clients/maximum", "messages/stored", "messages/received", "messages/sent", "store/messages/count", "store/messages/bytes",
 	"subscriptions/count", "shared_subscriptions/count", "retained messages/count", "heap/current", "heap/maximum",
 	"publish/messages/dropped", "publish/messages/received", "publish/messages/sent", "publish/bytes/received",
 	"publish/bytes/sent", "bytes/received", "bytes/sent",
@@ -81,4 +82,40 @@ var customary = []string{
 	"load/bytes/sent/1min", "load/bytes/sent/5min", "load/bytes/sent/15min",
 	"load/sockets/1min", "load/sockets/5min", "load/sockets/15min",
 	"load/connections/1min", "load/connections/5min", "load/connections/15min",
+}
+
+// The memory in use is told before the garbage collector has run for the first time.
+func TestMemoryBeforeCollection(t *testing.T) {
+	if os.Getenv("GOGC") != "off" {
+		again := exec.Command(os.Args[0], "-test.run=^TestMemoryBeforeCollection$")
+		again.Env = append(os.Environ(), "GOGC=off")
+		if out, err := again.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	s := start(t, nil, broker.Limits{})
+	if n := s.server.Stats().Memory.Load(); n == 0 {
+		t.Error("heap/current is 0")
+	}
+}
+
+// The bytes of the stored messages are those that are retained and those that wait.
+func TestStoredBytes(t *testing.T) {
+	s := start(t, nil, broker.Limits{})
+	slow := s.connect(packet.V311, clean("slow")) // acknowledges nothing
+	slow.send(subscribe(1, filter("t", 1)))
+	slow.expect("SUBACK…")
+	before := s.server.StoredBytes()
+	w := s.connect(packet.V311, clean("c"))
+	w.send(publish("t", string(make([]byte, 1000)), 1, 1))
+	w.expect("PUBACK 1")
+	waiting := s.server.StoredBytes()
+	p := publish("r", string(make([]byte, 1000)), 1, 2)
+	p.Retain = true
+	w.send(p)
+	w.expect("PUBACK 2")
+	if retained := s.server.StoredBytes(); waiting-before < 1000 || retained-waiting < 1000 {
+		t.Errorf("%d bytes at first, %d with one that waits, %d with one that is retained", before, waiting, retained)
+	}
 }

@@ -88,7 +88,11 @@ func (s *Server) conclude(changes []session.Change, ack packet.Suback, done func
 // mayCarry decides about one filter of a SUBSCRIBE: the QoS granted, or why not.
 func (n *Session) mayCarry(f packet.Subscription) packet.ReasonCode {
 	l := &n.srv.limits
-	if topic.ValidFilter(f.Filter) != nil || !l.fits(f.Filter) {
+	if topic.ValidFilter(f.Filter) != nil {
+		return packet.TopicFilterInvalid
+	}
+	if limit := l.exceeded(f.Filter); limit != "" {
+		n.srv.stats.Limits.add(limit)
 		return packet.TopicFilterInvalid
 	}
 	room := own(n.id) || !n.srv.memory.scarce.Load() && n.srv.routes.holds(f.Filter, l.SubscriptionBytes)
@@ -100,7 +104,14 @@ func (n *Session) mayCarry(f packet.Subscription) packet.ReasonCode {
 	case ended:
 		return packet.UnspecifiedError
 	case !existed && (has >= l.Subscriptions || !room):
-		n.srv.stats.Unstored.Add(1)
+		switch {
+		case has >= l.Subscriptions:
+			n.srv.stats.Limits.add("subscriptions")
+		case n.srv.memory.scarce.Load():
+			n.srv.stats.Limits.add("memory")
+		default:
+			n.srv.stats.Limits.add("subscriptions_size")
+		}
 		if untold, due := n.srv.unsubscribed.due(); due {
 			n.srv.log.Warn("subscriptions are refused", "client", n.id, "has", has, "others_before", untold,
 				"remedy", "find out who subscribes so much, or raise limits.subscriptions, limits.subscriptions_size or limits.memory")
@@ -200,8 +211,8 @@ func (l *Limits) checkTopic(name string) error {
 	if Reserved(name) {
 		return &packet.Error{Clause: "4.7.2", Reason: packet.NotAuthorized, Text: "topics below $SYS/, $bridge/ and $dead/ are the gateway's own"}
 	}
-	if !l.fits(name) {
-		return &packet.Error{Clause: "4.7", Reason: packet.TopicNameInvalid, Text: "the topic name is longer or deeper than limits.topic_size and limits.topic_levels allow"}
+	if limit := l.exceeded(name); limit != "" {
+		return &packet.Error{Clause: "4.7", Reason: packet.TopicNameInvalid, Text: "the topic name is longer or deeper than limits." + limit + " allows", Limit: limit}
 	}
 	if err := topic.ValidName(name); err != nil {
 		e := &packet.Error{Clause: "4.7", Reason: packet.TopicNameInvalid, Text: err.Error()}
@@ -213,7 +224,13 @@ func (l *Limits) checkTopic(name string) error {
 	return nil
 }
 
-// fits reports whether a topic name or filter is within the limits.
-func (l *Limits) fits(t string) bool {
-	return len(t) <= l.TopicBytes && strings.Count(t, "/") < l.TopicLevels
+// exceeded returns which limit a topic name or filter exceeds, "" if none.
+func (l *Limits) exceeded(t string) string {
+	switch {
+	case len(t) > l.TopicBytes:
+		return "topic_size"
+	case strings.Count(t, "/") >= l.TopicLevels:
+		return "topic_levels"
+	}
+	return ""
 }

@@ -84,6 +84,7 @@ type Limits struct {
 	RequestRate        int           `yaml:"request_rate" default:"200" range:"1..1000000"`               // pings, filters and AUTH per second from one client, beyond which it is slowed down
 	Sessions           int           `yaml:"sessions" default:"10000" range:"1..1000000"`                 // with and without connection
 	TopicAliases       int           `yaml:"topic_aliases" default:"32" range:"1..1000"`                  // per connection and direction
+	TopicAliasesSize   int64         `yaml:"topic_aliases_size,size" default:"64KiB" range:"1KiB..64MiB"` // their topics together, per connection and direction
 	PacketSize         int64         `yaml:"packet_size,size" default:"256KiB" range:"1KiB..64MiB"`       // one incoming packet
 	ReceiveMaximum     int           `yaml:"receive_maximum" default:"500" range:"1..65535"`              // unacknowledged QoS 1 and 2 messages from one client
 	Inflight           int           `yaml:"inflight" default:"100" range:"1..1024"`                      // unacknowledged QoS 1 and 2 messages to one client

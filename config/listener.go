@@ -19,7 +19,7 @@ import (
 // listener is anonymous.
 type Listener struct {
 	Name      string    `yaml:"name,required"`
-	Address   string    `yaml:"address,required"`                                                      // host:port; without a host on all addresses; unix:path
+	Address   string    `yaml:"address"`                                                               // host:port; without a host on all addresses, without a port on the customary one; unix:path
 	Protocols []string  `yaml:"protocols" default:"mqtt" words:"mqtt websocket http"`                  // told apart by the first bytes
 	Versions  []string  `yaml:"versions,text" words:"3.1 3.1.1 5.0"`                                   // of MQTT; none: all
 	Anonymous bool      `yaml:"anonymous" default:"false"`                                             // whoever connects may do everything
@@ -53,6 +53,10 @@ func (l *Listener) Local() bool {
 type Bounds struct {
 	Connections    int           `yaml:"connections" range:"1..100000"` // at a time, within limits.connections
 	PacketSize     int64         `yaml:"packet_size,size" range:"1KiB..64MiB"`
+	MessageRate    int           `yaml:"message_rate" range:"1..1000000"`
+	ByteRate       int64         `yaml:"byte_rate,size" range:"1B..1GiB"`
+	ReceiveMaximum int           `yaml:"receive_maximum" range:"1..65535"`
+	Inflight       int           `yaml:"inflight" range:"1..1024"`
 	ConnectTimeout time.Duration `yaml:"connect_timeout" range:"1s..5m"`
 	KeepAlive      time.Duration `yaml:"keep_alive" range:"1s..18h12m15s"`
 }
@@ -116,6 +120,7 @@ func (k network) listeners(c *Config) {
 			k.socket(l, at, names)
 		}
 		k.want(isSocket || !k.given(at+".socket"), at+".socket", "only with an address unix:PATH; remove it")
+		k.want(l.Address != "", at+".address", "missing; add it, or give protocols, whose customary port is taken then on all addresses")
 		if l.Address == "" || isSocket {
 			continue
 		}
@@ -186,6 +191,36 @@ func (k network) mount(c *Config, i int, key string) {
 			"%s and %s of listeners[%d] on line %d are parts of each other: clients of one would be in the topics of the other; choose another",
 			quoteShort(own), quoteShort(l.Prefix), j, k.line(fmt.Sprintf("listeners[%d].prefix", j)))
 	}
+}
+
+// port returns the customary port of what is spoken: of MQTT if that is among it. HTTP alone has none.
+func (l *Listener) port() string {
+	ports := map[bool]string{false: "1883", true: "8883"}
+	switch {
+	case slices.Contains(l.Protocols, "mqtt"):
+	case slices.Contains(l.Protocols, "websocket"):
+		ports = map[bool]string{false: "8083", true: "8084"}
+	default:
+		return ""
+	}
+	return ports[l.TLS != nil]
+}
+
+// withPort returns an address with the port that it does not have itself. One that is none stays so.
+func withPort(address, port string) string {
+	host, own, err := net.SplitHostPort(address)
+	_, number := strconv.ParseUint(address, 10, 64)
+	switch ip, bare := netip.ParseAddr(strings.Trim(address, "[]")); {
+	case port == "", err == nil && own != "", number == nil:
+		return address
+	case err == nil:
+		return net.JoinHostPort(host, port)
+	case bare == nil:
+		return net.JoinHostPort(ip.String(), port)
+	case !strings.Contains(address, ":"):
+		return net.JoinHostPort(address, port)
+	}
+	return address
 }
 
 // splitAddress parts host:port; host is empty for all addresses of the machine.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -77,8 +78,12 @@ func (c *Config) complete(host, dir string) {
 	}
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
-		if path, ok := l.Unix(); ok && path != "" && !filepath.IsAbs(path) {
+		_, told := c.at.lines[fmt.Sprintf("listeners[%d].protocols", i)]
+		switch path, isSocket := l.Unix(); {
+		case isSocket && path != "" && !filepath.IsAbs(path):
 			l.Address = "unix:" + filepath.Join(dir, path)
+		case !isSocket && (l.Address != "" || told && l.port() != ""):
+			l.Address = withPort(cmp.Or(l.Address, ":"), l.port())
 		}
 	}
 	for i := range c.Bridges {

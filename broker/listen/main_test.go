@@ -27,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // An echo is a server that sends back what it reads.
 type echo struct {
 	*listen.Listener
-	t       *testing.T
+	t       testing.TB
 	address string
 	log     *record
 	ended   chan error // why connections ended; those that nobody asks for are dropped
@@ -36,7 +36,7 @@ type echo struct {
 // handshakeTime is what the server gives its clients.
 const handshakeTime = 2 * time.Second
 
-func serve(t *testing.T, o listen.Options) *echo {
+func serve(t testing.TB, o listen.Options) *echo {
 	t.Helper()
 	e := &echo{t: t, log: &record{}, ended: make(chan error, 100)}
 	if o.Address == "" {
@@ -202,7 +202,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 
 // A site has the certificates of one test.
 type site struct {
-	t         *testing.T
+	t         testing.TB
 	authority *ca.Authority
 	dir       string
 	files     listen.Files // of the server
@@ -211,7 +211,7 @@ type site struct {
 // every is how often the tests' listeners look at their files.
 const every = 20 * time.Millisecond
 
-func newSite(t *testing.T) *site {
+func newSite(t testing.TB) *site {
 	t.Helper()
 	s := &site{t: t, dir: t.TempDir()}
 	var err error

@@ -132,7 +132,7 @@ func (c *Connect) readProtocol(r *reader) error {
 	case !mqtt && level&^bridgeBit == byte(V31):
 		c.Version, c.Bridge = V31, level&bridgeBit != 0
 	default:
-		return &Error{"MQTT-3.1.2-2", UnsupportedProtocolVersion, "protocol level is none of 3.1, 3.1.1 and 5.0"}
+		return &Error{Clause: "MQTT-3.1.2-2", Reason: UnsupportedProtocolVersion, Text: "protocol level is none of 3.1, 3.1.1 and 5.0"}
 	}
 	return nil
 }
@@ -203,7 +203,7 @@ func readWill(r *reader, flags byte, v Version) *Will {
 		r.fail(err)
 	}
 	if len(topic) == 0 {
-		r.fail(&Error{"MQTT-4.7.3-1", TopicNameInvalid, "will topic is empty"})
+		r.fail(&Error{Clause: "MQTT-4.7.3-1", Reason: TopicNameInvalid, Text: "will topic is empty"})
 	}
 	w.Topic = string(topic)
 	w.Payload = r.binary("will payload")

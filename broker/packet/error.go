@@ -8,6 +8,7 @@ type Error struct {
 	Clause string
 	Reason ReasonCode // goes into CONNACK or DISCONNECT where the version has one
 	Text   string
+	Limit  string // that is exceeded, as the configuration names it; empty: none
 }
 
 func (e *Error) Error() string {
@@ -16,7 +17,11 @@ func (e *Error) Error() string {
 
 // ErrProtocolName is the error of a CONNECT that does not speak MQTT at all. The server closes
 // the connection, and need not answer [MQTT-3.1.2-1].
-var ErrProtocolName error = &Error{"MQTT-3.1.2-1", UnsupportedProtocolVersion, `protocol name is neither "MQTT" nor "MQIsdp"`}
+var ErrProtocolName error = &Error{Clause: "MQTT-3.1.2-1", Reason: UnsupportedProtocolVersion, Text: `protocol name is neither "MQTT" nor "MQIsdp"`}
 
-func malformed(clause, text string) *Error     { return &Error{clause, MalformedPacket, text} }
-func protocolError(clause, text string) *Error { return &Error{clause, ProtocolError, text} }
+func malformed(clause, text string) *Error {
+	return &Error{Clause: clause, Reason: MalformedPacket, Text: text}
+}
+func protocolError(clause, text string) *Error {
+	return &Error{Clause: clause, Reason: ProtocolError, Text: text}
+}

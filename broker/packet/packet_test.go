@@ -517,7 +517,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("[2.1.2] type %d is named %q, want %q", byte(typ), typ, want)
 		}
 	}
-	err := &Error{"MQTT-3.3.1-4", MalformedPacket, "QoS is 3"}
+	err := &Error{Clause: "MQTT-3.3.1-4", Reason: MalformedPacket, Text: "QoS is 3"}
 	if want := "Malformed Packet: QoS is 3 [MQTT-3.3.1-4]"; err.Error() != want {
 		t.Errorf("error reads %q, want %q", err, want)
 	}

@@ -125,7 +125,7 @@ func (p *properties) next() bool {
 	}
 	p.seen |= 1 << id
 	if p.count++; p.count > MaxProperties {
-		r.fail(&Error{"4.13.2", QuotaExceeded, "too many properties"})
+		r.fail(&Error{Clause: "4.13.2", Reason: QuotaExceeded, Text: "too many properties", Limit: "properties"})
 		return false
 	}
 	return true
@@ -151,7 +151,7 @@ func (p *properties) bit(clause string) byte {
 func (p *properties) positive16(clause string, reason ReasonCode) uint16 {
 	n := p.uint16()
 	if n == 0 {
-		p.r.fail(&Error{clause, reason, propertyNames[p.id] + " is 0"})
+		p.r.fail(&Error{Clause: clause, Reason: reason, Text: propertyNames[p.id] + " is 0"})
 	}
 	return n
 }

@@ -73,7 +73,7 @@ func (d *Decoder) Publish(flags byte, body []byte) (Publish, error) {
 	}
 	if r.err == nil && p.Topic == "" {
 		if !d.v5() {
-			r.fail(&Error{"MQTT-4.7.3-1", TopicNameInvalid, "topic name is empty"})
+			r.fail(&Error{Clause: "MQTT-4.7.3-1", Reason: TopicNameInvalid, Text: "topic name is empty"})
 		} else if p.Properties == nil || p.Properties.TopicAlias == 0 {
 			r.fail(protocolError("3.3.2.3.4", "topic name is empty and there is no Topic Alias"))
 		}
@@ -120,7 +120,7 @@ func (d *Decoder) topicName(r *reader) string {
 // refuse.
 func topicError(b []byte, what string) *Error {
 	if bytes.IndexByte(b, '+') >= 0 || bytes.IndexByte(b, '#') >= 0 {
-		return &Error{"MQTT-3.3.2-2", TopicNameInvalid, what + " contains a wildcard"}
+		return &Error{Clause: "MQTT-3.3.2-2", Reason: TopicNameInvalid, Text: what + " contains a wildcard"}
 	}
 	return textError(b, what)
 }
@@ -141,7 +141,7 @@ func (pp *PublishProperties) read(p *properties) {
 		case strings.ContainsAny(pp.ResponseTopic, "+#"):
 			p.r.fail(protocolError("MQTT-3.3.2-14", "Response Topic contains a wildcard"))
 		case pp.ResponseTopic == "":
-			p.r.fail(&Error{"MQTT-4.7.3-1", TopicNameInvalid, "Response Topic is empty"})
+			p.r.fail(&Error{Clause: "MQTT-4.7.3-1", Reason: TopicNameInvalid, Text: "Response Topic is empty"})
 		}
 	case correlationData:
 		pp.CorrelationData = p.binary()

@@ -55,7 +55,9 @@ func (d *Decoder) Subscribe(body []byte) (Subscribe, error) {
 	return s, nil
 }
 
-func tooManyFilters() *Error { return &Error{"4.13.2", QuotaExceeded, "too many topic filters"} }
+func tooManyFilters() *Error {
+	return &Error{Clause: "4.13.2", Reason: QuotaExceeded, Text: "too many topic filters", Limit: "filters"}
+}
 
 // readSubscription reads a topic filter and its options (clause 3.8.3.1).
 func readSubscription(r *reader, v Version) Subscription {

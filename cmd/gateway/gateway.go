@@ -166,6 +166,7 @@ func limits(l config.Limits) broker.Limits {
 		RequestRate:        l.RequestRate,
 		Sessions:           l.Sessions,
 		TopicAliases:       uint16(l.TopicAliases),
+		AliasBytes:         int(l.TopicAliasesSize),
 		PacketSize:         int(l.PacketSize),
 		ReceiveMaximum:     uint16(l.ReceiveMaximum),
 		Inflight:           uint16(l.Inflight),

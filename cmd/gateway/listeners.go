@@ -82,6 +82,8 @@ func treatment(l config.Listener, m *methods, a *access, b *guestbook) broker.Li
 		Name: l.Name, Auth: authenticator(l, a, b), Mechanisms: m.of(l, a.users), Rules: b.rules(l, a), EndDenied: a.endDenied, Versions: versions(l.Versions), Prefix: l.Prefix,
 		Bounds: broker.Bounds{
 			Connections: l.Limits.Connections, PacketSize: int(l.Limits.PacketSize),
+			MessageRate: l.Limits.MessageRate, ByteRate: int(l.Limits.ByteRate),
+			ReceiveMaximum: uint16(l.Limits.ReceiveMaximum), Inflight: uint16(l.Limits.Inflight),
 			ConnectTime: l.Limits.ConnectTimeout, KeepAlive: l.Limits.KeepAlive,
 		},
 	}

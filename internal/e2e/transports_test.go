@@ -172,11 +172,11 @@ func mqttJS(t *testing.T) string {
 	const release = "mqtt@5.14.1"
 	node, err := exec.LookPath("node")
 	if err != nil {
-		t.Skip("node is missing: apt-get install nodejs npm")
+		lacks(t, "node is missing: apt-get install nodejs npm")
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		t.Skip("no folder for MQTT.js: ", err)
+		lacks(t, "no folder for MQTT.js: %v", err)
 	}
 	dir := filepath.Join(cache, "gateway-tests", release)
 	t.Setenv("MQTTJS", filepath.Join(dir, "x.js")) // it is looked up from here
@@ -185,7 +185,7 @@ func mqttJS(t *testing.T) string {
 	}
 	npm, err := exec.LookPath("npm")
 	if err != nil {
-		t.Skip("npm is missing: apt-get install npm")
+		lacks(t, "npm is missing: apt-get install npm")
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		t.Fatal(err)
@@ -200,7 +200,7 @@ func mqttJS(t *testing.T) string {
 	defer cancel()
 	install := exec.CommandContext(ctx, npm, "install", "--prefix", draft, "--ignore-scripts", "--no-audit", "--no-fund", release)
 	if out, err := install.CombinedOutput(); err != nil {
-		t.Skipf("npm install %s: %v: without the registry of npm this is not tested\n%s", release, err, out)
+		lacks(t, "npm install %s: %v: without the registry of npm this is not tested\n%s", release, err, out)
 	}
 	if err := os.Rename(draft, dir); err != nil {
 		t.Fatal(err)

@@ -49,7 +49,7 @@ func (w *world) end() {
 	w.site.stop()
 	st := w.site.server.Stats()
 	w.dropped += st.Dropped.Load() + st.Expired.Load() + st.TooLarge.Load()
-	w.refused += st.Unstored.Load()
+	w.refused += st.Unstored.Load() + st.Limits.Of("retained_size") + st.Limits.Of("memory")
 	if n := w.site.log.count("level=ERROR"); n > 0 {
 		w.t.Errorf("%d errors in the log", n)
 	}
