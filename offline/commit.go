@@ -39,6 +39,7 @@ type committer struct {
 	full    bool  // messages have been refused, and there is not much room since
 	failed  bool  // the last commit failed
 	last    int   // units of the last batch
+	debt    debt
 
 	// committed are batches on their way to the notifier. When it is full, the next commit waits
 	// until the callbacks of an earlier one are through.
@@ -78,12 +79,15 @@ func (c *committer) run() {
 		holes := c.puncher.due(c)
 		switch {
 		case over:
+			if !c.debt.none() {
+				c.debt.commit(c, nil)
+			}
 			return
 		case pause == 0:
 			c.gather(timer)
 			batch := c.intake.take()
 			//crash:batch-taken
-			c.commit(batch)
+			c.debt.commit(c, batch)
 			//crash:batch-committed
 			c.last = len(batch)
 			c.intake.finished(batch)
@@ -96,7 +100,7 @@ func (c *committer) run() {
 			c.quiet(timer, pause)
 		case c.sweepDue() && !c.failed:
 			if c.quiet(timer, sweepPause) {
-				c.commit(nil)
+				c.debt.commit(c, nil)
 			}
 		case c.failed || c.full:
 			if c.quiet(timer, c.probeAfter) {
@@ -177,7 +181,7 @@ func (c *committer) commit(units []*unit) {
 		case err == nil:
 			return
 		case errors.As(err, &bad):
-			bad.unit.err = fmt.Errorf("store: %w", bad.err)
+			bad.unit.err = fmt.Errorf("store: %w", bad)
 			c.log.Warn("the store cannot keep a change", "error", bad.err)
 			continue
 		case errors.Is(err, ErrFull):
@@ -224,6 +228,9 @@ func (c *committer) try(units []*unit) (live []*unit, err error) {
 		t = c.newTxn(tx)
 		ops := 0
 		live, size, refused = live[:0], 0, nil
+		for number := range c.debt.behind {
+			t.touch(number)
+		}
 		for i, u := range units {
 			c.way.step(i)
 			if u.err != nil {
@@ -267,6 +274,7 @@ func (c *committer) try(units []*unit) (live []*unit, err error) {
 	}
 	if err == nil {
 		c.adopt(t.touched)
+		clear(c.debt.behind)
 		c.account(t, len(live), size)
 	}
 	if t.short {

@@ -49,6 +49,8 @@ const probeTime = 2 * time.Second
 // probe finds out whether the store could take messages again.
 func (c *committer) probe() {
 	switch {
+	case !c.debt.none():
+		c.debt.commit(c, nil)
 	case c.failed:
 		if err := c.file.update(func(*bolt.Tx) error { return nil }); err != nil {
 			c.health(reason(err))
