@@ -40,7 +40,15 @@ func (s *sickness) commit(db *bolt.DB, fn func(*bolt.Tx) error) error {
 	if s.after.Load() {
 		err = commit(db, fn)
 	} else {
-		err = commit(db, func(tx *bolt.Tx) error { return errors.Join(fn(tx), *cause) })
+		err = commit(db, func(tx *bolt.Tx) error {
+			if err := fn(tx); err != nil {
+				return err
+			}
+			return *cause
+		})
+	}
+	if err == errNothing {
+		return err // it has asked nothing of the disk
 	}
 	if then := s.then.Load(); then != nil {
 		err = errors.Join(err, (*then)())
@@ -104,9 +112,7 @@ func TestAcknowledgedOnFailingDisk(t *testing.T) {
 		disk.begin(errIO)
 		r.Done(m.ID)
 		eventually(t, "the acknowledgement meets the disk", func() bool { return disk.failed.Load() > failed })
-		if state, _ := StateOf(s.Stats().LastError); state == Ready {
-			eventually(t, "the store notices", func() bool { return s.Stats().LastError != nil })
-		}
+		eventually(t, "the store notices", func() bool { return s.Stats().LastError != nil })
 		disk.end()
 		eventually(t, "the store is ready again", func() bool { return s.Stats().LastError == nil })
 	}
@@ -120,6 +126,30 @@ func TestAcknowledgedOnFailingDisk(t *testing.T) {
 		n, bytes, _ := s.Count("r")
 		return n == 0 && bytes == 0
 	})
+}
+
+// TestNothingToCommit: what has nothing to be written says nothing about the disk, neither while it fails nor
+// of a store that is to look whether it is well again.
+func TestNothingToCommit(t *testing.T) {
+	var disk sickness
+	s := open(t, storePath(t), Options{probe: 10 * time.Millisecond, commit: disk.commit})
+	a := openSession(t, s, "a")
+	must(t, commitNow(s, enqueue("before", to("a", a))))
+	disk.begin(errIO)
+	if err := commitNow(s, enqueue("refused", to("a", a))); !errors.Is(err, ErrDisk) {
+		t.Fatal(err)
+	}
+	idle := to("a", a)
+	idle.Room = &session.Room{Quota: session.Quota{Age: time.Hour}}
+	for range 3 {
+		must(t, commitNow(s))
+		must(t, commitNow(s, &session.Trimmed{To: idle}))
+		if state, _ := StateOf(s.Stats().LastError); state != Broken {
+			t.Errorf("the disk fails, and the store is %s", state)
+		}
+	}
+	disk.end()
+	eventually(t, "it is ready again", func() bool { return s.Stats().LastError == nil })
 }
 
 // TestAheadOfTheFile: a backlog that is delivered while nothing can be written costs no memory for each
