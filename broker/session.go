@@ -42,6 +42,7 @@ type Session struct {
 	will     *packet.Will // nil when none is due
 	stopgap  bool         // its client has asked for one that is stored, which the store refused
 	unread   bool         // the last read from the store failed
+	rereads  bool         // it will be tried again soon
 	holds    []uint64     // what Hold has returned and was not released
 	early    []uint64     // positions that are in the queue and not yet durable
 	stuckAt  uint64       // the oldest position when Hold was called last
@@ -251,9 +252,12 @@ func (s *Session) load(from, limit uint64) {
 	s.mu.Lock()
 	s.loading = false
 	if err != nil && !s.unread {
-		s.srv.log.Error("cannot read a session's queue: it is tried again with the next message, or when its client connects", "client", s.id, "error", err)
+		s.srv.log.Error("cannot read a session's queue: it is tried again and again while its client is connected", "client", s.id, "error", err)
 	}
-	s.unread = err != nil
+	if s.unread = err != nil; s.unread && s.peer != nil && !s.rereads {
+		s.rereads = true
+		time.AfterFunc(readPause, func() { reread(s) })
+	}
 	var changes []session.Change
 	if err == nil && !s.ended {
 		if len(found) == readAhead {
@@ -264,6 +268,17 @@ func (s *Session) load(from, limit uint64) {
 	}
 	s.mu.Unlock()
 	s.srv.later(changes)
+}
+
+// readPause is how long a queue that cannot be read is left alone.
+const readPause = time.Second
+
+// reread tries again to read the queue of a session.
+func reread(s *Session) {
+	s.mu.Lock()
+	s.rereads = false
+	s.mu.Unlock()
+	s.resume()
 }
 
 // acknowledge handles PUBACK, PUBREC and PUBCOMP of the session's client. reply is called with

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -60,7 +63,9 @@ func (s *sickness) commit(db *bolt.DB, fn func(*bolt.Tx) error) error {
 // serve runs a broker on a store until the test ends.
 func serve(t *testing.T, s *Store, o broker.Options) *broker.Server {
 	t.Helper()
-	o.Store, o.Log = s, slog.New(slog.DiscardHandler)
+	if o.Store = s; o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	server, err := broker.New(o)
 	must(t, err)
 	t.Cleanup(func() { must(t, server.Close()) })
@@ -126,6 +131,50 @@ func TestAcknowledgedOnFailingDisk(t *testing.T) {
 		n, bytes, _ := s.Count("r")
 		return n == 0 && bytes == 0
 	})
+}
+
+// TestReadAgain: a receiver that is connected gets its queue when the file can be read again, though nobody
+// publishes anything.
+func TestReadAgain(t *testing.T) {
+	var disk sickness
+	folder := filepath.Join(t.TempDir(), "data")
+	must(t, os.Mkdir(folder, 0o700))
+	s := open(t, filepath.Join(folder, "store.db"), Options{TelemetryCommit: time.Millisecond, probe: time.Millisecond, commit: disk.commit})
+	log, book := newLogbook()
+	server := serve(t, s, broker.Options{Log: log})
+	must(t, subscriber(t, server, "r", "t", 1).Close())
+	p, err := server.Connect(broker.ClientOptions{ID: "p"})
+	must(t, err)
+	const n = 300 // more than are read at a time
+	for range n {
+		if code := say(p, "t", "m"); code.Failed() {
+			t.Fatal(code)
+		}
+	}
+	// The last flush fails, and the file cannot be opened again: bbolt has none to read from.
+	away := func() error { return os.Rename(folder, folder+".away") }
+	disk.then.Store(&away)
+	disk.after.Store(true)
+	disk.begin(errIO)
+	if code := say(p, "t", "refused"); !code.Failed() {
+		t.Fatal(code)
+	}
+	disk.then.Store(nil)
+	r, err := server.Connect(broker.ClientOptions{ID: "r", SessionExpiry: broker.Never})
+	must(t, err)
+	eventually(t, "the queue could not be read", func() bool {
+		return slices.ContainsFunc(book.all(), func(line string) bool { return strings.Contains(line, "cannot read a session's queue") })
+	})
+	must(t, os.Rename(folder+".away", folder))
+	disk.end()
+	for range n {
+		m := next(t, r)
+		if string(m.Payload) != "m" {
+			t.Errorf("%s", m.Payload)
+		}
+		r.Done(m.ID)
+	}
+	eventually(t, "all is delivered", func() bool { n, _, _ := s.Count("r"); return n == 0 })
 }
 
 // TestNothingToCommit: what has nothing to be written says nothing about the disk, neither while it fails nor
