@@ -28,14 +28,19 @@ func (a *account) Hold() uint64 { return a.held }
 // TestQuotaModel applies random messages, acknowledgements and restarts, with random quotas and failing
 // commits, and keeps books: every message that was taken is in its queue, in order, or acknowledged, or
 // counted as dropped; none is dropped that was held; and a quota is kept unless what is over it was held.
+// In half of the runs the store as a whole is soon full.
 func TestQuotaModel(t *testing.T) {
 	folder := t.TempDir()
 	var runs atomic.Int32
 	rapid.Check(t, func(t *rapid.T) {
 		path := filepath.Join(folder, fmt.Sprint(runs.Add(1)))
 		var fails atomic.Bool
+		maxBytes, sizes := int64(0), 60
+		if rapid.Bool().Draw(t, "small") { // the store itself is soon full
+			maxBytes, sizes = 200_000, 20_000
+		}
 		reopen := func() *Store {
-			s, err := Open(path, Options{sweepAt: 3, TelemetryCommit: time.Hour, commit: func(db *bolt.DB, fn func(*bolt.Tx) error) error {
+			s, err := Open(path, Options{sweepAt: 3, TelemetryCommit: time.Hour, MaxBytes: maxBytes, commit: func(db *bolt.DB, fn func(*bolt.Tx) error) error {
 				err := commit(db, fn)
 				if fails.Swap(false) && err == nil {
 					err = errors.New("input/output error")
@@ -96,7 +101,7 @@ func TestQuotaModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"enqueue": func(t *rapid.T) {
 				n++
-				e := enqueue(fmt.Sprintf("%d %0*d", n, rapid.IntRange(1, 60).Draw(t, "size"), 0))
+				e := enqueue(fmt.Sprintf("%d %0*d", n, rapid.IntRange(1, sizes).Draw(t, "size"), 0))
 				payload := string(e.Message.Publish.Payload)
 				for _, client := range []string{"a", "b"} {
 					a := accounts[client]
