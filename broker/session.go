@@ -35,6 +35,7 @@ type Session struct {
 	dropping bool      // its queue was full when the last message came
 	loading  bool      // messages are being read from the store
 	storing  int       // PUBRECs on their way to the disk
+	forgets  int       // how often its client has begun anew, see Client.Forget
 	backlog  []waiting // retained messages at QoS 0, and what must not overtake them
 	behind   int       // messages in backlog that are not retained ones
 	subs     filters
@@ -356,17 +357,22 @@ func (s *Session) release(p peer, a packet.Ack, reply func(packet.Ack, error)) {
 		return
 	}
 	step := s.state.Pubrel(a)
+	forgets := s.forgets
 	//crash:pubrel-read
 	s.mu.Unlock()
 	s.srv.answer(step, func(a packet.Ack, err error) {
+		var changes []session.Change
 		s.mu.Lock()
 		switch {
-		case err != nil && step.Durable != nil:
+		case err != nil && step.Durable != nil && s.forgets == forgets:
 			s.state.Inbox.Receive(a.ID)
+		case err != nil && step.Durable != nil && !s.state.Inbox.Has(a.ID): // it is not to be asked for again
+			changes = append(changes, step.Durable)
 		case err == nil && step.Durable == nil && s.state.Inbox.Has(a.ID):
 			err = errNotReleased
 		}
 		s.mu.Unlock()
+		s.srv.later(changes)
 		reply(a, err)
 	})
 }

@@ -177,6 +177,67 @@ func TestReadAgain(t *testing.T) {
 	eventually(t, "all is delivered", func() bool { n, _, _ := s.Count("r"); return n == 0 })
 }
 
+// TestForget: when a sender has lost its session, the identifiers of its messages at QoS 2 are forgotten, though the
+// disk fails: none that it uses again is taken for a repetition, now or after a restart.
+func TestForget(t *testing.T) {
+	var disk sickness
+	s := open(t, storePath(t), Options{probe: time.Millisecond, commit: disk.commit})
+	server := serve(t, s, broker.Options{})
+	r := subscriber(t, server, "r", "t", 1)
+	cloud, err := server.Connect(broker.ClientOptions{ID: "cloud", SessionExpiry: broker.Never})
+	must(t, err)
+	exactly := func(id uint16, payload string) packet.ReasonCode {
+		p := publish("t", payload)
+		p.QoS, p.ID = 2, id
+		done := make(chan packet.ReasonCode, 1)
+		cloud.Publish(p, func(code packet.ReasonCode) { done <- code })
+		return <-done
+	}
+	received := func() (ids []uint16) {
+		must(t, s.Restore(func(c session.Change) {
+			if sum, ok := c.(*session.Summary); ok && sum.Client == "cloud" {
+				ids = sum.Received
+			}
+		}))
+		return ids
+	}
+	take := func(want string) {
+		t.Helper()
+		m := next(t, r)
+		if r.Done(m.ID); string(m.Payload) != want {
+			t.Errorf("%s, want %s", m.Payload, want)
+		}
+	}
+	for id := range uint16(3) {
+		if code := exactly(id+1, "before"); code.Failed() {
+			t.Fatal(code)
+		}
+		take("before")
+	}
+	disk.begin(errIO)
+	// One PUBREL is on its way to the disk when the session is lost.
+	released := make(chan packet.ReasonCode, 1)
+	cloud.Release(3, func(code packet.ReasonCode) { released <- code })
+	cloud.Forget()
+	if code := <-released; !code.Failed() {
+		t.Errorf("released on a failing disk: %s", code)
+	}
+	if code := exactly(1, "refused"); !code.Failed() {
+		t.Errorf("taken on a failing disk: %s", code)
+	}
+	disk.end()
+	eventually(t, "the identifiers are forgotten on the disk", func() bool { return len(received()) == 0 })
+	for id := range uint16(3) {
+		if code := exactly(id+1, "after"); code.Failed() {
+			t.Fatal(code)
+		}
+		take("after")
+	}
+	if ids := received(); len(ids) != 3 {
+		t.Errorf("received %d", ids)
+	}
+}
+
 // TestNothingToCommit: what has nothing to be written says nothing about the disk, neither while it fails nor
 // of a store that is to look whether it is well again.
 func TestNothingToCommit(t *testing.T) {
