@@ -101,7 +101,7 @@ func (c *committer) run() {
 			if c.quiet(timer, sweepPause) {
 				c.debt.commit(c, nil)
 			}
-		case c.why() != nil:
+		case c.why() != nil || !c.debt.none():
 			if c.quiet(timer, c.probeAfter) {
 				c.probe()
 			}

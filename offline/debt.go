@@ -22,8 +22,11 @@ func (d *debt) none() bool { return len(d.units) == 0 && len(d.behind) == 0 }
 // commit makes units durable, and before them what is owed. What they leave of it is owed from then on.
 func (d *debt) commit(c *committer, units []*unit) {
 	owed := d.units
-	d.units = nil
-	c.commit(slices.Concat(owed, units))
+	if d.units = nil; owed == nil {
+		c.commit(units)
+	} else {
+		c.commit(slices.Concat(owed, units))
+	}
 	for _, u := range owed {
 		if keeps(u) {
 			u.err = nil
