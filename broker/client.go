@@ -96,13 +96,23 @@ func (c *Client) Release(id uint16, done func(packet.ReasonCode)) {
 	})
 }
 
-// Forget releases all identifiers of QoS 2 messages: the sender has lost its session.
+// Forget releases all identifiers of QoS 2 messages: the sender has lost its session, and will use them for
+// other messages. It will not ask again, so that they are forgotten whatever the disk says, which is told until
+// it takes it.
 func (c *Client) Forget() {
-	c.session.mu.Lock()
-	ids := c.session.state.Inbox.IDs()
-	c.session.mu.Unlock()
-	for _, id := range ids {
-		c.Release(id, func(packet.ReasonCode) {})
+	n := c.session
+	var changes []session.Change
+	n.mu.Lock()
+	n.forgets++
+	for _, id := range n.state.Inbox.IDs() {
+		n.state.Inbox.Release(id)
+		if n.durable {
+			changes = append(changes, &session.Released{Client: n.id, ID: id})
+		}
+	}
+	n.mu.Unlock()
+	if len(changes) > 0 {
+		c.srv.store.Submit(changes, false, nil)
 	}
 }
 

@@ -30,7 +30,9 @@ func (s *Server) Adopt() error {
 		return fmt.Errorf("restore sessions: %w", err)
 	}
 	s.absent.Store(false)
-	s.later(r.changes)
+	for _, c := range r.changes { // those that need no room do not fail with those that do
+		s.later([]session.Change{c})
+	}
 	r.resume()
 	return nil
 }

@@ -44,6 +44,7 @@ type Session struct {
 	dropping bool      // its queue was full when the last message came
 	loading  bool      // messages are being read from the store
 	storing  int       // PUBRECs on their way to the disk
+	forgets  int       // how often its client has begun anew, see Client.Forget
 	backlog  []waiting // retained messages at QoS 0, and what must not overtake them
 	behind   int       // messages in backlog that are not retained ones
 	subs     filters
@@ -51,6 +52,7 @@ type Session struct {
 	will     *packet.Will // nil when none is due
 	stopgap  bool         // its client has asked for one that is stored, which the store refused
 	unread   bool         // the last read from the store failed
+	rereads  bool         // it will be tried again soon
 	holds    []uint64     // what Hold has returned and was not released
 	early    []uint64     // positions that are in the queue and not yet durable
 	stuckAt  uint64       // the oldest position when Hold was called last
@@ -283,9 +285,12 @@ func (s *Session) load(from, limit uint64) {
 	s.mu.Lock()
 	s.loading = false
 	if err != nil && !s.unread {
-		s.srv.log.Error("cannot read a session's queue: it is tried again with the next message, or when its client connects", "client", s.id, "error", err)
+		s.srv.log.Error("cannot read a session's queue: it is tried again and again while its client is connected", "client", s.id, "error", err)
 	}
-	s.unread = err != nil
+	if s.unread = err != nil; s.unread && s.peer != nil && !s.rereads {
+		s.rereads = true
+		time.AfterFunc(readPause, func() { reread(s) })
+	}
 	var changes []session.Change
 	if err == nil && !s.ended {
 		if len(found) == readAhead {
@@ -296,6 +301,17 @@ func (s *Session) load(from, limit uint64) {
 	}
 	s.mu.Unlock()
 	s.srv.later(changes)
+}
+
+// readPause is how long a queue that cannot be read is left alone.
+const readPause = time.Second
+
+// reread tries again to read the queue of a session.
+func reread(s *Session) {
+	s.mu.Lock()
+	s.rereads = false
+	s.mu.Unlock()
+	s.resume()
 }
 
 // acknowledge handles PUBACK, PUBREC and PUBCOMP of the session's client. reply is called with
@@ -373,17 +389,22 @@ func (s *Session) release(p peer, a packet.Ack, reply func(packet.Ack, error)) {
 		return
 	}
 	step := s.state.Pubrel(a)
+	forgets := s.forgets
 	//crash:pubrel-read
 	s.mu.Unlock()
 	s.srv.answer(step, func(a packet.Ack, err error) {
+		var changes []session.Change
 		s.mu.Lock()
 		switch {
-		case err != nil && step.Durable != nil:
+		case err != nil && step.Durable != nil && s.forgets == forgets:
 			s.state.Inbox.Receive(a.ID)
+		case err != nil && step.Durable != nil && !s.state.Inbox.Has(a.ID): // it is not to be asked for again
+			changes = append(changes, step.Durable)
 		case err == nil && step.Durable == nil && s.state.Inbox.Has(a.ID):
 			err = errNotReleased
 		}
 		s.mu.Unlock()
+		s.srv.later(changes)
 		reply(a, err)
 	})
 }

@@ -10,7 +10,8 @@ type Store interface {
 	//
 	// done is called exactly once, not on the caller's goroutine, in the order of submission:
 	// with nil once the changes are on disk, or with the reason why they never will be, and then
-	// they have no effect. It may be nil.
+	// they have no effect. It may be nil: nobody would do it again, so that changes which need no room for a
+	// message are tried, in their place, until the disk takes them.
 	//
 	// Lazy changes may stay in memory for a while, because no acknowledgement waits for them; but
 	// they never change places with others. Submitting nothing is a barrier: done follows all

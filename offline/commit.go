@@ -36,9 +36,9 @@ type committer struct {
 	dead    map[uint64]struct{} // sessions with dead messages
 	deadN   int64
 	used    int64 // bytes of the file that hold something
-	full    bool  // messages have been refused, and there is not much room since
-	failed  bool  // the last commit failed
 	last    int   // units of the last batch
+	debt    debt
+	trouble
 
 	// committed are batches on their way to the notifier. When it is full, the next commit waits
 	// until the callbacks of an earlier one are through.
@@ -78,12 +78,15 @@ func (c *committer) run() {
 		holes := c.puncher.due(c)
 		switch {
 		case over:
+			if !c.debt.none() {
+				c.debt.commit(c, nil)
+			}
 			return
 		case pause == 0:
 			c.gather(timer)
 			batch := c.intake.take()
 			//crash:batch-taken
-			c.commit(batch)
+			c.debt.commit(c, batch)
 			//crash:batch-committed
 			c.last = len(batch)
 			c.intake.finished(batch)
@@ -94,11 +97,11 @@ func (c *committer) run() {
 			c.puncher.punch(c)
 		case pause > 0:
 			c.quiet(timer, pause)
-		case c.sweepDue() && !c.failed:
+		case c.sweepDue() && c.disk == nil:
 			if c.quiet(timer, sweepPause) {
-				c.commit(nil)
+				c.debt.commit(c, nil)
 			}
-		case c.failed || c.full:
+		case c.why() != nil || !c.debt.none():
 			if c.quiet(timer, c.probeAfter) {
 				c.probe()
 			}
@@ -163,7 +166,7 @@ func (c *committer) hand(batch []*unit) {
 
 // sweepDue reports whether dead messages are to go: there are many, or room is short.
 func (c *committer) sweepDue() bool {
-	return c.deadN >= c.sweepAt || c.deadN > 0 && (c.full || c.used > c.maxBytes-c.maxBytes/8)
+	return c.deadN >= c.sweepAt || c.deadN > 0 && (c.room != nil || c.used > c.maxBytes-c.maxBytes/8)
 }
 
 // commit makes units durable and sets the error of those that do not become so. What is the
@@ -171,18 +174,22 @@ func (c *committer) sweepDue() bool {
 func (c *committer) commit(units []*unit) {
 	for {
 		live, err := c.try(units)
-		c.failed = err != nil
 		var bad *unitError
 		switch {
+		case err == errNothing: // which says nothing about the disk
+			c.health(c.why())
+			return
 		case err == nil:
+			c.disk = nil
+			c.health(c.why())
 			return
 		case errors.As(err, &bad):
-			bad.unit.err = fmt.Errorf("store: %w", bad.err)
+			bad.unit.err = fmt.Errorf("store: %w", bad)
 			c.log.Warn("the store cannot keep a change", "error", bad.err)
 			continue
 		case errors.Is(err, ErrFull):
-			c.full = true
-			c.health(err)
+			c.disk, c.room = err, err
+			c.health(c.why())
 			if fail(live, err, func(u *unit) bool { return u.grows > 0 }) {
 				continue
 			}
@@ -192,7 +199,8 @@ func (c *committer) commit(units []*unit) {
 			c.commit(live[len(live)/2:])
 			return
 		default:
-			c.health(err)
+			c.disk = err
+			c.health(c.why())
 		}
 		fail(live, err, func(*unit) bool { return true })
 		return
@@ -209,11 +217,11 @@ func fail(units []*unit, err error, which func(*unit) bool) (some bool) {
 	return some
 }
 
-// errNothing ends a transaction that would change nothing.
+// errNothing ends a transaction that would change nothing, for which the disk is not asked.
 var errNothing = errors.New("nothing to commit")
 
 // try commits in one transaction the units that have not failed and are not refused. It returns
-// these.
+// these, and errNothing when there was nothing to commit.
 func (c *committer) try(units []*unit) (live []*unit, err error) {
 	sweep := c.sweepDue()
 	live = slices.DeleteFunc(slices.Clone(units), func(u *unit) bool { return u.err != nil })
@@ -224,6 +232,9 @@ func (c *committer) try(units []*unit) (live []*unit, err error) {
 		t = c.newTxn(tx)
 		ops := 0
 		live, size, refused = live[:0], 0, nil
+		for number := range c.debt.behind {
+			t.touch(number)
+		}
 		for i, u := range units {
 			c.way.step(i)
 			if u.err != nil {
@@ -267,16 +278,16 @@ func (c *committer) try(units []*unit) (live []*unit, err error) {
 	}
 	if err == nil {
 		c.adopt(t.touched)
+		clear(c.debt.behind)
 		c.account(t, len(live), size)
 		for _, l := range t.lapsed {
 			l.holder.Expired(l.messages)
 		}
 	}
 	if t.short {
-		c.full = true
-		c.health(fmt.Errorf("%w: %d of %d bytes are used", ErrFull, c.used, c.maxBytes))
+		c.room = fmt.Errorf("%w: %d of %d bytes are used", ErrFull, c.used, c.maxBytes)
 	}
-	return live, nil
+	return live, err
 }
 
 // account keeps the books of a commit, whose messages had size bytes.
@@ -291,8 +302,8 @@ func (c *committer) account(t *txn, units int, size int64) {
 	c.mu.Unlock()
 	// That something was deleted, or a small message found room where a large one did not, does
 	// not yet mean that there is room again.
-	if c.full = c.full && (size == 0 || c.used > c.maxBytes-c.maxBytes/16); !c.full {
-		c.health(nil)
+	if size > 0 && c.used <= c.maxBytes-c.maxBytes/16 {
+		c.room = nil
 	}
 }
 

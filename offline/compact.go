@@ -27,7 +27,7 @@ func (c *committer) compactDue() bool {
 	size := c.stats.FileBytes
 	c.mu.Unlock()
 	return size >= c.compactAt && c.used <= min(size/4, compactMost) &&
-		!c.failed && !c.full && c.deadN < c.sweepAt && !time.Now().Before(c.compactAfter)
+		c.why() == nil && c.deadN < c.sweepAt && !time.Now().Before(c.compactAfter)
 }
 
 // compact makes the file as small as what is in it.
@@ -173,8 +173,8 @@ func sweepAll(f *file) error {
 		return err
 	}
 	for s.committer.deadN > 0 {
-		if s.committer.commit(nil); s.committer.failed {
-			return s.committer.stats.LastError
+		if s.committer.commit(nil); s.committer.disk != nil {
+			return s.committer.disk
 		}
 	}
 	return nil

@@ -176,6 +176,9 @@ func (s *searching) remove() (some bool, err error) {
 		s.t.room += x.bytes
 		if x.q.body != 0 {
 			s.t.unreferenced[x.q.body]++
+			if references(s.t, x.q.body) == 0 {
+				s.t.room += bodySize(s.t, x.q.body)
+			}
 		}
 	}
 	if len(keys) == 0 {

@@ -38,7 +38,7 @@ func (p *puncher) due(c *committer) time.Duration {
 	spare := c.stats.DiskBytes - c.used
 	c.mu.Unlock()
 	switch {
-	case c.failed || c.full || c.deadN >= c.sweepAt || c.file.unsound() != nil:
+	case c.why() != nil || c.deadN >= c.sweepAt || c.file.unsound() != nil:
 		return -1 // there are more urgent things, or there will soon be more to give back, or nothing is to be touched
 	case p.next == 0 && spare < max(p.worth, c.used):
 		return -1

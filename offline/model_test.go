@@ -308,6 +308,39 @@ func (m *machine) submit(changes []session.Change, fails int32) {
 	}
 }
 
+// owe hands units to the store that nobody waits for, and whose commits fail: what needs no room is there
+// when one succeeds.
+func (m *machine) owe(unit func(*rapid.T) []session.Change) {
+	if err := commitNow(m.store); err != nil { // nothing else is to be in the batch
+		m.t.Fatal(err)
+	}
+	for range rapid.IntRange(1, 5).Draw(m.t, "units") {
+		changes := unit(m.t)
+		m.store.Submit(changes, true, nil)
+		m.fail.Store(int32(rapid.IntRange(failBefore, failAfter).Draw(m.t, "how")))
+		if err := commitNow(m.store); !errors.Is(err, ErrDisk) {
+			m.t.Fatalf("done(%v)", err)
+		}
+		lost := false
+		for _, change := range changes {
+			switch c := change.(type) {
+			case *session.Enqueued:
+				lost = true
+				for _, to := range c.To {
+					if s := m.model.sessions[to.Client]; s != nil {
+						s.last++
+					}
+				}
+			case *session.Retained:
+				lost = lost || len(c.Message.Publish.Payload) > 0
+			}
+		}
+		for i := 0; i < len(changes) && !lost; i++ {
+			m.model.apply(changes[i])
+		}
+	}
+}
+
 // compare checks that store and model are the same.
 func (m *machine) compare() {
 	if err := commitNow(m.store); err != nil {
@@ -409,6 +442,7 @@ func TestModel(t *testing.T) {
 			"submit":  func(t *rapid.T) { m.submit(unit(t), 0) },
 			"submit2": func(t *rapid.T) { m.submit(unit(t), 0) },
 			"fail":    func(t *rapid.T) { m.submit(unit(t), int32(rapid.IntRange(failBefore, failAfter).Draw(t, "how"))) },
+			"owe":     func(t *rapid.T) { m.t = t; m.owe(unit) },
 			"compare": func(t *rapid.T) { m.t = t; m.compare() },
 			"reopen": func(t *rapid.T) {
 				m.t = t

@@ -382,20 +382,33 @@ func (o *enqueueOp) place(r *register) {
 
 func (o *enqueueOp) apply(t *txn) error {
 	o.change.Dropped = nil // the transaction may have failed, and be tried again
-	references := uint64(0)
-	for i := range o.targets {
-		kept, err := o.put(t, &o.targets[i])
+	additions := o.additions(t)
+	short, err := t.relieve(o, additions)
+	if err != nil {
+		return err
+	}
+	references, need := uint64(0), int64(len(o.body))
+	for i := range additions {
+		a := &additions[i]
+		need += int64(len(a.rec))
+		kept, err := a.admit(o, need, short)
+		if err == nil {
+			err = a.put(o, kept)
+		}
 		if err != nil {
 			return err
 		}
 		if kept {
+			t.room -= need
+			need = 0 // the body is there once
 			references++
+		} else {
+			need -= int64(len(a.rec))
 		}
 	}
 	if o.body == nil || references == 0 {
 		return nil
 	}
-	t.room -= int64(len(o.body))
 	if err := given(t.bucket(bucketBodies), o.number); err != nil {
 		return err
 	}
@@ -404,6 +417,27 @@ func (o *enqueueOp) apply(t *txn) error {
 		return err
 	}
 	return t.bucket(bucketRefs).Put(key, numberRecord(references))
+}
+
+// additions returns what the message is for the queues that it is for and that are there.
+func (o *enqueueOp) additions(t *txn) []addition {
+	additions := make([]addition, 0, len(o.targets))
+	for i := range o.targets {
+		to := &o.targets[i]
+		if to.void {
+			continue
+		}
+		c := t.session(to.number)
+		if c == nil {
+			continue
+		}
+		rec := to.record
+		if o.body != nil {
+			rec = sealQueued(appendShared(append([]byte(nil), rec...), o.number, o.size)) // of a copy, which can be made again
+		}
+		additions = append(additions, addition{eviction{t: t, to: to, c: c}, rec})
+	}
+	return additions
 }
 
 // void reports whether nothing of the message has to be written.
@@ -416,25 +450,12 @@ func (o *enqueueOp) void() bool {
 	return len(o.targets) > 0
 }
 
-// put writes the record of one target, and reports whether there is one.
-func (o *enqueueOp) put(t *txn, to *target) (kept bool, err error) {
-	if to.void {
-		return false, nil
-	}
-	c := t.session(to.number)
-	if c == nil {
-		return false, nil
-	}
-	rec := to.record
-	if o.body != nil {
-		rec = sealQueued(appendShared(append([]byte(nil), rec...), o.number, o.size)) // of a copy, which can be made again
-	}
-	if kept, err = t.makeRoom(o, to, c, int64(len(rec)+len(o.body))); err != nil {
-		return false, err
-	}
+// put writes the record, if it is kept.
+func (a *addition) put(o *enqueueOp, kept bool) error {
+	to, c, t := a.to, a.c, a.t
 	if !kept {
 		to.change.Position = 0
-		return false, nil
+		return nil
 	}
 	if to.change.Position == 0 {
 		to.change.Position = to.position
@@ -444,7 +465,6 @@ func (o *enqueueOp) put(t *txn, to *target) (kept bool, err error) {
 		p.filter = to.rule.Filter
 		c.setPart(to.rule.Number, p)
 	}
-	t.room -= int64(len(rec))
 	c.add(to.position, to.part(), o.size)
 	if !o.expires.IsZero() {
 		c.expect(o.expires)
@@ -453,32 +473,5 @@ func (o *enqueueOp) put(t *txn, to *target) (kept bool, err error) {
 		t.placed[to.number] = append(t.placed[to.number], to)
 	}
 	t.messages++
-	return true, t.bucket(bucketQueue).Put(queueKey(to.number, to.position), rec)
-}
-
-// A skipOp raises the next position of a session's queue, when a queue is saved from a damaged
-// file: the packet identifiers of what was sent are not used again so soon.
-type skipOp struct {
-	client string
-	number uint64
-	next   uint64
-}
-
-func (o *skipOp) place(r *register) {
-	if e := r.sessions[o.client]; e != nil {
-		o.number = e.number
-		e.next = max(e.next, o.next)
-	}
-}
-
-func (o *skipOp) apply(t *txn) error {
-	c := t.session(o.number)
-	if c == nil || c.next >= o.next {
-		return nil
-	}
-	if c.head == c.next {
-		c.head = o.next
-	}
-	c.next = o.next
-	return nil
+	return t.bucket(bucketQueue).Put(queueKey(to.number, to.position), a.rec)
 }

@@ -119,36 +119,32 @@ func (t *txn) noRoom() error {
 	return fmt.Errorf("%w: %d bytes are left of its quota", ErrFull, max(t.room, 0))
 }
 
-// makeRoom sees to it that a queue may take one message more, which needs so many bytes of the
-// file. If it cannot, the message is dropped, and makeRoom reports false.
-func (t *txn) makeRoom(o *enqueueOp, to *target, c *cursor, need int64) (bool, error) {
-	if to.room == nil || to.change.Early {
+// admit sees to it that a queue may take one message more, which needs so many bytes of a file that may
+// be short of room. If it cannot, the message is dropped, and admit reports false.
+func (a *addition) admit(o *enqueueOp, need int64, short bool) (bool, error) {
+	if !a.bounded() {
 		return true, nil
 	}
-	e := eviction{t: t, to: to, c: c}
-	if err := e.old(); err != nil {
-		return false, err
-	}
-	fits := func() bool { return to.within(c, 1, o.size) && t.room >= need }
-	if !fits() {
-		if _, err := expire(t, to); err != nil {
+	if !a.to.within(a.c, 1, o.size) {
+		if _, err := expire(a.t, a.to); err != nil {
 			return false, err
 		}
 	}
-	if !fits() && to.policy() == session.DropOldest {
-		if err := e.full(1, o.size, fits); err != nil {
+	room := a.t.room >= need && (!short || a.to.policy() == session.DropOldest)
+	if room && a.to.policy() == session.DropOldest {
+		if err := a.full(1, o.size); err != nil {
 			return false, err
 		}
 	}
-	kept := fits()
+	kept := room && a.to.within(a.c, 1, o.size)
 	if !kept {
-		c.next = max(c.next, to.position+1)
-		if c.count == 0 {
-			c.head = c.next
+		a.c.next = max(a.c.next, a.to.position+1)
+		if a.c.count == 0 {
+			a.c.head = a.c.next
 		}
-		e.note(to.position, to.part(), o.size, session.Full)
+		a.note(a.to.position, a.to.part(), o.size, session.Full)
 	}
-	o.change.Dropped = append(o.change.Dropped, e.dropped...)
+	o.change.Dropped = append(o.change.Dropped, a.dropped...)
 	return kept, nil
 }
 
@@ -178,9 +174,12 @@ func (e *eviction) old() error {
 	return e.evict(session.Old, uint64(e.to.part()), e.olderThan(age))
 }
 
-// full drops messages until the new one fits: of its own rule as long as that has too many, then of
-// all rules that make room.
-func (e *eviction) full(more, size int64, fits func() bool) error {
+// full drops messages until the quotas hold with so many more: of its own rule as long as that has too
+// many, then of all rules that make room.
+func (e *eviction) full(more, size int64) error {
+	if e.to.within(e.c, more, size) {
+		return nil
+	}
 	if e.to.rule != nil {
 		own := func([]byte) bool { return !e.to.withinRule(e.c, more, size) }
 		if err := e.evict(session.Full, uint64(e.to.rule.Number), own); err != nil {
@@ -190,7 +189,7 @@ func (e *eviction) full(more, size int64, fits func() bool) error {
 	if !e.to.withinRule(e.c, more, size) {
 		return nil // to drop others would not help
 	}
-	return e.evict(session.Full, anyRule, func([]byte) bool { return !fits() })
+	return e.evict(session.Full, anyRule, func([]byte) bool { return !e.to.within(e.c, more, size) })
 }
 
 // anyRule stands for all rules whose messages make room for others.
@@ -232,13 +231,7 @@ func (e *eviction) evict(reason session.Reason, which uint64, goOn func(rec []by
 			continue
 		}
 		keys = append(keys, bytes.Clone(key))
-		c.weigh(q.rule, -1, q.size)
-		t.room += int64(len(key) + len(rec))
-		if q.body != 0 {
-			t.unreferenced[q.body]++
-		}
-		e.unplace(position)
-		e.note(position, q.rule, q.size, reason)
+		e.drop(victim{nil, int64(len(key) + len(rec)), position, q.rule, q.size, q.body}, reason)
 	}
 	if seen > first {
 		if c.scanned == nil {
@@ -247,6 +240,21 @@ func (e *eviction) evict(reason session.Reason, which uint64, goOn func(rec []by
 		c.scanned[which] = seen
 	}
 	return e.remove(keys)
+}
+
+// drop takes a record out of the books, but not yet out of the queue. The body that it refers to goes with
+// the last one that does.
+func (e *eviction) drop(v victim, reason session.Reason) {
+	e.c.weigh(v.rule, -1, v.size)
+	e.t.room += v.bytes
+	if v.body != 0 {
+		e.t.unreferenced[v.body]++
+		if references(e.t, v.body) == 0 {
+			e.t.room += bodySize(e.t, v.body)
+		}
+	}
+	e.unplace(v.position)
+	e.note(v.position, v.rule, v.size, reason)
 }
 
 // unplace takes back the position of a message that this transaction itself has put.
@@ -319,7 +327,7 @@ func (o *trimOp) apply(t *txn) (err error) {
 		return err
 	}
 	if o.to.policy() == session.DropOldest {
-		if err := e.full(0, 0, func() bool { return o.to.within(c, 0, 0) }); err != nil {
+		if err := e.full(0, 0); err != nil {
 			return err
 		}
 	}

@@ -310,3 +310,102 @@ func TestTotal(t *testing.T) {
 		checkClean(t, path)
 	}
 }
+
+// TestSharedBodies: when the store is full, queues that share messages lose the oldest of them together, or
+// nothing at all: without the one that keeps its own they would give no room.
+func TestSharedBodies(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		policies []session.Policy
+	}{
+		{"both drop the oldest", []session.Policy{session.DropOldest, session.DropOldest}},
+		{"the other drops the newest", []session.Policy{session.DropOldest, session.DropNewest}},
+		{"the other comes first", []session.Policy{session.DropNewest, session.DropOldest}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := storePath(t)
+			s := open(t, path, Options{MaxBytes: 1 << 20})
+			clients := []string{"a", "b"}
+			numbers := []uint64{openSession(t, s, "a"), openSession(t, s, "b")}
+			dropped := make(map[string]int64)
+			payload := strings.Repeat("x", 1000)
+			n := 0
+			say := func(to ...int) {
+				t.Helper()
+				e := enqueue(fmt.Sprint(n, payload))
+				for _, i := range to {
+					e.To = append(e.To, bounded(clients[i], numbers[i], &session.Quota{Full: tt.policies[i]}, nil))
+				}
+				n++
+				must(t, commitNow(s, e))
+				for _, d := range e.Dropped {
+					dropped[d.Client] += d.Messages
+				}
+			}
+			for dropped["a"]+dropped["b"] == 0 {
+				say(0, 1)
+			}
+			full := n - 1
+			for range 400 {
+				say(0, 1)
+			}
+			for _, client := range clients {
+				queued, _, _ := s.Count(client)
+				if int(queued+dropped[client]) != n {
+					t.Errorf("%s: %d of %d are queued, %d dropped", client, queued, n, dropped[client])
+				}
+				if int(queued) < full-full/10 {
+					t.Errorf("%s: %d are queued, and were %d", client, queued, full)
+				}
+				newest := int64(full)
+				if tt.policies[0] == tt.policies[1] {
+					newest = int64(n)
+				}
+				got := payloads(t, s, client)
+				if want := fmt.Sprint(newest-1, payload); got[len(got)-1] != want {
+					t.Errorf("%s: the newest is %.10s, want %.10s", client, got[len(got)-1], want)
+				}
+			}
+			must(t, s.Close())
+			checkClean(t, path)
+		})
+	}
+}
+
+// TestUnsharedGoFirst: a queue that has to make room keeps what would give none, because it is in the queue of
+// somebody who is away too, and loses the oldest of the rest.
+func TestUnsharedGoFirst(t *testing.T) {
+	path := storePath(t)
+	s := open(t, path, Options{MaxBytes: 1 << 20})
+	a, away := openSession(t, s, "a"), openSession(t, s, "away")
+	payload := strings.Repeat("x", 1000)
+	old, newest := &session.Quota{Full: session.DropOldest}, &session.Quota{Full: session.DropNewest}
+	const shared = 3 * sparedMost
+	for i := range shared {
+		must(t, commitNow(s, enqueue(fmt.Sprint(i, payload), bounded("a", a, old, nil), bounded("away", away, newest, nil))))
+	}
+	dropped := int64(0)
+	last := 0
+	for i := shared; i < 2000; i++ {
+		e := enqueue(fmt.Sprint(i, payload), bounded("a", a, old, nil))
+		must(t, commitNow(s, e))
+		for _, d := range e.Dropped {
+			dropped += d.Messages
+		}
+		last = i
+	}
+	got := payloads(t, s, "a")
+	if int64(len(got))+dropped != 2000 {
+		t.Errorf("%d are queued, %d dropped", len(got), dropped)
+	}
+	first := 0
+	_, _ = fmt.Sscanf(got[shared], "%d", &first)
+	if got[shared-1] != fmt.Sprint(shared-1, payload) || first < 1000 || got[len(got)-1] != fmt.Sprint(last, payload) {
+		t.Errorf("behind what is shared come %d to %.10s", first, got[len(got)-1])
+	}
+	if n, _, _ := s.Count("away"); n != shared {
+		t.Errorf("%d are left of those that are shared", n)
+	}
+	must(t, s.Close())
+	checkClean(t, path)
+}

@@ -33,14 +33,19 @@ func (a *account) Expired(messages int64)    { a.expired += messages }
 // TestQuotaModel applies random messages, acknowledgements and restarts, with random quotas and failing
 // commits, and keeps books: every message that was taken is in its queue, in order, or acknowledged, or
 // counted as dropped or expired; none is that was held, or expires before its time; and a quota is kept unless what is over it was held.
+// In half of the runs the store as a whole is soon full.
 func TestQuotaModel(t *testing.T) {
 	folder := t.TempDir()
 	var runs atomic.Int32
 	rapid.Check(t, func(t *rapid.T) {
 		path := filepath.Join(folder, fmt.Sprint(runs.Add(1)))
 		var fails atomic.Bool
+		maxBytes, sizes := int64(0), 60
+		if rapid.Bool().Draw(t, "small") { // the store itself is soon full
+			maxBytes, sizes = 200_000, 20_000
+		}
 		reopen := func() *Store {
-			s, err := Open(path, Options{sweepAt: 3, TelemetryCommit: time.Hour, commit: func(db *bolt.DB, fn func(*bolt.Tx) error) error {
+			s, err := Open(path, Options{sweepAt: 3, TelemetryCommit: time.Hour, MaxBytes: maxBytes, commit: func(db *bolt.DB, fn func(*bolt.Tx) error) error {
 				err := commit(db, fn)
 				if fails.Swap(false) && err == nil {
 					err = syscall.EIO
@@ -123,7 +128,7 @@ func TestQuotaModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"enqueue": func(t *rapid.T) {
 				n++
-				e := enqueue(fmt.Sprintf("%d %0*d", n, rapid.IntRange(1, 60).Draw(t, "size"), 0))
+				e := enqueue(fmt.Sprintf("%d %0*d", n, rapid.IntRange(1, sizes).Draw(t, "size"), 0))
 				payload := string(e.Message.Publish.Payload)
 				lapsed := rapid.IntRange(0, 2).Draw(t, "lapsed") == 0
 				if lapsed || rapid.Bool().Draw(t, "lasts") {

@@ -49,19 +49,28 @@ const probeTime = 2 * time.Second
 // probe finds out whether the store could take messages again.
 func (c *committer) probe() {
 	switch {
-	case c.failed:
-		if err := c.file.update(func(*bolt.Tx) error { return nil }); err != nil {
-			c.health(reason(err))
-			return
-		}
-		c.failed = false
-		if !c.full {
-			c.health(nil)
-		}
-	case c.full && c.used <= c.maxBytes-c.maxBytes/16 && hasRoom(c.file.path):
-		c.full = false
-		c.health(nil)
+	case !c.debt.none():
+		c.debt.commit(c, nil)
+	case c.disk != nil:
+		c.disk = reason(c.file.update(func(*bolt.Tx) error { return nil }))
+	case c.used <= c.maxBytes-c.maxBytes/16 && hasRoom(c.file.path):
+		c.room = nil
 	}
+	c.health(c.why())
+}
+
+// A trouble is what keeps a store from taking messages, as far as is known.
+type trouble struct {
+	disk error // why the last commit failed, nil: it did not
+	room error // why messages were refused; nil: none were since there was room
+}
+
+// why returns why the store takes no messages, nil if it does.
+func (t *trouble) why() error {
+	if t.disk != nil {
+		return t.disk
+	}
+	return t.room
 }
 
 // hasRoom reports whether the file system of a file has room for it to grow.

@@ -196,6 +196,7 @@ func assemble(f *file, o Options) *Store {
 		way:  o.Way,
 		file: f, intake: s.intake, clock: s.clock, maxBytes: o.MaxBytes, sweepAt: o.sweepAt, probeAfter: o.probe, compactAt: o.compact, puncher: puncher{worth: o.holes},
 		cursors: make(map[uint64]*cursor), dead: make(map[uint64]struct{}),
+		debt:  debt{behind: make(map[uint64]struct{})},
 		gauge: gauge{log: o.Log},
 	}
 	return s
@@ -310,7 +311,8 @@ func (s *Store) loadCursors(tx *bolt.Tx) error {
 //
 // done is called once, on another goroutine, in the order of submission: with nil when the
 // changes are on disk, else with the reason why they never will be (ErrFull, ErrDisk, ErrDamaged,
-// ErrClosed). It may call Submit but must not wait for anything else. It may be nil.
+// ErrClosed). It may call Submit but must not wait for anything else. It may be nil: then changes without
+// messages are tried again, before all that come later, until the disk takes them.
 //
 // Lazy changes may wait for Options.TelemetryCommit, unless others come after them. Submitting no
 // changes is a barrier.
@@ -347,7 +349,7 @@ func (s *Store) Close() error {
 	}
 	s.committer.workers.Wait()
 	err := s.Stats().LastError
-	if errors.Is(err, ErrFull) {
+	if errors.Is(err, ErrFull) && s.committer.debt.none() {
 		err = nil // what was refused was reported; nothing else is missing
 	}
 	if err == nil { // without the note, the next start knows a little less of the time

@@ -73,3 +73,30 @@ func parseStrange(rec []byte) map[uint64]uint64 {
 	}
 	return strange
 }
+
+// A skipOp raises the next position of a session's queue, when a queue is saved from a damaged
+// file: the packet identifiers of what was sent are not used again so soon.
+type skipOp struct {
+	client string
+	number uint64
+	next   uint64
+}
+
+func (o *skipOp) place(r *register) {
+	if e := r.sessions[o.client]; e != nil {
+		o.number = e.number
+		e.next = max(e.next, o.next)
+	}
+}
+
+func (o *skipOp) apply(t *txn) error {
+	c := t.session(o.number)
+	if c == nil || c.next >= o.next {
+		return nil
+	}
+	if c.head == c.next {
+		c.head = o.next
+	}
+	c.next = o.next
+	return nil
+}
