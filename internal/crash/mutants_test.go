@@ -25,8 +25,8 @@ func TestHarness(t *testing.T) {
 		{"no fsync", soon, []edit{withoutFsync}},
 		{"acknowledged before the commit", soon, []edit{{
 			"offline/commit.go",
-			"\t\t\tc.commit(batch)\n",
-			"\t\t\tfor _, u := range batch {\n\t\t\t\tif u.done != nil {\n\t\t\t\t\tu.done(nil)\n\t\t\t\t\tu.done = nil\n\t\t\t\t}\n\t\t\t}\n\t\t\tc.commit(batch)\n",
+			"\t\t\tc.debt.commit(c, batch)\n",
+			"\t\t\tfor _, u := range batch {\n\t\t\t\tif u.done != nil {\n\t\t\t\t\tu.done(nil)\n\t\t\t\t\tu.done = nil\n\t\t\t\t}\n\t\t\t}\n\t\t\tc.debt.commit(c, batch)\n",
 		}}},
 		{"identifiers of QoS 2 not kept", later, []edit{{
 			"broker/publish.go",

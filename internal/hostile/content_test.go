@@ -116,7 +116,7 @@ func subscriptionBombs(a *attack) {
 			f.wantTold(packet.QuotaExceeded)
 		}
 	}
-	if a.server.Stats().Limits.Of("subscriptions")+a.server.Stats().Limits.Of("subscriptions_size") < 36_000 {
+	if a.counter("refused/subscriptions")+a.counter("refused/subscriptions_size") < 36_000 {
 		a.t.Error("refused subscriptions are not counted")
 	}
 	if n := a.lines("subscriptions are refused"); n != 1 {
@@ -142,7 +142,7 @@ func endlessRetained(a *attack) {
 	if n := a.lines("retained messages are refused"); n != 1 {
 		a.t.Errorf("%d lines tell of it, want 1", n)
 	}
-	if a.server.Stats().Limits.Of("retained_size") < 5000 {
+	if a.counter("refused/retained_size") < 5000 {
 		a.t.Error("refused retained messages are not counted")
 	}
 }

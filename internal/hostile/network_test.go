@@ -347,7 +347,7 @@ func randomSessions(a *attack) {
 	for i := range 400 {
 		f, reason := a.connect(packet.V5, packet.Connect{ClientID: fmt.Sprintf("%064d", i),
 			Properties: packet.ConnectProperties{SessionExpiry: 3600, HasSessionExpiry: true}})
-		if reason == packet.ServerUnavailable {
+		if reason == packet.QuotaExceeded {
 			refused++
 		} else if reason != packet.Success {
 			a.t.Fatalf("session %d: %s", i, reason)

@@ -77,6 +77,9 @@ type open struct{ s *site }
 func (o open) lines(text string) int { return o.s.log.count(text) }
 
 func (o open) counter(name string) int64 {
+	if limit, ok := strings.CutPrefix(name, "refused/"); ok {
+		return o.s.server.Stats().Limits.Of(limit)
+	}
 	return reflect.ValueOf(o.s.server.Stats()).Elem().FieldByName(name).Addr().Interface().(*atomic.Int64).Load()
 }
 
