@@ -209,3 +209,56 @@ func TestEarlyIsBounded(t *testing.T) {
 		t.Errorf("%d messages wait, %d were dropped", n, server.Stats().Dropped.Load())
 	}
 }
+
+// After a receiver has paused for so long that messages had to be written, those of a stream that goes on
+// come to be sent early again, and are not written.
+func TestEarlyRecovers(t *testing.T) {
+	server, store, stop := hasty(t, filepath.Join(t.TempDir(), "store"), 100*time.Millisecond)
+	defer stop()
+	join(t, server, "receiver", 1).Close()
+	r, err := server.Connect(broker.ClientOptions{ID: "receiver", SessionExpiry: broker.Never, ReceiveMaximum: session.MaxWindow})
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, err := server.Connect(broker.ClientOptions{ID: "publisher", CleanStart: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	defer cancel()
+	wait.Go(func() { // 2,000 a second
+		tick := time.NewTicker(time.Second / 2000)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				from.Publish(packet.Publish{Topic: "e", QoS: 1, Payload: []byte("m")}, func(packet.ReasonCode) {})
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	var open []uint16
+	take := func(behind int) { // acknowledges each message when so many others have come
+		p, _, err := r.Next(ctx)
+		if err != nil {
+			t.Fatalf("the stream is still written: %v (%d behind)", err, behind)
+		}
+		for open = append(open, p.ID); len(open) > behind; open = open[1:] {
+			r.Done(open[0])
+		}
+	}
+	for before := store.Stats().Commits; store.Stats().Commits < before+3; {
+		take(240) // 120 ms
+	}
+	for calm := 0; calm < 1000; {
+		before := store.Stats().Commits
+		take(50) // 25 ms
+		if calm++; store.Stats().Commits != before {
+			calm = 0
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"sync/atomic"
@@ -103,8 +104,9 @@ func (h *holder) barrier() uint64 {
 }
 
 // mostEarly is how many messages a client may have to acknowledge that gets another before it is
-// durable.
-const mostEarly = 32
+// durable: as many as can be on their way at all, or wait in half a second of a stream of 2,000 a second
+// after one of them had to be written. Beyond readAheadBytes there is none either.
+const mostEarly = session.MaxWindow
 
 // attentive reports whether the client is there and keeps up, so that it will get a message at once
 // and is far from what bounds its queue.
@@ -112,28 +114,54 @@ func (h *holder) attentive(to *session.Target, size int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	q := &h.state.Queue
-	n, bytes := int64(q.Len()), int64(q.Bytes()+size)
-	return h.peer != nil && !h.ended && h.peer.room() && n < mostEarly &&
+	n, bytes := int64(q.Len()+len(h.ahead)), int64(q.Bytes()+size)
+	return h.peer != nil && !h.ended && n < mostEarly && bytes < readAheadBytes &&
 		(to.Room == nil || to.Room.Quota.Holds(2*n+2, 2*bytes)) &&
 		(to.Rule == nil || to.Rule.Quota.Holds(2*n+2, 2*bytes))
 }
 
-// take takes a message that is not durable yet, if it is the next. over tells that it has become so, or
-// never will.
+// An ahead is a message that is not durable yet, and waits to be sent early behind one that has to be.
+type ahead struct {
+	session.Queued
+	over *atomic.Bool // it has become durable, or never will be
+}
+
+// take takes a message that is not durable yet. over tells that it has become so, or never will. It is
+// sent as soon as nothing is between it and what is in memory.
 func (h *holder) take(over *atomic.Bool, q session.Queued) {
 	h.mu.Lock()
-	loaded, next, _ := h.state.Queue.Missing()
-	follows := loaded >= next && q.Position == max(next, 1) // nothing is between it and what is in memory
-	if h.ended || h.peer == nil || over.Load() || !follows || len(h.holds) > 0 {
+	if h.ended || h.peer == nil || over.Load() || len(h.ahead) >= mostEarly {
 		h.mu.Unlock()
 		return
 	}
-	h.early = append(h.early, q.Position)
-	h.lowest = min(h.lowest, q.Position)
-	h.state.Queue.Committed(q, readAhead)
+	i, _ := slices.BinarySearchFunc(h.ahead, q.Position, func(a ahead, p uint64) int { return cmp.Compare(a.Position, p) })
+	h.ahead = slices.Insert(h.ahead, i, ahead{q, over})
 	changes := (*Session)(h).pump(nil)
 	h.mu.Unlock()
 	h.srv.later(changes)
+}
+
+// advance puts what waits to be sent early into the queue, as far as it follows what is there. The
+// session is locked.
+func (h *holder) advance() {
+	for len(h.ahead) > 0 {
+		a := h.ahead[0]
+		loaded, next, _ := h.state.Queue.Missing()
+		done := a.Position < max(next, 1) || a.over.Load() || h.ended || h.peer == nil // it comes, or came, as any other
+		if !done && (loaded < next || a.Position != max(next, 1) || len(h.holds) > 0) {
+			return
+		}
+		h.ahead[0] = ahead{}
+		if h.ahead = h.ahead[1:]; len(h.ahead) == 0 {
+			h.ahead = nil
+		}
+		if done {
+			continue
+		}
+		h.early = append(h.early, a.Position)
+		h.lowest = min(h.lowest, a.Position)
+		h.state.Queue.Committed(a.Queued, mostEarly)
+	}
 }
 
 // stored tells that the message at a position is in the store, or never will be. The session is

@@ -55,6 +55,7 @@ type Session struct {
 	rereads  bool         // it will be tried again soon
 	holds    []uint64     // what Hold has returned and was not released
 	early    []uint64     // positions that are in the queue and not yet durable
+	ahead    []ahead      // what may be sent early, in the order of positions, and is not in the queue yet
 	stuckAt  uint64       // the oldest position when Hold was called last
 	lowest   uint64       // of what it has returned since a read from the store began
 	since    time.Time    // when the connection ended
@@ -211,6 +212,9 @@ func (s *Session) resume() {
 // pump sends what the window and the peer have room for, in a round if there is one. The lock is
 // held; the changes returned are to be submitted, lazily, when it is not.
 func (s *Session) pump(r *round) (changes []session.Change) {
+	if len(s.ahead) > 0 {
+		(*holder)(s).advance()
+	}
 	if s.peer == nil {
 		return nil
 	}

@@ -8,9 +8,11 @@ import (
 // A unit is what one Submit has handed over: it becomes durable as a whole or not at all.
 type unit struct {
 	ops   []op
-	size  int64 // bytes of memory it takes while it waits, about
-	live  int   // ops that have to be written
-	grows int64 // bytes that it adds to the file, about; 0: it may free some
+	size  int64     // bytes of memory it takes while it waits, about
+	live  int       // ops that have to be written
+	grows int64     // bytes that it adds to the file, about; 0: it may free some
+	at    time.Time // when it came
+	lazy  bool      // nobody waits for it
 	done  func(error)
 	err   error // why it has no effect
 }
@@ -110,15 +112,16 @@ func (in *intake) put(u *unit, lazy bool) bool {
 	if u.live = u.writing(); u.live > 0 {
 		in.live++
 	}
+	u.at, u.lazy = time.Now(), lazy
 	in.void()
 	if len(in.units) == 0 {
-		in.oldest = time.Now()
+		in.oldest = u.at
 	}
 	in.units = append(in.units, u)
 	in.bytes += u.size
 	if !lazy {
 		if in.urgent++; in.urgent == 1 {
-			in.since = time.Now()
+			in.since = u.at
 		}
 	}
 	if len(in.units) == 1 || in.urgent == 1 || in.full() || len(in.units) == in.expected {
@@ -132,7 +135,7 @@ func (in *intake) put(u *unit, lazy bool) bool {
 func (in *intake) void() {
 	for _, u := range in.register.voided {
 		if u.live--; u.live == 0 {
-			if in.live--; in.live == 0 {
+			if in.live--; in.live == 0 || len(in.units) > 0 && u == in.units[0] {
 				in.signal()
 			}
 		}
@@ -160,7 +163,7 @@ func (in *intake) due() (pause time.Duration, over bool) {
 		return -1, in.closed
 	case in.full() || in.closed:
 		return 0, false
-	case in.urgent > 0 && in.live == 0:
+	case in.urgent > 0 && (in.live == 0 || in.delay > 0 && in.units[0].live == 0):
 		return 0, false
 	case in.urgent > 0:
 		return max(in.delay-time.Since(in.since), 0), false
@@ -180,8 +183,9 @@ func (in *intake) expect(n int) bool {
 func (in *intake) take() []*unit {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	most := in.ripe(time.Now())
 	n, bytes := 0, int64(0)
-	for n < len(in.units) && n < batchUnits && (n == 0 || bytes < batchBytes) {
+	for n < most && n < batchUnits && (n == 0 || bytes < batchBytes) {
 		bytes += in.units[n].size
 		n++
 	}
@@ -191,14 +195,43 @@ func (in *intake) take() []*unit {
 		if u.live > 0 {
 			in.live--
 		}
+		if !u.lazy {
+			in.urgent--
+		}
 	}
-	if n == len(in.units) {
-		in.units, in.urgent = nil, 0
-	} else {
-		// Whether an urgent one is among the rest does not matter: the rest is taken at once.
-		in.units, in.since = in.units[n:], time.Time{}
+	if in.units = in.units[n:]; len(in.units) == 0 {
+		in.units = nil
+		return batch
+	}
+	in.oldest = in.units[0].at
+	for _, u := range in.units {
+		if !u.lazy {
+			in.since = u.at
+			break
+		}
 	}
 	return batch
+}
+
+// ripe returns how many units, from the first, may be taken. With a delay a message that came a moment
+// ago waits for the rest of it, or a stream would be written whose messages become void one by one:
+// those of the last moment would always be among the others. When one has to be written all are, for a
+// commit costs about the same.
+func (in *intake) ripe(now time.Time) int {
+	if in.delay == 0 || in.urgent == 0 || in.full() || in.closed {
+		return len(in.units)
+	}
+	n := 0
+	for n < len(in.units) && now.Sub(in.units[n].at) >= in.delay {
+		if u := in.units[n]; u.live > 0 && !u.lazy {
+			return len(in.units)
+		}
+		n++
+	}
+	for n < len(in.units) && (in.units[n].live == 0 || n > 0 && in.units[n].lazy) {
+		n++
+	}
+	return n
 }
 
 // finished gives back the room of a batch that is committed. What its failed units have promised
