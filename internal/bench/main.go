@@ -62,6 +62,7 @@ var rows = []row{
 	{"subscriptions", subscriptions},
 	{"retained", retained},
 	{"idle", idle},
+	{"uplink", uplink},
 }
 
 // defaultRows are those of the README.
