@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -24,7 +25,7 @@ import (
 // wait as long as they ever do, and gives it back. They come one by one, spread over that time,
 // each with what it has kept.
 func TestHerd(t *testing.T) {
-	const longest = 2 * time.Second // between two attempts of one gateway
+	const longest = 4 * time.Second // between two attempts of one gateway
 	gateways := *herd
 	c := newCloud(t)
 	line := newLink(t, c.address)
@@ -96,12 +97,17 @@ func TestHerd(t *testing.T) {
 	took := time.Since(began)
 	spent := cpuTime(t, c.process.cmd.Process.Pid) - before
 	perSecond := line.perSecond(began)
-	t.Logf("%d gateways were back in %v; connections in each second %v; %.2f ms CPU of the cloud for each", gateways,
+	t.Logf("%d gateways were back in %v; connections/s, second by second: %v; %.2f ms CPU of the cloud for each", gateways,
 		took.Round(100*time.Millisecond), perSecond, float64(spent.Milliseconds())/float64(gateways))
+	// Waits are uniform up to the longest. The cloud returns somewhere in the middle of each, more likely
+	// of a long one, so what is left is nearer to 0: less than a second of b with 1-(1-1/b)². The
+	// number is binomial: four deviations are chance, and a twentieth of all a cloud that is slow.
+	left := 1 - 1/longest.Seconds()
+	share := 1 - left*left
+	most := int(float64(gateways)*share + 4*math.Sqrt(float64(gateways)*share*(1-share)) + float64(gateways)/20)
 	for i, n := range perSecond {
-		// Evenly spread there would be a half in each second.
-		if n > gateways*9/10 {
-			t.Errorf("%d of %d gateways came in second %d", n, gateways, i)
+		if n > most {
+			t.Errorf("%d of %d gateways came in second %d, want at most %d", n, gateways, i, most)
 		}
 	}
 	mu.Lock()
