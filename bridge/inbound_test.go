@@ -26,6 +26,7 @@ func (v *verdict) Publish(p packet.Publish, done func(packet.ReasonCode)) {
 }
 func (v *verdict) Release(_ uint16, done func(packet.ReasonCode)) { done(v.code) }
 func (v *verdict) Accepted(_ uint16, done func(error))            { done(v.err) }
+func (v *verdict) Frees(uint16) bool                              { return false }
 
 // oneLane is a bridge's strict lane alone.
 func oneLane(s Session) []*lane {
