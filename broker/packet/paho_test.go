@@ -108,7 +108,7 @@ func FuzzPaho(f *testing.F) {
 		b = b[:n+h.Length]
 		ours, err := decode(&Decoder{Version: V311}, h, b[n:])
 		if err != nil || h.Type == AUTH {
-			t.Skip("refused, or not a packet of 3.1.1")
+			return // refused, or not a packet of 3.1.1: there is nothing to compare
 		}
 		switch p := ours.(type) {
 		case *Connect:

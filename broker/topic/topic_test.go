@@ -196,7 +196,7 @@ func FuzzMatch(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, filter, name string) {
 		if ValidFilter(filter) != nil || ValidName(name) != nil {
-			t.Skip("not a filter and a name")
+			return // not a filter and a name: there is nothing to compare
 		}
 		if got, want := Match(filter, name), plainMatch(filter, name); got != want {
 			t.Errorf("filter %q, name %q: %t, want %t", filter, name, got, want)

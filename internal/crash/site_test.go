@@ -321,7 +321,7 @@ func (in *stock) add(c session.Change) error {
 		}
 	case *session.Dropped:
 		if placeOf(c.Client) != atHoard {
-			return fmt.Errorf("%s dropped %d messages, though it has room", c.Client, c.Messages)
+			return fmt.Errorf("%s dropped %d messages (%s, %d to %d), though it has room", c.Client, c.Messages, c.Reason, c.First, c.Last)
 		}
 		in.dropped += c.Messages
 	}

@@ -227,12 +227,12 @@ func TestSessionsKeepTheirUsers(t *testing.T) {
 	eventually(t, 10*time.Second, "anna's will is denied", func() bool {
 		return strings.Contains(strings.Join(denied.texts(), ""), "anna/will")
 	})
-	for _, tt := range []struct {
-		user, of string
-		present  bool
-	}{{"ben", "anna", false}, {"ben", "ben", true}} {
-		if c := enter(as(tt.user, "panel of "+tt.of)); c.Connack().SessionPresent != tt.present {
-			t.Errorf("%s comes as the panel of %s: session present %t", tt.user, tt.of, !tt.present)
+	if c, reason := h.dial(t, url, as("ben", "panel of anna")); c != nil || reason != packet.ClientIDNotValid {
+		t.Errorf("ben comes as the panel of anna: %v", reason)
+	}
+	for _, user := range []string{"anna", "ben"} {
+		if c := enter(as(user, "panel of "+user)); !c.Connack().SessionPresent {
+			t.Errorf("the session of %s is gone", user)
 		}
 	}
 	if got := watch.texts(); len(got) != 1 {
