@@ -326,6 +326,7 @@ func (b *Bridge) connect(ctx context.Context, open queues) try {
 		return try{err: fmt.Errorf("%w: %w", errLocal, err)}
 	}
 	h := newHandover(b.config, lanes, l, &b.drops)
+	b.caution.calm = 2 * b.config.BackoffMax
 	h.heard, h.echoes, h.caution = b.heard, b.echoes, &b.caution
 	ushering.Go(h.usher)
 	if b.suspect.losses > 0 {

@@ -18,19 +18,21 @@ type guest struct {
 // A caution remembers that the local broker has refused a message of the cloud for the time being: the
 // queue of a client that is away is full, or the store is. It outlives connections.
 type caution struct {
-	held  atomic.Int64 // messages that wait in the hall
+	held atomic.Int64  // messages that wait in the hall
+	calm time.Duration // how long nothing has to be refused until it ends, if longer than calm
+
 	mu    sync.Mutex
 	until time.Time
 }
 
-// calm is how long nothing has to be refused until messages are handed on again without waiting for
-// those before them.
+// calm is how long nothing has to be refused, at least, until messages are handed on again without waiting for
+// those before them. It has to outlast the wait for the next connection.
 const calm = time.Minute
 
 func (c *caution) refused() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.until = time.Now().Add(calm)
+	c.until = time.Now().Add(max(calm, c.calm))
 }
 
 func (c *caution) wanted() bool {
@@ -47,6 +49,7 @@ func (c *caution) wanted() bool {
 type hall struct {
 	mu      sync.Mutex
 	waiting []guest       // the first one is being handed on
+	closed  bool          // nobody is handed on any more
 	come    chan struct{} // one slot: full when somebody has come
 }
 
@@ -54,6 +57,9 @@ type hall struct {
 func (h *hall) enter(g guest, c *caution) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.closed {
+		return true // the cloud has it, and sends it again
+	}
 	if len(h.waiting) == 0 && !c.wanted() {
 		return false
 	}
@@ -72,7 +78,7 @@ const retryPause = time.Second
 // usher hands on whoever waits in the hall, until the connection ends.
 func (in *intake) usher() {
 	h := &in.hall
-	defer in.caution.held.Store(0) // the cloud has them
+	defer h.close(in.caution)
 	for {
 		select {
 		case <-h.come:
@@ -108,6 +114,14 @@ func (h *hall) leave(c *caution) {
 	c.held.Store(int64(len(h.waiting)))
 }
 
+// close ends the waiting: the cloud has what is left.
+func (h *hall) close(c *caution) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.waiting, h.closed = nil, true
+	c.held.Store(0)
+}
+
 // persist hands a message on until it is taken; false says that the connection has ended before.
 func (in *intake) persist(g guest) bool {
 	answer := make(chan packet.ReasonCode, 1)
@@ -125,7 +139,7 @@ func (in *intake) persist(g guest) bool {
 			in.caution.refused()
 			if !told {
 				told = true
-				in.drops.log.Warn("the local broker cannot take a message now: it waits with the cloud, as do those behind it; messages to the cloud go on",
+				in.drops.log.Warn("the local broker cannot take a message now: it waits, as do those behind it; messages to the cloud go on",
 					"topic", g.remote, "reason", code, "remedy", "let the client whose queue is full connect, raise its quota, or see the state of the store")
 			}
 		case <-in.life.Done():

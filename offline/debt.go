@@ -27,21 +27,21 @@ func (d *debt) commit(c *committer, units []*unit) {
 	} else {
 		c.commit(slices.Concat(owed, units))
 	}
-	for _, u := range owed {
-		if keeps(u) {
+	for i, u := range owed {
+		if keeps(u) && !overtaken(c, u.ops[0], slices.Concat(owed[i+1:], units)) {
 			u.err = nil
 			d.units = append(d.units, u)
 		}
 	}
 	var advances []*advanceOp
-	for _, u := range units {
+	for i, u := range units {
 		if !keeps(u) {
 			continue
 		}
 		for _, o := range u.ops {
 			if a, ok := o.(*advanceOp); ok {
 				advances = append(advances, a)
-			} else {
+			} else if !overtaken(c, o, units[i+1:]) {
 				d.add(c, o)
 			}
 		}
@@ -57,6 +57,13 @@ func (d *debt) commit(c *committer, units []*unit) {
 func keeps(u *unit) bool {
 	var own *unitError
 	return u.err != nil && u.done == nil && u.grows == 0 && len(u.ops) > 0 && !errors.As(u.err, &own)
+}
+
+// overtaken reports whether one of the units that came after an op is committed, and leaves nothing of it.
+func overtaken(c *committer, o op, later []*unit) bool {
+	return slices.ContainsFunc(later, func(u *unit) bool {
+		return u.err == nil && slices.ContainsFunc(u.ops, func(l op) bool { return replaces(c.cursors, l, o) })
+	})
 }
 
 // add owes one fact more.

@@ -70,8 +70,11 @@ func expire(t *txn, to *target) (next time.Time, err error) {
 	default:
 		known.search = c.search
 	}
-	if !c.expiring {
+	switch {
+	case !c.expiring:
 		return time.Time{}, nil
+	case c.due.IsZero():
+		return now, nil // the search goes on
 	}
 	return c.due, nil
 }

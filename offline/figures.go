@@ -80,16 +80,24 @@ func (f *Figures) count(src source, bad func(error)) error {
 		if at.removed {
 			continue
 		}
-		f.Messages, f.Bytes = f.Messages+at.count, f.Bytes+at.bytes
-		for position, stage := range at.stages {
-			if stage != session.Done {
-				continue
-			}
-			if rec := src.get(bucketQueue, queueKey(number, position)); rec != nil {
-				_, size := weight(rec)
-				f.Messages, f.Bytes = f.Messages-1, f.Bytes-size
-			}
-		}
+		messages, bytes := left(src, number, at)
+		f.Messages, f.Bytes = f.Messages+messages, f.Bytes+bytes
 	}
 	return src.each(bucketRetained, func(_, _ []byte) error { f.Retained++; return nil })
+}
+
+// left returns how many messages of a queue are not Done, and the bytes of their PUBLISH packets. A position that
+// is Done need not have a record: its message may have been sent early, and never stored.
+func left(src source, number uint64, at *cursor) (messages, bytes int64) {
+	messages, bytes = at.count, at.bytes
+	for position, stage := range at.stages {
+		if stage != session.Done {
+			continue
+		}
+		if rec := src.get(bucketQueue, queueKey(number, position)); rec != nil {
+			_, size := weight(rec)
+			messages, bytes = messages-1, bytes-size
+		}
+	}
+	return messages, bytes
 }

@@ -409,3 +409,35 @@ func TestUnsharedGoFirst(t *testing.T) {
 	must(t, s.Close())
 	checkClean(t, path)
 }
+
+// What a client that is connected was about to get is dropped when it has gone, and first, as it is the oldest.
+func TestSparedOnlyWhileHeld(t *testing.T) {
+	s := open(t, storePath(t), Options{MaxBytes: 1 << 20})
+	a := openSession(t, s, "a")
+	h := &sleeper{from: 300, sent: 300}
+	drop := func() (first uint64) {
+		to := bounded("a", a, &session.Quota{Full: session.DropOldest}, nil)
+		to.Holder = h
+		e := enqueue(strings.Repeat("x", 1000), to)
+		must(t, commitNow(s, e))
+		if len(e.Dropped) > 0 {
+			first = e.Dropped[0].First
+		}
+		return first
+	}
+	next := func() uint64 {
+		for range 2000 {
+			if first := drop(); first > 0 {
+				return first
+			}
+		}
+		return 0
+	}
+	if first := next(); first != 300 {
+		t.Fatalf("while the client is there message %d is dropped first, want 300", first)
+	}
+	h.from, h.sent = 1, 1
+	if first := next(); first != 1 {
+		t.Errorf("when it has gone message %d is dropped, want the oldest", first)
+	}
+}

@@ -89,7 +89,8 @@ func (s *Store) Read(client string, from uint64, most int) ([]session.Queued, er
 // Without messages, or without such a session, all are zero.
 func (s *Store) Count(client string) (messages, bytes int64, oldest time.Time) {
 	_ = s.viewQueue(client, func(src txSource, number uint64, at *cursor) error {
-		messages, bytes, oldest = at.waiting(), at.bytes, time.Time{}
+		messages, bytes = left(src, number, at)
+		oldest = time.Time{}
 		if at.head == at.next {
 			return nil
 		}

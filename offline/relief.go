@@ -86,6 +86,7 @@ type relief struct {
 type sharer struct {
 	*eviction
 	at, ahead *lookout
+	held      bool // some of the queue is before them that may go when nobody holds it
 	victims   []victim
 }
 
@@ -104,8 +105,9 @@ const spared = anyRule + 1
 
 func newSharer(e *eviction) sharer {
 	held, _ := e.to.hold()
-	from := max(e.c.head, e.c.scanned[spared], held)
-	return sharer{eviction: e, at: newLookout(e, from), ahead: newLookout(e, from)}
+	first := max(e.c.head, e.c.scanned[spared])
+	from := max(first, held)
+	return sharer{eviction: e, at: newLookout(e, from), ahead: newLookout(e, from), held: from > first}
 }
 
 // one finds the oldest message of a queue that gives room, and those that share its body.
@@ -169,6 +171,7 @@ func (s *sharer) settle(enough bool) error {
 		s.c.scanned = make(map[uint64]uint64)
 	}
 	switch {
+	case s.held:
 	case len(s.victims) > 0:
 		s.c.scanned[spared] = s.victims[0].position
 	case s.at.ended:

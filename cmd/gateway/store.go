@@ -142,9 +142,10 @@ func factLine(c session.Change, limit int) any {
 	case *session.Closed:
 		return struct {
 			head
-			At   time.Time `json:"at"`
-			Sent uint64    `json:"sent_before,omitempty"` // not there: not known
-		}{head{"closed", c.Client}, c.At.UTC(), c.Sent}
+			At     time.Time `json:"at"`
+			Sent   uint64    `json:"sent_before,omitempty"` // not there: not known
+			Shares bool      `json:"shares,omitempty"`
+		}{head{"closed", c.Client}, c.At.UTC(), c.Sent, c.Shares}
 	case *session.Subscribed:
 		return struct {
 			head
@@ -178,7 +179,8 @@ func factLine(c session.Change, limit int) any {
 			Stages   map[uint64]string `json:"stages"`
 			Received []uint16          `json:"received"`
 			Strange  uint64            `json:"strange_before,omitempty"`
-		}{head{"summary", c.Client}, c.Head, c.Next, c.Messages, c.Bytes, stages, c.Received, c.Strange}
+			Expiring bool              `json:"expiring,omitempty"`
+		}{head{"summary", c.Client}, c.Head, c.Next, c.Messages, c.Bytes, stages, c.Received, c.Strange, c.Expiring}
 	case *session.Dropped:
 		return struct {
 			head
