@@ -75,6 +75,7 @@ func newConn(s *Server, nc net.Conn, l *Listener) *conn {
 	c.dec.Lends = true
 	c.link.mount = mount(l.Prefix)
 	c.link.out.init(nc, s)
+	c.link.out.receives = int(l.Bounds.ReceiveMaximum)
 	c.link.drained = func() {
 		s.turnstile.pass() // there is much for this client
 		c.session.resume()

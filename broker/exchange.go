@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"time"
@@ -209,6 +210,7 @@ func (x *exchange) replace(id auth.Identity, revoked int) error {
 	here := c.session.peer == &c.link // no other connection has taken it over
 	if here {
 		adopt(c.session, c.access)
+		c.session.rights.below = math.MaxUint64 // until withdraw has seen to it
 	}
 	c.session.mu.Unlock()
 	if here {

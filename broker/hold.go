@@ -79,6 +79,25 @@ func (h *holder) Expired(messages int64) {
 	h.srv.stats.Expired.Add(messages)
 }
 
+// vanished takes what quotas have dropped out of the count of what is in the store. A message that was dropped
+// itself has never been counted.
+func (h *holder) vanished(dropped []session.Dropped, itself bool) {
+	n := 0
+	for _, d := range dropped {
+		if d.Client == h.id {
+			n += int(d.Messages)
+		}
+	}
+	if itself && n > 0 {
+		n--
+	}
+	if n > 0 {
+		h.mu.Lock()
+		session.Vanished(&h.state.Queue, n)
+		h.mu.Unlock()
+	}
+}
+
 // letGo ends the oldest hold: units are done in the order in which they hold.
 func (h *holder) letGo() {
 	h.mu.Lock()
@@ -227,6 +246,9 @@ func trim(n *Session, q *session.Room, rule *session.Rule) {
 	to := &session.Target{Client: n.id, Incarnation: n.number, Room: q, Rule: rule, Holder: (*holder)(n)}
 	t := &session.Trimmed{To: to}
 	n.srv.store.Submit([]session.Change{t}, true, func(err error) {
+		if err == nil {
+			(*holder)(n).vanished(t.Dropped, false)
+		}
 		if to.Held {
 			(*holder)(n).letGo()
 		}

@@ -53,7 +53,7 @@ func (g *registry) leave(n *Session) *leaving {
 	}
 	l := &leaving{g: g, n: n, repeats: n.leaving != nil, over: make(chan struct{})}
 	if n.leaving = l; !g.srv.start(l.run) {
-		l.err = errSessions
+		l.err = errStopping
 		close(l.over)
 	}
 	return l
@@ -71,6 +71,10 @@ func (l *leaving) wait(stopgap bool) error {
 	last := l.n.leaving
 	if last == l {
 		l.end()
+		if l.g.left == nil {
+			l.g.left = make(map[string]*Session)
+		}
+		l.g.left[l.n.id] = l.n
 	}
 	l.n.mu.Unlock()
 	l.g.mu.Unlock()
@@ -135,6 +139,7 @@ func (l *leaving) finish(from uint64) {
 	_, next, _ := l.n.state.Queue.Missing()
 	l.dropped += int64(max(next, from) - from)
 	l.end()
+	delete(l.g.left, l.n.id)
 	l.n.mu.Unlock()
 	l.g.mu.Unlock()
 	l.g.srv.stats.Dropped.Add(l.dropped)
@@ -156,7 +161,7 @@ func (l *leaving) handOn() (from uint64, err error) {
 			return 0, err
 		}
 		if l.g.srv.ctx.Err() != nil {
-			return 0, errSessions
+			return 0, errStopping
 		}
 		at = found[len(found)-1].Position + 1
 	}

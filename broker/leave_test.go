@@ -331,3 +331,32 @@ func TestHandOnAfterUnsubscribeAndRestart(t *testing.T) {
 	s.connect(packet.V5, clean("x"))
 	y.takes("t", 1, 3)
 }
+
+// A session that the store could not end while the disk failed, and that its client has let go of, does not come
+// back with a clean start.
+func TestCleanStartAfterAStopgap(t *testing.T) {
+	s := start(t, nil, broker.Limits{})
+	x := s.joined(kept("x"), filter("$share/g/t", 1), filter("old", 1))
+	x.leave()
+	s.post("t", 1, 3)
+	y := s.joined(kept("y"), filter("$share/g/t", 1))
+	s.store.failWith(errors.New("no disk"))
+	c := kept("x")
+	c.CleanStart = true
+	x = s.connect(packet.V5, c)
+	s.store.failWith(nil)
+	x.leave()
+	x = s.connect(packet.V5, c)
+	x.send(subscribe(1, filter("new", 1)))
+	x.expect("SUBACK 1…")
+	x.silent()
+	for range 3 {
+		y.expect("PUBLISH t=…") // another member has what x left
+	}
+	x.leave()
+	s.stop()
+	s = start(t, s.store, broker.Limits{})
+	x = s.again(packet.V5, kept("x"))
+	s.connect(packet.V5, clean("pub")).send(publish("old", "m", 0, 0), publish("new", "m", 0, 0))
+	x.expect("PUBLISH new=m…")
+}

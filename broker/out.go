@@ -33,6 +33,7 @@ type out struct {
 	flushers sync.WaitGroup // the goroutine in flush
 	work     func()         // what it does, made once
 	acks     ackLine
+	receives int    // messages that the client may send before they are acknowledged
 	keeping  int    // retained messages at QoS 0 that may not be on disk yet
 	less     signal // see lessened; nil before somebody waits
 }
@@ -121,8 +122,7 @@ func (o *out) room() bool {
 func (o *out) laden() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	l := &o.srv.limits
-	return !o.ending && (o.buf.len() >= 2*l.OutBytes || len(o.acks.waiting) >= 2*int(l.ReceiveMaximum) || o.keeping >= 2*keepingTurn)
+	return !o.ending && (o.buf.len() >= 2*o.srv.limits.OutBytes || len(o.acks.waiting) >= 2*o.receives || o.keeping >= 2*keepingTurn)
 }
 
 // keepingTurn is how many retained messages at QoS 0 a client may bring before the store is asked to make

@@ -14,7 +14,7 @@ import (
 
 // publish takes a message from a session, or from the gateway itself, and passes it on. done is
 // called once, when the acknowledgement may leave: PUBACK or PUBREC with its reason code. It is
-// nil at QoS 0 and when nobody waits, and then the store may take its time.
+// nil when nobody waits, as at QoS 0, and then the store may take its time.
 //
 // Everything that must be durable goes to the store as one unit: the message for durable
 // sessions, the retained message, and the identifier of a QoS 2 PUBLISH. A message for sessions
@@ -289,6 +289,9 @@ func (u *unit) deliverStored(err error) {
 			u.sessions[i].committed(queued(t, u.enqueued.Message))
 		default:
 			n.missed()
+		}
+		if err == nil {
+			n.vanished(u.enqueued.Dropped, t.Position == 0)
 		}
 		if t.Held {
 			n.letGo()

@@ -322,3 +322,38 @@ func TestStuckClientLosesTheOldest(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// What a quota has dropped does not count as waiting, and not once more as dropped when its session ends.
+func TestDroppedOnce(t *testing.T) {
+	l := &ledger{t: t, path: filepath.Join(t.TempDir(), "store"), rooms: map[string]*session.Room{
+		"q": {Quota: session.Quota{Messages: 5, Full: session.DropOldest}},
+	}}
+	l.open()
+	defer l.close()
+	q := l.connect("q")
+	if _, err := q.Subscribe(packet.Subscribe{Filters: []packet.Subscription{{Filter: "t", QoS: 1}}}); err != nil {
+		t.Fatal(err)
+	}
+	q.Close()
+	p := l.connect("p")
+	const all = 10
+	for i := range all {
+		done := make(chan packet.ReasonCode, 1)
+		p.Publish(packet.Publish{Topic: "t", QoS: 1, Payload: fmt.Append(nil, i)}, func(r packet.ReasonCode) { done <- r })
+		<-done
+	}
+	q = l.connect("q")
+	if n := q.Waiting(); n != 5 {
+		t.Errorf("%d messages wait, want 5", n)
+	}
+	q.Close()
+	c, err := l.server.Connect(broker.ClientOptions{ID: "q", CleanStart: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	eventually(t, "all are dropped", func() bool { return l.server.Stats().Dropped.Load() >= all })
+	if n := l.server.Stats().Dropped.Load(); n != all {
+		t.Errorf("%d of %d messages are dropped", n, all)
+	}
+}

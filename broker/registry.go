@@ -21,6 +21,7 @@ type registry struct {
 	mu       sync.Mutex
 	sessions map[string]*Session
 	closing  bool
+	left     map[string]*Session // let go of, see wait: the store still has them
 }
 
 // An arrival is what a client asks for when it connects, over the network or in the process.
@@ -58,6 +59,17 @@ func (g *registry) attach(a arrival) (n *Session, present bool, err error) {
 			return nil, false, errStopping
 		}
 		return nil, false, errSessions
+	}
+	if left := g.left[a.id]; left != nil && a.expiry > 0 { // the store would take the new one for it
+		left.mu.Lock()
+		l := g.leave(left)
+		left.mu.Unlock()
+		g.mu.Unlock()
+		g.ordering.Unlock()
+		if err := l.wait(false); err != nil {
+			return nil, false, fmt.Errorf("%w: %w", errUnstored, err)
+		}
+		return g.attach(a)
 	}
 	if old != nil && !mayTake(old, a.access) {
 		g.mu.Unlock()

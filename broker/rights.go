@@ -24,6 +24,7 @@ const mostRights = 256
 func doubt(s *Session, lost bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.rights = rights{}
 	if a := s.access; a == nil || a.rules == nil && a.client.Rules == nil {
 		return // it may have everything
 	}
@@ -53,7 +54,8 @@ func entitled(s *Session, name string, position uint64) (may, known bool) {
 		}
 	}
 	if !s.rights.asking {
-		s.rights.asking = s.srv.start(func() { ask(s, s.access, name) })
+		a := s.access
+		s.rights.asking = s.srv.start(func() { ask(s, a, name) })
 	}
 	return false, false
 }

@@ -5,7 +5,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"gateway/broker"
 	"gateway/broker/auth"
@@ -129,4 +131,52 @@ func TestWithdrawnInASession(t *testing.T) {
 		w.send(&packet.Disconnect{})
 		w.expect("closed")
 	}
+}
+
+// gated rules let those wait who ask about subscriptions, from the third question on.
+type gated struct {
+	grant
+	armed atomic.Bool
+	n     atomic.Int64
+	block chan struct{}
+}
+
+func (g *gated) Authorize(ctx context.Context, c *auth.Client, r auth.Request) auth.Verdict {
+	if r.Action == auth.Subscribe && g.armed.Load() && g.n.Add(1) > 2 {
+		select {
+		case <-g.block:
+		case <-ctx.Done():
+		}
+	}
+	return g.grant.Authorize(ctx, c, r)
+}
+
+// While a client that authenticates again is asked about, it gets nothing of what it may not have any more.
+func TestReauthenticationDelaysTheQueue(t *testing.T) {
+	d := &doorman{}
+	rules := &gated{block: make(chan struct{})}
+	open := start(t, nil, broker.Limits{})
+	s := open.listen(broker.Listener{Name: "door", Auth: auth.Anonymous{}, Rules: rules, Mechanisms: []auth.Mechanism{d}})
+	c := by("a", "ann")
+	c.CleanStart = false
+	c.Properties.HasSessionExpiry, c.Properties.SessionExpiry = true, 60
+	w := s.connect(packet.V5, c)
+	w.send(subscribe(1, filter("secret", 1), filter("open", 1)))
+	w.expect("SUBACK 1…")
+	w.leave()
+	p := open.connect(packet.V5, clean("p"))
+	p.send(publish("secret", "x", 1, 1))
+	p.expect("PUBACK…")
+	rules.take("secret")
+	rules.armed.Store(true)
+	w = s.again(packet.V5, c)
+	eventually(t, "asked", func() bool { return rules.n.Load() == 3 })
+	w.silent()
+	w.send(&packet.Auth{Reason: packet.Reauthenticate, Method: "DOOR", Data: []byte("ann")})
+	eventually(t, "asked again", func() bool { return rules.n.Load() == 4 })
+	p.send(publish("open", "y", 1, 2))
+	if got := w.readWithin(100 * time.Millisecond); strings.Contains(got, "secret") {
+		t.Errorf("it gets %s", got)
+	}
+	close(rules.block)
 }

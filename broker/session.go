@@ -240,7 +240,7 @@ func (s *Session) pump(r *round) (changes []session.Change) {
 			continue
 		}
 		p := outgoing(&w.m.Publish, expiry, nil, nil)
-		s.peer.offer(&routing{p: &p, m: w.m}, &hit{s: s, retain: w.retain, ids: w.ids})
+		s.peer.offer(&routing{p: &p, m: w.m, by: w.m.Publish.From}, &hit{s: s, retain: w.retain, ids: w.ids})
 	}
 	if len(s.backlog) == 0 {
 		s.backlog, s.behind = nil, 0
@@ -293,7 +293,7 @@ func (s *Session) load(from, limit uint64) {
 	}
 	if s.unread = err != nil; s.unread && s.peer != nil && !s.rereads {
 		s.rereads = true
-		time.AfterFunc(readPause, func() { reread(s) })
+		time.AfterFunc(readPause, func() { s.srv.start(func() { reread(s) }) })
 	}
 	var changes []session.Change
 	if err == nil && !s.ended {
