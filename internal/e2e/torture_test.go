@@ -167,7 +167,8 @@ func endure(t *testing.T, version string, troubles ...trouble) (*ledger, *output
 			end := trouble.begin(t, c, line)
 			l, beside := g.compare(control, *torture)
 			end()
-			t.Logf("%-50s local p50 %8v  p99 %8v, of the control %8v, %.1f × quiet", trouble.name, l.p50, l.p99, beside.p99, float64(l.p99)/float64(quietly.p99))
+			t.Logf("%-50s local p50 %8v  p99 %8v, of the control %8v, %.1f × quiet; it ends at arrival %d", trouble.name, l.p50, l.p99, beside.p99,
+				float64(l.p99)/float64(quietly.p99), books.total())
 			arrive()
 			if !l.stands(beside) {
 				break
