@@ -35,7 +35,7 @@ func testConfig(t *testing.T, l *ledger, url string) Config {
 }
 
 // start runs a bridge until stop is called or the test ends.
-func start(t *testing.T, c Config) (b *Bridge, stop func()) {
+func start(t testing.TB, c Config) (b *Bridge, stop func()) {
 	t.Helper()
 	b, err := New(c)
 	if err != nil {
@@ -55,7 +55,7 @@ func start(t *testing.T, c Config) (b *Bridge, stop func()) {
 }
 
 // eventually waits until ok holds.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for !ok() {

@@ -24,7 +24,7 @@ import (
 
 // mosquitto starts Debian's broker on a free port of the loopback interface, and returns its
 // address. settings follow the listener line.
-func mosquitto(t *testing.T, settings ...string) string {
+func mosquitto(t testing.TB, settings ...string) string {
 	t.Helper()
 	const program = "/usr/sbin/mosquitto"
 	if _, err := os.Stat(program); err != nil {

@@ -123,7 +123,12 @@ func (l *ledger) audit(t *testing.T) {
 			t.Errorf("%s: %d QoS 2 messages arrived more than once", topic, twice)
 		}
 		if disorder > 0 && !l.overtaking {
-			t.Errorf("%s: %d messages arrived behind a later one", topic, disorder)
+			i := 1
+			for a.order[i] > a.order[i-1] {
+				i++
+			}
+			t.Errorf("%s: %d messages arrived behind a later one, the first is number %d, arrival %d of all, after number %d", topic, disorder,
+				a.order[i], a.first[a.order[i]], a.order[i-1])
 		}
 		if acked == 0 {
 			t.Errorf("%s: nothing was acknowledged, so nothing is shown", topic)

@@ -155,19 +155,29 @@ func endure(t *testing.T, version string, troubles ...trouble) (*ledger, *output
 		eventually(t, 30*time.Second, "messages arrive", func() bool { return books.total() > before })
 	}
 	arrive()
-	quietly := g.latency(*torture)
-	t.Logf("%-50s local p50 %8v  p99 %8v", "quiet", quietly.p50, quietly.p99)
+	control := newGateway(t)
+	control.start()
+	quietly, beside := g.compare(control, *torture)
+	t.Logf("%-50s local p50 %8v  p99 %8v, of the control %8v", "quiet", quietly.p50, quietly.p99, beside.p99)
 	for _, trouble := range troubles {
-		end := trouble.begin(t, c, line)
-		l := g.latency(*torture)
-		end()
-		t.Logf("%-50s local p50 %8v  p99 %8v  %.1f × quiet", trouble.name, l.p50, l.p99, float64(l.p99)/float64(quietly.p99))
-		// A machine with other work has moments that are slow for everybody; whoever waits for the
-		// uplink waits for longer than this.
-		if l.p50 > 2*quietly.p50+5*time.Millisecond || l.p99 > 2*quietly.p99+200*time.Millisecond {
-			t.Errorf("%s: local p50 %v and p99 %v; without trouble %v and %v", trouble.name, l.p50, l.p99, quietly.p50, quietly.p99)
+		// A gateway that waits for its uplink does so again; a machine with other work seldom stops the
+		// same process three times and spares the other.
+		const tries = 3
+		for try := 1; ; try++ {
+			end := trouble.begin(t, c, line)
+			l, beside := g.compare(control, *torture)
+			end()
+			t.Logf("%-50s local p50 %8v  p99 %8v, of the control %8v, %.1f × quiet; it ends at arrival %d", trouble.name, l.p50, l.p99, beside.p99,
+				float64(l.p99)/float64(quietly.p99), books.total())
+			arrive()
+			if !l.stands(beside) {
+				break
+			}
+			if try == tries {
+				t.Errorf("%s: local p50 %v and p99 %v; at the same time %v and %v without a bridge", trouble.name, l.p50, l.p99, beside.p50, beside.p99)
+				break
+			}
 		}
-		arrive()
 	}
 	stop()
 	workers.Wait()
@@ -202,10 +212,12 @@ func TestBlackholeDNS(t *testing.T) {
 		}
 		return err == nil
 	})
-	l := g.latency(*torture)
-	t.Logf("local p50 %v, p99 %v", l.p50, l.p99)
-	if l.p50 > 20*time.Millisecond || l.p99 > 500*time.Millisecond {
-		t.Errorf("local p50 %v, p99 %v: the name server is waited for", l.p50, l.p99)
+	control := newGateway(t)
+	control.start()
+	l, beside := g.compare(control, *torture)
+	t.Logf("local p50 %v, p99 %v, of the control %v", l.p50, l.p99, beside.p99)
+	if l.stands(beside) {
+		t.Errorf("local p50 %v, p99 %v, and %v and %v without a bridge: the name server is waited for", l.p50, l.p99, beside.p50, beside.p99)
 	}
 	eventually(t, 20*time.Second, "the log tells of the name", func() bool { return len(g.log.lines("bridge down", "cloud.example")) > 0 })
 }
@@ -213,37 +225,76 @@ func TestBlackholeDNS(t *testing.T) {
 // A latency is how long messages took from one client of the gateway to another.
 type latency struct{ p50, p99 time.Duration }
 
-// latency sends messages at QoS 0 and 1 in turn, 500 in a second, for a while.
-func (g *gateway) latency(d time.Duration) latency {
+// stands reports whether messages took longer than those of a control, which suffered the same
+// machine at the same time, by more than chance explains.
+func (l latency) stands(control latency) bool {
+	const chance = 20 * time.Millisecond
+	return l.p50 > 2*control.p50+chance || l.p99 > 2*control.p99+chance
+}
+
+// compare measures the latency of two gateways at the same time.
+func (g *gateway) compare(control *gateway, d time.Duration) (own, other latency) {
 	g.t.Helper()
+	ours, theirs := g.probe(), control.probe()
+	defer ours.close()
+	defer theirs.close()
 	ctx, cancel := context.WithTimeout(g.t.Context(), d+20*time.Second)
 	defer cancel()
-	took := make(chan time.Duration, 64) // taken in time, or the reader of the connection waits
-	sub := g.connect(client.Options{Receive: func(p packet.Publish) {
-		took <- since(p.Payload)
-	}})
-	defer sub.Close()
-	subscribe(g.t, sub, "local/latency", 1)
-	pub := g.connect(client.Options{})
-	defer pub.Close()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
+	var both sync.WaitGroup
+	var failed [2]error
+	both.Go(func() { own, failed[0] = ours.latency(ctx, d) })
+	both.Go(func() { other, failed[1] = theirs.latency(ctx, d) })
+	both.Wait()
+	if err := errors.Join(failed[:]...); err != nil {
+		g.t.Fatal(err)
+	}
+	return own, other
+}
+
+// A probe is a pair of clients of a gateway that measure its latency.
+type probe struct {
+	pub, sub *client.Client
+	took     chan time.Duration // taken in time, or the reader of the connection waits
+}
+
+func (g *gateway) probe() *probe {
+	g.t.Helper()
+	p := &probe{took: make(chan time.Duration, 64), pub: g.connect(client.Options{})}
+	p.sub = g.connect(client.Options{Receive: func(m packet.Publish) { p.took <- since(m.Payload) }})
+	subscribe(g.t, p.sub, "local/latency", 1)
+	return p
+}
+
+func (p *probe) close() {
+	p.pub.Close()
+	p.sub.Close()
+}
+
+// latency sends messages at QoS 0 and 1 in turn, 500 in a second, for a while. A message that is held up
+// holds those up that follow: their time counts from when they were due, so that one long stall is
+// seen among many quick messages.
+func (p *probe) latency(ctx context.Context, d time.Duration) (latency, error) {
+	const rhythm = 2 * time.Millisecond
 	var all []time.Duration
-	for begin := time.Now(); time.Since(begin) < d; {
-		<-tick.C
-		m := packet.Publish{Topic: "local/latency", QoS: packet.QoS(len(all) % 2), Payload: strconv.AppendInt(nil, time.Now().UnixNano(), 10)}
-		if err := pub.Send(ctx, m, nil); err != nil {
-			g.t.Fatal(err)
+	began := time.Now()
+	for due := began; time.Since(began) < d || len(all) == 0; due = due.Add(rhythm) {
+		if early := time.Until(due); early > 0 {
+			time.Sleep(early)
+			due = time.Now() // who wakes late is no fault of the gateway
+		}
+		m := packet.Publish{Topic: "local/latency", QoS: packet.QoS(len(all) % 2), Payload: strconv.AppendInt(nil, due.UnixNano(), 10)}
+		if err := p.pub.Send(ctx, m, nil); err != nil {
+			return latency{}, err
 		}
 		select {
-		case t := <-took:
+		case t := <-p.took:
 			all = append(all, t)
 		case <-ctx.Done():
-			g.t.Fatalf("a message between two local clients does not arrive after %d others", len(all))
+			return latency{}, fmt.Errorf("a message between two local clients does not arrive after %d others", len(all))
 		}
 	}
 	slices.Sort(all)
-	return latency{all[len(all)/2], all[len(all)*99/100]}
+	return latency{all[len(all)/2], all[len(all)*99/100]}, nil
 }
 
 // collect enters what the cloud passes on in the books, through its restarts. What a sensor says, if
