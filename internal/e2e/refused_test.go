@@ -103,13 +103,13 @@ func quietFor(t *testing.T, count func() int) {
 // TestFallbackFromASilentServer has the preferred server let the bridge in and acknowledge nothing.
 func TestFallbackFromASilentServer(t *testing.T) {
 	c := newCloud(t)
-	silent := c.impostor(t, func(nc net.Conn) { c.say(nc, &packet.Connack{SessionPresent: true}) })
-	section := bridge(silent, c.file, c.valid("greenhouse"))
-	g := newGateway(t, strings.Replace(section, "    keep_alive:", fmt.Sprintf("    fallback: [mqtts://%s]\n    return_after: 1h\n    keep_alive:", c.address), 1))
 	var mu sync.Mutex
 	got := 0
 	reader := c.connect("reader", client.Options{Receive: func(packet.Publish) { mu.Lock(); defer mu.Unlock(); got++ }})
-	subscribe(t, reader, "greenhouse/up/#", 1)
+	subscribe(t, reader, "greenhouse/up/#", 1) // mosquitto has read its key, which the other one's takes the place of
+	silent := c.impostor(t, func(nc net.Conn) { c.say(nc, &packet.Connack{SessionPresent: true}) })
+	section := bridge(silent, c.file, c.valid("greenhouse"))
+	g := newGateway(t, strings.Replace(section, "    keep_alive:", fmt.Sprintf("    fallback: [mqtts://%s]\n    return_after: 1h\n    keep_alive:", c.address), 1))
 	g.start()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
